@@ -1,0 +1,178 @@
+"""The layers that the families share. Parameters are named and shaped so that `port` can mirror timm's names.
+
+Layers compute in the dtype of their input; parameters are cast to it where they are used.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nfjax.conv import Padding, conv2d
+from nfjax.params import Normal, Uniform, ones, param, zeros
+
+
+def make_divisible(value: float, divisor: int = 8, round_limit: float = 0.9) -> int:
+    """`value` rounded to a multiple of `divisor`, never below `round_limit * value` (timm `make_divisible`)."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < round_limit * value else rounded
+
+
+class Conv(nnx.Module):
+    """Convolution with a bias; `nfjax.fold` turns every `ScaledStdConv` into one.
+
+    Kernel `(k, k, in_channels // groups, out_channels)`, bias `(out_channels,)`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        padding: Padding = "symmetric",
+    ):
+        self.stride, self.dilation, self.groups, self.padding = stride, dilation, groups, padding
+        fan_in = in_channels // groups * kernel_size**2
+        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+        self.kernel = param(shape, Normal(fan_in**-0.5))  # kaiming normal, fan_in, linear
+        self.bias = param((out_channels,), zeros)
+
+    def weight(self) -> jax.Array:
+        """The kernel that the convolution applies, shape `(k, k, in_channels // groups, out_channels)`."""
+        return self.kernel[...]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return conv2d(
+            x,
+            self.weight().astype(x.dtype),
+            self.bias[...].astype(x.dtype),
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+            padding=self.padding,
+        )
+
+
+class ScaledStdConv(Conv):
+    """Convolution with Scaled Weight Standardization (2101.08692, eq. 3; timm `ScaledStdConv2d`).
+
+        W_hat = gain * gamma / sqrt(N) * (W - mean) / sqrt(var + eps)
+
+    with the biased moments of the N = in_channels // groups * k * k weights that feed one output channel.
+    timm's form; DeepMind's own has `max(var * N, 1e-4)` under the root. The moments are taken in float32
+    (float64 if the parameters are) whatever the compute dtype. Adds `gain`, shape `(out_channels,)`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        padding: Padding = "symmetric",
+        gamma: float = 1.0,
+        eps: float = 1e-6,
+        zero_gain: bool = False,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            padding=padding,
+        )
+        self.eps = eps
+        self.scale = gamma * (in_channels // groups * kernel_size**2) ** -0.5
+        self.gain = param((out_channels,), zeros if zero_gain else ones)
+
+    def weight(self) -> jax.Array:
+        kernel = self.kernel[...]
+        kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+        mean = kernel.mean((0, 1, 2))
+        centred = kernel - mean
+        var = jnp.square(centred).mean((0, 1, 2))
+        return centred * (self.gain[...] * self.scale * jax.lax.rsqrt(var + self.eps))
+
+
+class Linear(nnx.Module):
+    """Affine map of the last axis: kernel `(in_features, out_features)`, bias `(out_features,)`."""
+
+    def __init__(self, in_features: int, out_features: int, *, std: float):
+        self.kernel = param((in_features, out_features), Normal(std))
+        self.bias = param((out_features,), zeros)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+
+
+class SqueezeExcite(nnx.Module):
+    """Channel attention `x * sigmoid(fc2(relu(fc1(mean(x)))))` (1709.01507; timm `SEModule`).
+
+    The two maps are 1x1 convolutions on the pooled `(batch, 1, 1, channels)`, as in timm.
+    """
+
+    def __init__(self, channels: int, rd_ratio: float):
+        reduced = make_divisible(channels * rd_ratio, 8, round_limit=0.0)
+        self.fc1 = Conv(channels, reduced, 1)
+        self.fc2 = Conv(reduced, channels, 1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pooled = x.mean((1, 2), keepdims=True)
+        return x * jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(pooled))))
+
+
+class Conv1dKernel(nnx.Module):
+    """Holds the `(k, 1, 1)` kernel of a bias-free one-channel 1-D convolution (torch `Conv1d(1, 1, k)`)."""
+
+    def __init__(self, kernel_size: int):
+        self.kernel = param((kernel_size, 1, 1), Uniform(kernel_size**-0.5))  # torch's default for Conv1d
+
+
+class EfficientChannelAttention(nnx.Module):
+    """Channel attention by a 1-D convolution over neighbouring channels (1910.03151; timm `EcaModule`)."""
+
+    def __init__(self, channels: int):
+        t = int(abs(math.log2(channels) + 1) / 2)
+        self.kernel_size = max(t if t % 2 else t + 1, 3)
+        self.conv = Conv1dKernel(self.kernel_size)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pooled = x.mean((1, 2))
+        channels, reach = pooled.shape[1], self.kernel_size // 2
+        padded = jnp.pad(pooled, ((0, 0), (reach, reach)))
+        taps = self.conv.kernel[...].astype(x.dtype)[:, 0, 0]
+        # A handful of shifted sums: cheaper than a convolution of one channel on every backend.
+        y = sum(taps[i] * padded[:, i : i + channels] for i in range(self.kernel_size))
+        return x * jax.nn.sigmoid(y)[:, None, None, :]
+
+
+def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Stochastic depth (1603.09382): drop whole samples, rescale the kept ones by `1 / (1 - rate)`.
+
+    Args:
+        x: array whose first axis is the batch.
+        rate: probability of dropping a sample.
+        key: PRNG key; None evaluates, that is returns `x`.
+    """
+    if key is None or rate == 0.0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return x * (kept / (1 - rate)).astype(x.dtype)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Inverted dropout of single elements; `key=None` returns `x`."""
+    if key is None or rate == 0.0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)

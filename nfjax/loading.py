@@ -1,0 +1,222 @@
+"""`nfjax.load`: a model by name, with weights from the hub, a file, a folder or memory."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import port
+from nfjax import registry
+from nfjax.adapt import InChansMode, adapt_in_chans
+from nfjax.data_config import DataConfig
+from nfjax.model import ImageModel
+from nfjax.params import fill, initialize, named_params
+from port import hub
+
+logger = logging.getLogger("nfjax")
+
+Weights = str | os.PathLike[str] | Mapping[str, Any] | None
+
+# What a config.json may ask of the model's constructor; all else there is metadata.
+_MODEL_ARGS = ("num_classes", "in_chans", "global_pool", "output_stride", "drop_rate", "drop_path_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a user's model name stands for."""
+
+    entry: registry.Entry
+    data: DataConfig
+    model_args: dict[str, Any]
+    location: str | Path | None  # hub id, folder, or nowhere
+
+
+def resolve(name: str) -> Source:
+    """The architecture, data config and place of weights behind a name.
+
+    Args:
+        name: "arch", "arch.tag", "hf-hub:organisation/name[@revision]" (also "hf_hub:") or "local-dir:PATH".
+    """
+    scheme, colon, rest = name.partition(":")
+    scheme = scheme.lower().replace("_", "-")
+    if colon and scheme == "hf-hub":
+        return _from_config(hub.fetch_config(rest), rest, name)
+    if colon and scheme == "local-dir":
+        folder = Path(rest)
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} has no config.json; expected a folder that nfjax.save or timm wrote.")
+        return _from_config(hub.read_config(folder / "config.json"), folder, name)
+    if colon and len(scheme) > 1:
+        raise registry.UnknownModelError(f"unknown source {scheme!r} in {name!r}; expected hf-hub: or local-dir:.")
+    entry, data = registry.find(name)
+    return Source(entry, data, {}, data.hf_hub_id)
+
+
+def _from_config(config: Mapping[str, Any], location: str | Path, name: str) -> Source:
+    """Read a hub config.json: today's layout, or the older one without a `pretrained_cfg` entry."""
+    architecture = config["architecture"]
+    if architecture not in registry.MODELS:
+        raise registry.UnknownModelError(
+            f"{name} holds a {architecture!r}, which nfjax does not have; nfjax.list_models() shows what it has."
+        )
+    entry = registry.MODELS[architecture]
+    model_args = dict(config.get("model_args") or {})
+    unknown = sorted(set(model_args) - set(_MODEL_ARGS))
+    if unknown:
+        raise ValueError(
+            f"{name}: config.json sets model_args {', '.join(unknown)}, which nfjax cannot follow; "
+            f"known: {', '.join(_MODEL_ARGS)}."
+        )
+    data = dataclasses.replace(entry.data[0], tag="", hf_hub_id=location if isinstance(location, str) else None)
+    data = data.updated(config.get("pretrained_cfg", config))
+    data = data.updated({k: config[k] for k in ("num_classes", "label_names") if k in config})
+    return Source(entry, dataclasses.replace(data, architecture=architecture), model_args, location)
+
+
+def load(
+    name: str,
+    weights: Weights = "pretrained",
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    global_pool: str | None = None,
+    output_stride: int | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    dtype: Any = jnp.float32,
+    seed: int = 0,
+    in_chans_mode: InChansMode = "timm",
+) -> ImageModel:
+    """A timm model in JAX, with timm's weights.
+
+    Args:
+        name: "eca_nfnet_l0", "eca_nfnet_l0.ra2_in1k", "hf-hub:timm/eca_nfnet_l0" (also "hf_hub:", and with
+            "@revision"), or "local-dir:PATH" of a folder with a config.json.
+        weights: "pretrained" for the published ones (or the folder's own); None for fresh ones from `seed`; the
+            path of a file or folder; or a mapping from timm names to arrays.
+        num_classes: None for as many as the weights have. Another number keeps the backbone and makes a
+            fresh classifier, and says so; 0 leaves the classifier out.
+        in_chans: None for as many as the weights have; another number adapts the first convolution.
+        img_size: height and width of the input, in pixels. Convolutional models take any size; it then only
+            goes into `model.data_config`.
+        global_pool: "avg", "max", "avgmax", "catavgmax" or "" for none; None for the model's own.
+        output_stride: 32, 16 or 8: dilate instead of striding in the last stages. None for the model's own.
+        drop_rate: dropout before the classifier, when training.
+        drop_path_rate: stochastic depth of the last block, when training.
+        features_only: a call returns a list of NHWC feature maps instead of logits.
+        out_indices: which maps; None for all five. Layers beyond the last one are dropped.
+        dtype: compute dtype. Parameters are float32, or float64 if this is.
+        seed: of everything that is drawn: fresh models and fresh classifiers.
+        in_chans_mode: "timm" adapts the first convolution to `in_chans` with timm's numbers; "exact" keeps its
+            response, which timm's does not where weights are standardised (see `nfjax.adapt`).
+
+    Returns:
+        An `ImageModel`; `model(x)` gives logits of shape `(batch, num_classes)`.
+
+    Raises:
+        nfjax.UnknownModelError: no such name; the closest are suggested.
+        port.WeightsError: missing, unexpected or wrongly shaped arrays, all of them named at once.
+        FileNotFoundError: no such file, or the hub cannot be reached.
+    """
+    source = resolve(name)
+    state, origin = _read(weights, source, name)
+    data, args = source.data, source.model_args
+
+    weights_classes = _rows(state, f"{data.classifier}.weight", 0)
+    weights_chans = _rows(state, f"{data.first_conv}.weight", 1)
+    if weights_classes is None:
+        weights_classes = args.get("num_classes", data.num_classes)
+    if weights_chans is None:
+        weights_chans = args.get("in_chans", data.input_size[0])
+    classes = weights_classes if num_classes is None else num_classes
+    chans = weights_chans if in_chans is None else in_chans
+    height, width = data.input_size[1:] if img_size is None else np.broadcast_to(img_size, 2).tolist()
+
+    model = source.entry.family(
+        source.entry.config,
+        num_classes=classes,
+        in_chans=chans,
+        global_pool=args.get("global_pool", "avg") if global_pool is None else global_pool,
+        output_stride=args.get("output_stride", 32) if output_stride is None else output_stride,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+        dtype=dtype,
+        data_config=dataclasses.replace(data, num_classes=classes, input_size=(chans, height, width)),
+    )
+    if state is None:
+        if features_only:
+            model.prune(_out_indices(model, out_indices))
+        initialize(model, seed, model.param_dtype)
+        return model
+
+    state = dict(state)
+    if classes != weights_classes:
+        for leaf in ("weight", "bias"):
+            state.pop(f"{data.classifier}.{leaf}", None)
+        if classes:
+            logger.warning(
+                "%s: the weights have %d classes and the model %d, so its classifier is fresh: train it before "
+                "you trust its logits.", data.name, weights_classes, classes,
+            )  # fmt: skip
+    if chans != weights_chans:
+        state = adapt_in_chans(state, str(data.first_conv), chans, model, in_chans_mode)
+
+    shapes = {path: var.get_value().shape for path, var in named_params(model).items()}
+    if classes != weights_classes:  # the fresh classifier is not asked of the weights
+        shapes = {path: shape for path, shape in shapes.items() if not path.startswith("head/fc/")}
+    check_state(state, shapes, what=data.name, source=origin)
+    if features_only:
+        model.prune(_out_indices(model, out_indices))
+    wanted = named_params(model)
+    values = {path: array for path, array in port.to_flax(state).items() if path in wanted}
+    fill(model, values, model.param_dtype)
+    initialize(model, seed, model.param_dtype)
+    return model
+
+
+def check_state(
+    state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, what: str, source: str
+) -> None:
+    """Require that timm's `state` has exactly the parameters `{path: shape}`, or name every difference."""
+    found = {name: tuple(np.shape(array)) for name, array in state.items()}
+    port.check_strict(found, port.timm_shapes(shapes), what=what, source=source)
+
+
+def _read(weights: Weights, source: Source, name: str) -> tuple[Mapping[str, Any] | None, str]:
+    """The state dict that `weights` stands for, and a word for where it came from."""
+    if weights is None:
+        return None, ""
+    if isinstance(weights, Mapping):
+        return {key: np.asarray(value) for key, value in weights.items()}, "the given mapping"
+    if weights != "pretrained":
+        return port.read_weights(weights), os.fspath(weights)
+    if source.location is None:
+        others = [d.name for d in source.entry.data if d.hf_hub_id] or registry.list_models(
+            f"*{source.data.architecture.split('_')[-1]}*", pretrained=True
+        )
+        hint = f" Published relatives: {', '.join(others[:4])}." if others else ""
+        raise ValueError(
+            f"no weights were published for {name}; pass weights=None for a fresh model, or the path of a file.{hint}"
+        )
+    if isinstance(source.location, Path):
+        return port.read_weights(source.location), str(source.location)
+    path = hub.fetch_weights(source.location)
+    return port.read_weights(path), f"{source.location} ({path.name})"
+
+
+def _rows(state: Mapping[str, Any] | None, name: str, axis: int) -> int | None:
+    """Length of one axis of an array, if the weights have it with such an axis."""
+    shape = np.shape(state[name]) if state is not None and name in state else ()
+    return shape[axis] if len(shape) > axis else None
+
+
+def _out_indices(model: ImageModel, out_indices: Sequence[int] | None) -> Sequence[int]:
+    return range(len(model.feature_taps())) if out_indices is None else out_indices

@@ -1,0 +1,93 @@
+"""Names: every architecture, its tags, and what a user's name means."""
+
+import dataclasses
+import difflib
+import fnmatch
+import re
+from typing import Any
+
+from nfjax.data_config import DataConfig
+from nfjax.model import ImageModel
+from nfjax.nfnet import NormFreeNet
+from nfjax.nfnet_configs import NFNET_DATA, NFNETS
+
+
+class UnknownModelError(ValueError):
+    """A name that is no architecture, or a tag that the architecture does not have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One architecture: its class, its frozen config, and its pretrained cfgs, the default first."""
+
+    family: type[ImageModel]
+    config: Any
+    data: tuple[DataConfig, ...]
+
+
+def _family(
+    family: type[ImageModel], configs: dict[str, Any], data: list[DataConfig]
+) -> dict[str, Entry]:
+    return {
+        name: Entry(family, config, tuple(d for d in data if d.architecture == name))
+        for name, config in configs.items()
+    }
+
+
+MODELS: dict[str, Entry] = _family(NormFreeNet, NFNETS, NFNET_DATA)
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names of the known models, in natural order.
+
+    Args:
+        pattern: shell pattern, as in `fnmatch`: "eca*", "*l[01]*".
+        pretrained: return `architecture.tag` names of published weights instead of architectures. The
+            pattern may then match with or without the tag.
+    """
+    names = list(MODELS)
+    if pretrained:
+        names = [d.name for entry in MODELS.values() for d in entry.data if d.hf_hub_id]
+    matched = [
+        name
+        for name in names
+        if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.split(".")[0], pattern)
+    ]
+    return sorted(matched, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
+
+
+def find(name: str) -> tuple[Entry, DataConfig]:
+    """The entry and the pretrained cfg of `architecture` (its default tag) or `architecture.tag`.
+
+    Raises:
+        UnknownModelError: with the closest names, or the tags that exist.
+    """
+    architecture, _, tag = name.partition(".")
+    entry = MODELS.get(architecture)
+    if entry is None:
+        if "/" in name or "\\" in name:
+            raise UnknownModelError(
+                f"{name!r} is not a model name but looks like a hub id or a path: write 'hf-hub:{name}' for the "
+                f"Hugging Face hub or 'local-dir:{name}' for a folder."
+            )
+        close = difflib.get_close_matches(architecture, MODELS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "nfjax.list_models() shows all names."
+        raise UnknownModelError(f"unknown model {name!r}; {hint}")
+    if not tag:
+        return entry, entry.data[0]
+    for data in entry.data:
+        if data.tag == tag:
+            return entry, data
+    tags = ", ".join(d.name for d in entry.data if d.tag) or "none: use the plain name"
+    raise UnknownModelError(f"{architecture} has no weights tagged {tag!r}; known: {tags}.")
+
+
+def data_config(name: str) -> DataConfig:
+    """The pretrained cfg of a model name, with or without tag; nothing is built.
+
+    Example: `nfjax.data_config("eca_nfnet_l0").input_size` is `(3, 224, 224)`.
+
+    Raises:
+        UnknownModelError: for a name or tag that does not exist.
+    """
+    return find(name)[1]

@@ -1,0 +1,22 @@
+"""Weights: timm's names and layouts <-> ours, files, the hub. Knows no model class and imports no torch.
+
+    python -m port convert SOURCE DEST     timm weights to Flax parameters
+    python -m port export SOURCE DEST      and back
+    python -m port verify NAME...          a model against timm, stage by stage
+"""
+
+from port.errors import WeightsError, WeightsFileError, check_strict
+from port.files import read_weights, write_safetensors
+from port.rules import RULES, timm_shapes, to_flax, to_timm
+
+__all__ = [
+    "RULES",
+    "WeightsError",
+    "WeightsFileError",
+    "check_strict",
+    "read_weights",
+    "timm_shapes",
+    "to_flax",
+    "to_timm",
+    "write_safetensors",
+]

@@ -1,0 +1,123 @@
+"""Weights between timm and JAX, from the command line.
+
+    python -m port convert model.safetensors flax.safetensors          timm names -> Flax paths
+    python -m port export flax.safetensors model.safetensors           Flax paths -> timm names
+    python -m port export checkpoint.pth.tar FOLDER --model nfnet_l0   a folder that timm and nfjax load
+    python -m port verify eca_nfnet_l0 --x64                           against timm itself, stage by stage
+
+An entry point stands above the floors: it may import the models, which the package `port` itself may not.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from port import hub, read_weights, to_flax, write_safetensors
+from port.files import FLAX_METADATA, State
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m port", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    convert = commands.add_parser("convert", help="timm weights to a safetensors file of Flax parameters")
+    convert.set_defaults(run=_convert)
+    export = commands.add_parser("export", help="any weights to timm's names, or to a folder that timm loads")
+    export.set_defaults(run=_export)
+    for command in (convert, export):
+        command.add_argument("source", help="weights file or folder, or hf-hub:organisation/name[@revision]")
+        command.add_argument("dest", type=Path, help="file to write (export --model: folder)")
+        command.add_argument("--model", help="require that the weights are exactly those of this model")
+
+    verify = commands.add_parser("verify", help="compare models with timm (needs torch and timm)")
+    verify.set_defaults(run=_verify)
+    verify.add_argument("names", nargs="*", metavar="NAME", help="model names or patterns, e.g. 'eca*'")
+    verify.add_argument("--all", action="store_true", help="every model of the registry")
+    verify.add_argument("--weights", help="a weights file for both libraries, instead of random values")
+    verify.add_argument("--x64", action="store_true", help="float64 too, and gradients at every size")
+    verify.add_argument(
+        "--size", action="append", type=_size, metavar="HxW", help="input size, repeatable (default: own and 97x113)"
+    )
+    verify.add_argument("--seed", type=int, default=0, help="of the random weights and images")
+
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _convert(args: argparse.Namespace) -> int:
+    state = _read(args.source)
+    if args.model:
+        _require_model(state, args)
+    params = to_flax(state)
+    write_safetensors(params, args.dest, **FLAX_METADATA)
+    _report(state, args)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    state = _read(args.source)
+    if args.model:
+        import nfjax
+
+        nfjax.save(nfjax.load(args.model, weights=state), args.dest)
+    else:
+        to_flax(state)  # names and layouts that have no rule are refused here, not by the next reader
+        write_safetensors(state, args.dest, format="pt")
+    _report(state, args)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    import jax
+
+    import nfjax
+    from nfjax.parity.verify import verify
+
+    patterns = ["*"] if args.all else args.names
+    names = [name for pattern in patterns for name in nfjax.list_models(pattern) or [pattern]]
+    if not names:
+        raise ValueError("name the models to verify, or give --all.")
+    passed = failed = 0
+    for name in names:
+        start = time.monotonic()
+        for row in verify(name, weights=args.weights, sizes=args.size, x64=args.x64, seed=args.seed):
+            print(row, flush=True)
+            passed, failed = passed + row.ok, failed + (not row.ok)
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+        jax.clear_caches()
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def _read(source: str) -> State:
+    scheme, colon, rest = source.partition(":")
+    if colon and scheme in ("hf-hub", "hf_hub"):
+        return read_weights(hub.fetch_weights(rest))
+    return read_weights(source)
+
+
+def _require_model(state: State, args: argparse.Namespace) -> None:
+    import nfjax
+
+    nfjax.load(args.model, weights=state)
+
+
+def _report(state: State, args: argparse.Namespace) -> None:
+    count = sum(array.size for array in state.values())
+    print(f"{args.dest}: {len(state)} tensors, {count:,} parameters")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Errors about weights. All are ValueErrors."""
+
+from collections.abc import Mapping
+
+
+class WeightsError(ValueError):
+    """The weights do not fit: names, shapes or layouts."""
+
+
+class WeightsFileError(WeightsError):
+    """A file is damaged, is not what its name says, or holds something that is not weights."""
+
+
+Shape = tuple[int, ...]
+
+
+def check_strict(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, what: str, source: str) -> None:
+    """Set equality of names and equality of shapes, or one error that names every difference.
+
+    Args:
+        found: shapes by timm name, as the weights have them.
+        expected: shapes by timm name, as the model has them.
+        what: the model, for the message.
+        source: where the weights came from, for the message.
+
+    Raises:
+        WeightsError: listing all missing, unexpected and wrongly shaped names.
+    """
+    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in found]
+    unexpected = [f"{name} {shape}" for name, shape in found.items() if name not in expected]
+    misshapen = [
+        f"{name}: found {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if not (missing or unexpected or misshapen):
+        return
+    lines = [f"the weights in {source} are not those of {what}."]
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen)):
+        if names:
+            lines.append(f"  {len(names)} {title}:")
+            lines += [f"    {name}" for name in names]
+    if len(missing) == len(expected):
+        lines.append("No name matches: check that the file holds this architecture, in timm's naming.")
+    else:
+        lines.append("Nothing was loaded. Check the model's name, num_classes and in_chans against the file.")
+    raise WeightsError("\n".join(lines))

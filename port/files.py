@@ -1,0 +1,223 @@
+"""Reading and writing weight files, as `{timm name: numpy array}`.
+
+safetensors files are memory-mapped: an array is a read-only view of the file until it is copied. Pickled files
+(.bin, .pth, .pt, .tar) go through torch with `weights_only=True`, so no code in them runs.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from port.errors import WeightsFileError
+from port.rules import to_timm
+
+State = dict[str, np.ndarray]
+
+PICKLED = (".bin", ".pth", ".pt", ".tar")
+INDEX = ".index.json"
+# In a folder, the first of these that exists is read; afterwards the only file of a known kind.
+PREFERRED = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.pth",
+    "model.pth",
+)
+# Metadata of files that hold Flax paths and layouts, as `port convert` writes them.
+FLAX_METADATA = {"format": "nfjax"}
+
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+# A training checkpoint wraps the weights; the averaged ones come first, as in timm's load_state_dict.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# Prefixes that DistributedDataParallel and torch.compile put before names, in either order.
+_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
+
+
+def read_weights(path: str | os.PathLike[str]) -> State:
+    """The state dict in a file or folder, by timm name.
+
+    Args:
+        path: a .safetensors file, a sharded one's index (.safetensors.index.json), a pickled .bin, .pth, .pt
+            or .tar file, a file that `port convert` wrote, or a folder holding one of these.
+
+    Returns:
+        `{name: array}`; dtypes are the file's own, bfloat16 as `ml_dtypes.bfloat16`. The arrays of
+        safetensors files are read-only views of the mapped file.
+
+    Raises:
+        FileNotFoundError: no such file, no weights in the folder, or a missing shard.
+        WeightsFileError: the file is truncated, corrupt, of another kind, or holds code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _weights_in(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: there is no such file.")
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
+    if path.suffix == ".safetensors":
+        return _plain_names(_read_safetensors(path), path)
+    if path.suffix in PICKLED:
+        return _plain_names(_unwrap(_read_pickled(path), path), path)
+    raise WeightsFileError(
+        f"{path}: unknown kind of weights file {path.suffix!r}; expected .safetensors, "
+        f".safetensors{INDEX}, {', '.join(PICKLED)}, or a folder with one of these."
+    )
+
+
+def write_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike[str], **metadata: str) -> None:
+    """Write `{name: array}` as one safetensors file, atomically: the file is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # safetensors writes the memory behind an array: a view in another layout would be written wrong.
+    arrays = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in state.items()}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        partial = Path(folder) / path.name
+        save_file(arrays, partial, metadata=metadata)
+        os.replace(partial, path)
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in PREFERRED:
+        if (folder / name).is_file():
+            return folder / name
+    for suffix in (".safetensors", *PICKLED):
+        files = sorted(folder.glob(f"*{suffix}"))
+        if len(files) > 1:
+            raise WeightsFileError(
+                f"{folder} holds several weights files ({', '.join(f.name for f in files)}); name one of them."
+            )
+        if files:
+            return files[0]
+    raise FileNotFoundError(f"no weights in {folder}; expected one of {', '.join(PREFERRED)}.")
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        # The library checks the header: sizes, offsets without gaps or overlaps, the length of the file.
+        with safe_open(path, framework="np") as checked:
+            metadata = checked.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsFileError(
+            f"{path} is not a valid safetensors file ({path.stat().st_size} bytes): {error}. It may be truncated, "
+            f"damaged, or not safetensors at all: download or export it again."
+        ) from error
+    with path.open("rb") as file:
+        header_length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(header_length))
+    header.pop("__metadata__", None)
+    unknown = {name: spec["dtype"] for name, spec in header.items() if spec["dtype"] not in _DTYPES}
+    if unknown:
+        raise WeightsFileError(f"{path}: dtypes that cannot be read: {unknown}.")
+    data = np.asarray(np.memmap(path, mode="r"))[8 + header_length :]
+    state = {}
+    for name, spec in header.items():
+        start, end = spec["data_offsets"]
+        state[name] = data[start:end].view(_DTYPES[spec["dtype"]]).reshape(spec["shape"])
+    return to_timm(state) if metadata.get("format") == FLAX_METADATA["format"] else state
+
+
+def _read_shards(index: Path) -> State:
+    try:
+        weight_map = json.loads(index.read_text())["weight_map"]
+        shards = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsFileError(f"{index} is not an index of shards: {error!r}.") from error
+    absent = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if absent:
+        raise FileNotFoundError(f"{index} names {len(absent)} files that are not beside it: {', '.join(absent)}.")
+    state: State = {}
+    for shard in shards:
+        content = read_weights(index.parent / shard)
+        promised = {name for name, file in weight_map.items() if file == shard}
+        if set(content) != promised:
+            raise WeightsFileError(
+                f"{index.parent / shard} does not hold what {index.name} says: missing "
+                f"{sorted(promised - set(content))}, unexpected {sorted(set(content) - promised)}."
+            )
+        state |= content
+    return state
+
+
+def _read_pickled(path: Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path} needs torch, because it is a pickle: pip install torch, or convert it to "
+            f"safetensors once on a machine that has it (python -m port export {path} FOLDER)."
+        ) from error
+    import argparse
+    import pickle
+
+    try:
+        # timm's training checkpoints carry their arguments as a Namespace, which is harmless.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsFileError(
+            f"{path} holds more than tensors, or is no torch file; nothing in it was executed. Only files that "
+            f"torch.load(..., weights_only=True) accepts are read. torch says: {str(error).splitlines()[0]}"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise WeightsFileError(
+            f"{path} is not a readable torch file ({path.stat().st_size} bytes): {error}. It may be truncated or "
+            f"of another kind: download or export it again."
+        ) from error
+
+
+def _unwrap(checkpoint: Any, path: Path) -> State:
+    """The state dict inside a checkpoint, as numpy arrays."""
+    if isinstance(checkpoint, Mapping):
+        key = next((k for k in _WRAPPERS if checkpoint.get(k) is not None), None)
+        checkpoint = checkpoint if key is None else checkpoint[key]
+    if not isinstance(checkpoint, Mapping) or not checkpoint:
+        raise WeightsFileError(f"{path} holds a {type(checkpoint).__name__}; expected a state dict of tensors.")
+    strangers = [str(k) for k, v in checkpoint.items() if not hasattr(v, "detach")]
+    if strangers:
+        raise WeightsFileError(
+            f"{path}: entries that are not tensors: {', '.join(strangers[:8])}. Expected a state dict, or a "
+            f"checkpoint with one under {', '.join(_WRAPPERS)}."
+        )
+    return {name: _to_numpy(tensor) for name, tensor in checkpoint.items()}
+
+
+def _plain_names(state: State, path: Path) -> State:
+    plain: State = {}
+    for wrapped, array in state.items():
+        name = wrapped
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
+        if name in plain:
+            raise WeightsFileError(f"{path}: {name} is there twice, with and without a wrapper's prefix.")
+        plain[name] = array
+    return plain
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    import torch
+
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:  # numpy itself has no such dtype
+        return tensor.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
+    return tensor.numpy()

@@ -1,0 +1,126 @@
+"""The Hugging Face hub, through huggingface_hub: its cache, its offline mode, its mirrors.
+
+`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what huggingface_hub says they mean.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from port.errors import WeightsFileError
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+class HubError(FileNotFoundError):
+    """A file that the hub does not have, or that cannot be fetched now."""
+
+
+def parse_hub_id(hub_id: str) -> tuple[str, str | None]:
+    """`organisation/name@revision` as (repository, revision or None).
+
+    Raises:
+        ValueError: if it is not of that form.
+    """
+    repo, at, revision = hub_id.partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")) or (at and not revision):
+        raise ValueError(f"hub id {hub_id!r}; expected organisation/name or organisation/name@revision.")
+    return repo, revision or None
+
+
+def fetch(hub_id: str, filename: str) -> Path:
+    """The local path of one file of a repository, downloaded unless the cache has it.
+
+    Without a revision, a cached file is used as it is, without asking the hub; with one (`@main`, a tag) the
+    hub is asked whether it moved, unless it is a commit hash, which cannot. Interrupted downloads resume.
+
+    Raises:
+        EntryNotFoundError: the repository exists and has no such file.
+        HubError: everything else: no such repository or revision, no access, no network, offline.
+    """
+    repo, revision = parse_hub_id(hub_id)
+    if revision is None:
+        cached = try_to_load_from_cache(repo, filename)
+        if isinstance(cached, str):
+            return Path(cached)
+    try:
+        return Path(hf_hub_download(repo, filename, revision=revision))
+    except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it only means: not cached
+        raise HubError(
+            f"{filename} of {repo} is not in the cache and the hub cannot be reached ({_cause(error)}). Check the "
+            f"network, HF_ENDPOINT and HF_HUB_OFFLINE, or pass weights= the path of a file."
+        ) from error
+    except EntryNotFoundError:
+        raise
+    except GatedRepoError as error:
+        raise HubError(f"{repo} is gated: accept its terms on the hub and log in (`hf auth login`).") from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{repo} has no revision {revision!r}; leave it out for the newest.") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"the hub has no repository {repo!r}, or it is private: check the name, or log in (`hf auth login`)."
+        ) from error
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise HubError(f"cannot fetch {filename} of {repo} from the hub: {error}") from error
+
+
+def fetch_config(hub_id: str) -> dict[str, Any]:
+    """The config.json of a repository, as timm writes them.
+
+    Raises:
+        WeightsFileError: if it is not JSON, or names no architecture.
+    """
+    try:
+        path = fetch(hub_id, "config.json")
+    except EntryNotFoundError as error:
+        raise HubError(f"{hub_id} has no config.json: it is not a timm model repository.") from error
+    return read_config(path)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json in timm's layout, checked for the one entry that nothing works without."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsFileError(f"{path} is not JSON ({error}): remove it and fetch or export it again.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise WeightsFileError(f"{path} names no architecture: it is not a timm model's config.json.")
+    return config
+
+
+def fetch_weights(hub_id: str) -> Path:
+    """The weights of a repository: safetensors, sharded safetensors, or the older pickle, in this order."""
+    repo, revision = parse_hub_id(hub_id)
+    for filename in WEIGHT_FILES:
+        try:
+            path = fetch(hub_id, filename)
+        except EntryNotFoundError:
+            continue
+        if filename.endswith(".index.json"):
+            try:
+                shards = set(json.loads(path.read_text())["weight_map"].values())
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return path  # not an index; reading it says so
+            for shard in sorted(shards):
+                fetch(hub_id, shard)
+        return path
+    at = f" at {revision}" if revision else ""
+    raise HubError(f"{repo}{at} holds no weights; expected one of {', '.join(WEIGHT_FILES)}.")
+
+
+def _cause(error: BaseException) -> str:
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return f"{type(root).__name__}: {root}".splitlines()[0]

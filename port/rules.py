@@ -1,0 +1,106 @@
+"""timm's names and layouts <-> Flax paths and layouts: the whole mapping is the table `RULES`.
+
+A timm name `stages.0.0.conv1.weight` and a Flax path `stages/0/0/conv1/kernel` share all but their leaf. A rule
+maps the leaf and the layout of arrays of one rank; each is a view in both directions, so the mapping loses nothing.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from port.errors import WeightsError
+
+View = Callable[[np.ndarray], np.ndarray]
+
+
+class Rule(NamedTuple):
+    """`timm` and `flax` are leaf names, the ranks those of the array on either side."""
+
+    timm: str
+    timm_rank: int
+    flax: str
+    flax_rank: int
+    to_flax: View
+    to_timm: View
+
+
+def _same(a: np.ndarray) -> np.ndarray:
+    return a
+
+
+def _axes(*axes: int) -> tuple[View, View]:
+    inverse = tuple(int(i) for i in np.argsort(axes))
+    return (lambda a: a.transpose(axes)), (lambda a: a.transpose(inverse))
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("weight", 4, "kernel", 4, *_axes(2, 3, 1, 0)),  # conv2d: OIHW <-> HWIO
+    Rule("weight", 3, "kernel", 3, *_axes(2, 1, 0)),  # conv1d: OIK <-> KIO
+    Rule("weight", 2, "kernel", 2, *_axes(1, 0)),  # linear: OI <-> IO
+    Rule("gain", 4, "gain", 1, lambda a: a[:, 0, 0, 0], lambda a: a[:, None, None, None]),  # (O, 1, 1, 1)
+    Rule("bias", 1, "bias", 1, _same, _same),
+    Rule("skipinit_gain", 0, "skipinit_gain", 0, _same, _same),
+)
+_BY_TIMM = {(r.timm, r.timm_rank): r for r in RULES}
+_BY_FLAX = {(r.flax, r.flax_rank): r for r in RULES}
+
+
+def to_flax(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """timm's state dict `{name: array}` as Flax's `{path: array}`.
+
+    The arrays are views of the given ones; dtypes stay as they are.
+
+    Raises:
+        WeightsError: naming every entry that no rule covers.
+    """
+    _require_rules(((name, a) for name, a in state.items()), ".", _BY_TIMM)
+    converted = {}
+    for name, array in state.items():
+        parents, leaf = _split(name, ".")
+        rule = _BY_TIMM[leaf, np.ndim(array)]
+        if rule.flax_rank == 1 and rule.timm_rank == 4 and array.shape[1:] != (1, 1, 1):
+            raise WeightsError(f"{name} has shape {array.shape}; expected ({array.shape[0]}, 1, 1, 1).")
+        converted["/".join([*parents, rule.flax])] = rule.to_flax(np.asarray(array))
+    return converted
+
+
+def to_timm(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The exact inverse of `to_flax`: Flax's `{path: array}` as timm's state dict `{name: array}`.
+
+    Raises:
+        WeightsError: naming every path that no rule covers.
+    """
+    _require_rules(((path, a) for path, a in params.items()), "/", _BY_FLAX)
+    converted = {}
+    for path, array in params.items():
+        parents, leaf = _split(path, "/")
+        rule = _BY_FLAX[leaf, np.ndim(array)]
+        converted[".".join([*parents, rule.timm])] = rule.to_timm(np.asarray(array))
+    return converted
+
+
+def timm_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """timm's names and shapes of parameters that are known by Flax path and shape; nothing is allocated."""
+    blank = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
+    return {name: array.shape for name, array in to_timm(blank).items()}
+
+
+def _split(name: str, separator: str) -> tuple[list[str], str]:
+    *parents, leaf = name.split(separator)
+    return parents, leaf
+
+
+def _require_rules(
+    items: Iterable[tuple[str, np.ndarray]], separator: str, known: Mapping[tuple[str, int], Rule]
+) -> None:
+    unknown = [
+        f"{name} of shape {tuple(np.shape(array))}"
+        for name, array in items
+        if (_split(name, separator)[1], np.ndim(array)) not in known
+    ]
+    if unknown:
+        leaves = ", ".join(f"{leaf} (rank {rank})" for leaf, rank in known)
+        raise WeightsError(
+            f"no conversion rule for {len(unknown)} arrays: {', '.join(unknown)}. Rules exist for {leaves}."
+        )
