@@ -1,0 +1,46 @@
+"""Rules by parameter path: short tables in which every parameter has exactly one row.
+
+The unit axes and the decay of timm follow from the shape a parameter has in torch; here they are written down for
+the Flax layout, where a gain is `(out,)` and a kernel ends in its output channels.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Axes over which adaptive gradient clipping takes the norm of one unit (timm `unitwise_norm`: everything but torch's
+# first axis, and the whole tensor where torch has at most one axis).
+UNIT_AXES: dict[str, tuple[int, ...] | None] = {
+    r".*conv\w*/kernel": (0, 1, 2),  # (h, w, in, out): one unit per output channel
+    r".*attn\w*/fc[12]/kernel": (0, 1, 2),  # 1x1 convolutions of squeeze-excite
+    r"head/fc/kernel": (0,),  # (in, out)
+    r".*/gain": (),  # (out, 1, 1, 1) in torch: each gain is its own unit
+    r".*/(bias|skipinit_gain)": None,  # the whole tensor
+}
+
+# timm decays what has more than one axis in torch: gains too, unlike DeepMind.
+WEIGHT_DECAY: dict[str, bool] = {
+    r".*/(kernel|gain)": True,
+    r".*/(bias|skipinit_gain)": False,
+}
+
+# Parameters that adaptive gradient clipping leaves alone (2102.06171 section 4.1; timm).
+CLASSIFIER = r"head/fc/.*"
+
+
+def assign(table: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """The row's value of every path.
+
+    Args:
+        table: regular expressions, each matched against whole paths, and their values.
+        paths: parameter paths, e.g. `stages/0/0/conv1/kernel`.
+
+    Raises:
+        ValueError: naming the paths that no row or several rows match.
+    """
+    matches = {path: [row for row in table if re.fullmatch(row, path)] for path in paths}
+    wrong = {path: rows for path, rows in matches.items() if len(rows) != 1}
+    if wrong:
+        lines = [f"  {path}: {' and '.join(rows) or 'no row'}" for path, rows in wrong.items()]
+        raise ValueError("each parameter must match one row of the table:\n" + "\n".join(lines))
+    return {path: table[rows[0]] for path, rows in matches.items()}
