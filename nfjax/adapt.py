@@ -76,5 +76,3 @@ def _repeat(response: np.ndarray, in_chans: int) -> np.ndarray:
 
 def _var(weight: np.ndarray) -> np.ndarray:
     return weight.var((1, 2, 3), keepdims=True)
-
-

@@ -43,9 +43,7 @@ def conv2d(
     """
     if groups > 1:
         x_parts, kernel_parts = _split_groups(x, kernel, groups)
-        parts = [
-            _dense(a, b, stride, dilation, padding) for a, b in zip(x_parts, kernel_parts, strict=True)
-        ]
+        parts = [_dense(a, b, stride, dilation, padding) for a, b in zip(x_parts, kernel_parts, strict=True)]
         y = jnp.concatenate(parts, axis=-1)
     else:
         y = _dense(x, kernel, stride, dilation, padding)
@@ -70,9 +68,7 @@ def _dense(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding:
     )
 
 
-def _split_groups(
-    x: jax.Array, kernel: jax.Array, groups: int
-) -> tuple[list[jax.Array], list[jax.Array]]:
+def _split_groups(x: jax.Array, kernel: jax.Array, groups: int) -> tuple[list[jax.Array], list[jax.Array]]:
     """Inputs and kernels of the dense convolutions that together make the grouped one."""
     pack = next(p for p in range(1, groups + 1) if groups % p == 0 and groups // p <= MAX_CONVOLUTIONS)
     if pack > 1:

@@ -51,5 +51,5 @@ class DataConfig:
     def updated(self, values: Mapping[str, Any]) -> "DataConfig":
         """A copy with the known fields of a JSON object put in; lists become tuples, others are ignored."""
         known = {field.name for field in dataclasses.fields(self)}
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
         return dataclasses.replace(self, **plain)

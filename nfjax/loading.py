@@ -182,9 +182,7 @@ def load(
     return model
 
 
-def check_state(
-    state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, what: str, source: str
-) -> None:
+def check_state(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, what: str, source: str) -> None:
     """Require that timm's `state` has exactly the parameters `{path: shape}`, or name every difference."""
     found = {name: tuple(np.shape(array)) for name, array in state.items()}
     port.check_strict(found, port.timm_shapes(shapes), what=what, source=source)

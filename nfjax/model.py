@@ -135,9 +135,7 @@ class ImageModel(nnx.Module):
     ) -> Any:
         raise NotImplementedError
 
-    def forward_head(
-        self, features: jax.Array, *, pre_logits: bool = False, key: jax.Array | None = None
-    ) -> jax.Array:
+    def forward_head(self, features: jax.Array, *, pre_logits: bool = False, key: jax.Array | None = None) -> jax.Array:
         """Logits of what `forward_features` returns; with `pre_logits`, the pooled features."""
         return self.head(features, pre_logits=pre_logits, key=key)
 

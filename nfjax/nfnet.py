@@ -240,12 +240,8 @@ class NormFreeBlock(nnx.Module):
         reshaped = in_chs != out_chs or block.stride != 1 or block.dilation != block.first_dilation
         self.downsample = DownsampleAvg(cfg, block) if reshaped else None
         self.conv1 = cfg.conv(in_chs, mid_chs, 1)
-        self.conv2 = cfg.conv(
-            mid_chs, mid_chs, 3, stride=block.stride, dilation=block.first_dilation, groups=groups
-        )
-        self.conv2b = (
-            cfg.conv(mid_chs, mid_chs, 3, dilation=block.dilation, groups=groups) if cfg.extra_conv else None
-        )
+        self.conv2 = cfg.conv(mid_chs, mid_chs, 3, stride=block.stride, dilation=block.first_dilation, groups=groups)
+        self.conv2b = cfg.conv(mid_chs, mid_chs, 3, dilation=block.dilation, groups=groups) if cfg.extra_conv else None
         self.attn = cfg.attention(mid_chs) if cfg.attn_layer and cfg.reg else None
         self.conv3 = cfg.conv(mid_chs, out_chs, 1, zero_gain=not cfg.skipinit)
         self.attn_last = cfg.attention(out_chs) if cfg.attn_layer and not cfg.reg else None

@@ -55,11 +55,7 @@ def param(shape: tuple[int, ...], init: Initializer) -> nnx.Param:
 
 def named_params(model: nnx.Module) -> dict[str, nnx.Param]:
     """The model's own parameter variables by path, e.g. `stages/0/0/conv1/kernel`."""
-    return {
-        "/".join(map(str, path)): node
-        for path, node in nnx.iter_graph(model)
-        if isinstance(node, nnx.Param)
-    }
+    return {"/".join(map(str, path)): node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Param)}
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array]]:
@@ -83,11 +79,20 @@ def merge(graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> Any:
 def fill(model: nnx.Module, values: Mapping[str, Any], dtype: Any = None) -> None:
     """Put arrays into the parameters of the same path, in one transfer; other parameters are untouched.
 
-    Shapes are not checked here: `port.strict` does, in timm's names. `dtype` defaults to each array's own.
+    The model owns what it gets: later changes of the given arrays, or of a file they are views of, do not reach
+    it. Shapes are not checked here: `port.check_strict` does, in timm's names.
+
+    Args:
+        model: the model to change.
+        values: arrays by parameter path.
+        dtype: of the parameters; None for each array's own.
     """
     variables = named_params(model)
     arrays = [np.asarray(value, dtype) for value in values.values()]
-    for path, array in zip(values, jax.device_put(arrays), strict=True):
+    # jax on CPU adopts a contiguous array's memory without a copy, the caller's or a mapped file's too; a transposed
+    # view it has to copy, faster than numpy would.
+    arrays = [array.copy() if array.flags.c_contiguous else array for array in arrays]
+    for path, array in zip(values, jax.block_until_ready(jax.device_put(arrays)), strict=True):
         variables[path].set_value(array)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import fnmatch
 import re
+from collections.abc import Callable
 from typing import Any
 
 from nfjax.data_config import DataConfig
@@ -18,16 +19,14 @@ class UnknownModelError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One architecture: its class, its frozen config, and its pretrained cfgs, the default first."""
+    """One architecture: the class that builds it, its frozen config, and its pretrained cfgs, the default first."""
 
-    family: type[ImageModel]
+    family: Callable[..., ImageModel]
     config: Any
     data: tuple[DataConfig, ...]
 
 
-def _family(
-    family: type[ImageModel], configs: dict[str, Any], data: list[DataConfig]
-) -> dict[str, Entry]:
+def _family(family: type[ImageModel], configs: dict[str, Any], data: list[DataConfig]) -> dict[str, Entry]:
     return {
         name: Entry(family, config, tuple(d for d in data if d.architecture == name))
         for name, config in configs.items()
@@ -49,9 +48,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     if pretrained:
         names = [d.name for entry in MODELS.values() for d in entry.data if d.hf_hub_id]
     matched = [
-        name
-        for name in names
-        if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.split(".")[0], pattern)
+        name for name in names if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.split(".")[0], pattern)
     ]
     return sorted(matched, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
 

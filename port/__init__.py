@@ -1,8 +1,8 @@
 """Weights: timm's names and layouts <-> ours, files, the hub. Knows no model class and imports no torch.
 
-    python -m port convert SOURCE DEST     timm weights to Flax parameters
-    python -m port export SOURCE DEST      and back
-    python -m port verify NAME...          a model against timm, stage by stage
+python -m port convert SOURCE DEST     timm weights to Flax parameters
+python -m port export SOURCE DEST      and back
+python -m port verify NAME...          a model against timm, stage by stage
 """
 
 from port.errors import WeightsError, WeightsFileError, check_strict

@@ -39,7 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     verify.add_argument("--weights", help="a weights file for both libraries, instead of random values")
     verify.add_argument("--x64", action="store_true", help="float64 too, and gradients at every size")
     verify.add_argument(
-        "--size", action="append", type=_size, metavar="HxW", help="input size, repeatable (default: own and 97x113)"
+        "--size",
+        action="append",
+        type=_size,
+        metavar="HxW",
+        help="input size, repeatable (default: own and 97x113)",
     )
     verify.add_argument("--seed", type=int, default=0, help="of the random weights and images")
 

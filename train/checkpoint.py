@@ -38,9 +38,7 @@ class Checkpoints:
         latest = self._checkpointer.latest
         if latest is None:
             return None
-        abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), _as_dict(like)
-        )
+        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), _as_dict(like))
         return State(**self._checkpointer.load(latest, abstract))
 
 

@@ -19,9 +19,7 @@ class ClipState(NamedTuple):
     clip_rate: jax.Array
 
 
-def adaptive_clip(
-    clip: float, eps: float = 1e-3, exclude: str = CLASSIFIER
-) -> optax.GradientTransformationExtraArgs:
+def adaptive_clip(clip: float, eps: float = 1e-3, exclude: str = CLASSIFIER) -> optax.GradientTransformationExtraArgs:
     """Adaptive gradient clipping over each parameter's own units (2102.06171 eq. 3; timm `adaptive_clip_grad`).
 
     A unit's gradient whose norm exceeds `clip * max(|parameter|, eps)` is scaled down to that norm.

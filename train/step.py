@@ -95,14 +95,10 @@ def make_train_step(
         return State(state.step + 1, params, opt_state), metrics
 
     whole, spread = replicated(mesh), batch_sharding(mesh)
-    return jax.jit(
-        train_step, in_shardings=(whole, spread), out_shardings=(whole, whole), donate_argnums=0
-    )
+    return jax.jit(train_step, in_shardings=(whole, spread), out_shardings=(whole, whole), donate_argnums=0)
 
 
-def make_eval_step(
-    graphdef: nnx.GraphDef, normalize: Normalize, mesh: Mesh
-) -> Callable[[Arrays, Arrays], Arrays]:
+def make_eval_step(graphdef: nnx.GraphDef, normalize: Normalize, mesh: Mesh) -> Callable[[Arrays, Arrays], Arrays]:
     """Sums over a batch, jitted: `(params, batch) -> {top1, top5, loss, count}`; padding counts for nothing."""
 
     def eval_step(params: Arrays, batch: Arrays) -> Arrays:

@@ -26,9 +26,7 @@ def timm() -> Any:
     if "+cpu" in torch.__version__ and not hasattr(torch.ops.torchvision, "nms"):
         schemas = torch.library.Library("torchvision", "DEF")
         schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        schemas.define(
-            "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
+        schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         timm.keep_alive = schemas  # type: ignore[attr-defined] # the operators live as long as the library
     import timm as module
 

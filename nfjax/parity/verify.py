@@ -14,8 +14,8 @@ import numpy as np
 
 import nfjax
 import port
-from nfjax.parity import oracle
 from nfjax.params import merge, split
+from nfjax.parity import oracle
 
 ODD_SIZE = (97, 113)
 BATCH = 2

@@ -1,6 +1,6 @@
 """A small NFNet on the 1,797 handwritten digits that scikit-learn bundles.
 
-    python -m train.main --config=train/configs/digits.py
+python -m train.main --config=train/configs/digits.py
 """
 
 from train.config import Config, Data, Model, Optim

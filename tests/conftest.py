@@ -1,0 +1,11 @@
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+
+
+@pytest.fixture
+def x64():
+    """float64 for the duration of a test: the way to ask whether two functions are the same."""
+    with jax.enable_x64(True):
+        yield

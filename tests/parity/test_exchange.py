@@ -1,0 +1,130 @@
+"""Files between the two libraries: what one writes, the other reads, with the same logits."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import nfjax
+import port
+from nfjax.parity import oracle
+from nfjax.parity.verify import relative
+
+timm = oracle.timm()
+X = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def state():
+    return oracle.random_state(oracle.build("test_nfnet"))
+
+
+def torch_logits(model, x=X):
+    with torch.inference_mode():
+        return model.eval()(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_classes": 10}, {"in_chans": 1, "num_classes": 10}, {"global_pool": "catavgmax"}, {"output_stride": 16}],
+    ids=str,
+)
+def test_timm_loads_what_we_save(options, tmp_path):
+    model = nfjax.load("test_nfnet", weights=None, seed=5, **options)
+    rng = np.random.default_rng(0)
+    random = {k: rng.uniform(0.5, 1.5, v.shape).astype("f4") for k, v in nfjax.state_dict(model).items()}
+    model = nfjax.load("test_nfnet", weights=random, **options)
+    nfjax.save(model, tmp_path)
+    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    for key, tensor in theirs.state_dict().items():
+        assert tensor.numpy().tobytes() == random[key].tobytes()
+    x = X[..., : model.in_chans]
+    assert relative(model(jnp.asarray(x)), torch_logits(theirs, x)) <= 1e-5
+
+    again = nfjax.load(f"local-dir:{tmp_path}")
+    assert (again.num_classes, again.in_chans) == (model.num_classes, model.in_chans)
+    np.testing.assert_array_equal(again(jnp.asarray(x)), model(jnp.asarray(x)))
+    # The exported file alone is strict enough for torch, too.
+    from safetensors.torch import load_file
+
+    theirs.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+
+
+def test_we_load_what_timm_saves(state, tmp_path):
+    theirs = oracle.build("test_nfnet", state)
+    timm.models.save_for_hf(theirs, tmp_path, safe_serialization=True)
+    ours = nfjax.load(f"local-dir:{tmp_path}")
+    assert relative(ours(jnp.asarray(X)), torch_logits(theirs)) <= 1e-5
+    ours_config = json.loads((nfjax.save(ours, tmp_path / "ours") / "config.json").read_text())
+    theirs_config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("architecture", "num_classes", "num_features", "global_pool"):
+        assert ours_config[key] == theirs_config[key]
+    for key, value in ours_config["pretrained_cfg"].items():
+        assert value == theirs_config["pretrained_cfg"].get(key), key
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".bin", ".pth.tar", ".pt"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_pickled_state_dicts(state, suffix, prefix, tmp_path):
+    file = tmp_path / f"weights{suffix}"
+    torch.save({prefix + k: torch.from_numpy(v) for k, v in state.items()}, file)
+    assert_same(port.read_weights(file), state)
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "state_dict", "model"])
+def test_training_checkpoints(state, key, tmp_path):
+    """The wrapped weights are found, averaged ones first, beside an optimiser and timm's arguments."""
+    import argparse
+
+    tensors = {f"module.{k}": torch.from_numpy(v) for k, v in state.items()}
+    other = {k: torch.zeros_like(v) for k, v in tensors.items()}
+    order = ["state_dict_ema", "model_ema", "state_dict", "model"]
+    checkpoint = {k: tensors if k == key else other for k in order[order.index(key) :]}
+    checkpoint |= {"epoch": 3, "arch": "test_nfnet", "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {}}}
+    torch.save(checkpoint, tmp_path / "checkpoint.pth.tar")
+    assert_same(port.read_weights(tmp_path / "checkpoint.pth.tar"), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_half_precision_files(state, dtype, suffix, tmp_path):
+    from safetensors.torch import save_file
+
+    half = {k: torch.from_numpy(v).to(dtype) for k, v in state.items()}
+    file = tmp_path / f"half{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(half, file)
+    model = nfjax.load("test_nfnet", weights=file)
+    for key, array in nfjax.state_dict(model).items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, half[key].float().numpy())
+    read = port.read_weights(file)
+    back = port.to_timm(port.to_flax(read))
+    assert all(back[k].dtype == read[k].dtype and back[k].tobytes() == read[k].tobytes() for k in read)
+
+
+def test_convert_and_export_commands(state, tmp_path, capsys):
+    from port.__main__ import main
+
+    torch.save({"state_dict": {k: torch.from_numpy(v) for k, v in state.items()}}, tmp_path / "a.pth")
+    flax = str(tmp_path / "flax.safetensors")
+    assert main(["convert", str(tmp_path / "a.pth"), flax, "--model", "test_nfnet"]) == 0
+    from safetensors.numpy import load_file
+
+    assert load_file(flax)["stages/0/0/conv2/kernel"].shape == (3, 3, 8, 8)
+    assert main(["export", flax, str(tmp_path / "plain.safetensors")]) == 0
+    assert_same(load_file(tmp_path / "plain.safetensors"), state)
+    assert main(["export", flax, str(tmp_path / "folder"), "--model", "test_nfnet"]) == 0
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True)
+    assert_same({k: v.numpy() for k, v in theirs.state_dict().items()}, state)
+    assert "383,080 parameters" in capsys.readouterr().out
+    assert main(["convert", flax, str(tmp_path / "b.safetensors"), "--model", "nfnet_l0"]) == 2
+    assert not (tmp_path / "b.safetensors").exists()
+    assert "missing" in capsys.readouterr().err
+
+
+def assert_same(found, expected):
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        assert found[key].tobytes() == value.tobytes(), key

@@ -1,0 +1,137 @@
+"""A model hub on this machine: the part of the Hugging Face hub's HTTP that a download uses, with a log of requests.
+
+As on the real hub, weights are redirected to a store on another origin, and everything else comes from the hub itself.
+"""
+
+import hashlib
+import re
+import socket
+import struct
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+from urllib.parse import unquote
+
+RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+STORED = (".safetensors", ".bin")  # what the real hub keeps in LFS
+PAGE = b"<!DOCTYPE html><html><body>Please sign in to this network.</body></html>\n"
+
+
+class Request(NamedTuple):
+    method: str
+    path: str
+    range: str | None
+
+    @property
+    def file(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+class HubServer:
+    """Repositories as `{commit: {file name: content}}` with branches and tags, served on two ports of 127.0.0.1."""
+
+    def __init__(self) -> None:
+        self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
+        self.refs: dict[str, dict[str, str]] = {}
+        self.gated: set[str] = set()
+        self.requests: list[Request] = []
+        self.portal = False  # answer everything with a page, as the login page of a network does
+        self.damaged: dict[str, bytes] = {}  # file name: what is sent in place of its content
+        self.cuts: dict[str, list[int]] = {}  # file name: the next answers break off after so many bytes
+        self.reset = False  # break off with a TCP reset, not with an orderly end of the stream
+        self._servers = []
+        for _ in range(2):
+            server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+            server.daemon_threads = False  # closing it waits for them, so that no socket is left open
+            server.hub = self  # type: ignore[attr-defined]
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+            self._servers.append(server)
+        self.url, self.store = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+
+    def stop(self) -> None:
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+        self._servers = []
+
+    def commit(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
+        """Make `files` the whole content of a branch, and return the hash of the commit."""
+        number = len(self.commits.setdefault(repo, {}))
+        commit = hashlib.sha1(f"{repo} {number}".encode()).hexdigest()
+        self.commits[repo][commit] = files
+        self.refs.setdefault(repo, {})[branch] = commit
+        return commit
+
+    def files(self, method: str) -> list[str]:
+        """The names of the files asked for with a method, in order."""
+        return [request.file for request in self.requests if request.method == method]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 20  # seconds; a client that never hangs up must not keep the server from closing
+    hub: HubServer
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.hub = self.server.hub  # type: ignore[attr-defined]
+        self.hub.requests.append(Request(self.command, self.path, self.headers.get("Range")))
+        at_store = f":{self.server.server_port}" in self.hub.store  # type: ignore[attr-defined]
+        match = RESOLVE.fullmatch(unquote(self.path))
+        if self.hub.portal:
+            self._send(200, PAGE, {"Content-Type": "text/html"})
+        elif match is None:
+            self._send(404, b"", {})
+        else:
+            self._resolve(match["repo"], match["revision"], match["file"], at_store)
+
+    do_GET = do_HEAD
+
+    def _resolve(self, repo: str, revision: str, name: str, at_store: bool) -> None:
+        if repo not in self.hub.commits:  # 401, not 404: to the unknown, it might be private
+            return self._refuse(401, "RepoNotFound", {"X-Error-Message": "Invalid username or password."})
+        if repo in self.hub.gated:
+            return self._refuse(401, "GatedRepo", {"X-Error-Message": f"Access to model {repo} is restricted."})
+        commit = self.hub.refs[repo].get(revision, revision)
+        if commit not in self.hub.commits[repo]:
+            return self._refuse(404, "RevisionNotFound", {})
+        headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        content = self.hub.commits[repo][commit].get(name)
+        if content is None:
+            return self._refuse(404, "EntryNotFound", headers)
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        if name.endswith(STORED) and not at_store:
+            headers |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": etag}
+            headers["Location"] = f"{self.hub.store}/{repo}/resolve/{commit}/{name}"
+            return self._send(302, b"", headers)
+        headers["ETag"] = etag
+        if self.command == "GET":
+            content = self.hub.damaged.get(name, content)
+        if (asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))) is None:
+            return self._send(200, content, headers, name)
+        start = int(asked[1])
+        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        return self._send(206, content[start:], headers, name)
+
+    def _refuse(self, status: int, code: str, headers: dict[str, str]) -> None:
+        self._send(status, b"", headers | {"X-Error-Code": code})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], name: str = "") -> None:
+        self.send_response(status)
+        for key, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        cuts = self.hub.cuts.get(name)
+        if not cuts:
+            self.wfile.write(body)
+            return
+        self.wfile.write(body[: cuts.pop(0)])
+        self.close_connection = True
+        if self.hub.reset:
+            linger = struct.pack("ii", 1, 0)  # closing then discards what is unsent and resets
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            socket.close(self.connection.detach())
