@@ -32,8 +32,6 @@ def adapt_in_chans(
     """
     if mode not in ("timm", "exact"):
         raise ValueError(f"in_chans_mode={mode!r}; expected 'timm' or 'exact'.")
-    if in_chans < 1:
-        raise ValueError(f"in_chans={in_chans}; expected at least 1.")
     state = dict(state)
     weight = np.asarray(state[f"{first_conv}.weight"])
     wide = weight.astype(np.promote_types(weight.dtype, np.float32))

@@ -33,7 +33,7 @@ class Source:
     entry: registry.Entry
     data: DataConfig
     model_args: dict[str, Any]
-    location: str | Path | None  # hub id, folder, or nowhere
+    location: str | Path | None  # hub id (of a config.json: at its commit), folder, or nowhere
 
 
 def resolve(name: str) -> Source:
@@ -45,7 +45,8 @@ def resolve(name: str) -> Source:
     scheme, colon, rest = name.partition(":")
     scheme = scheme.lower().replace("_", "-")
     if colon and scheme == "hf-hub":
-        return _from_config(hub.fetch_config(rest), rest, name)
+        config, pinned = hub.fetch_config(rest)
+        return _from_config(config, pinned, name)
     if colon and scheme == "local-dir":
         folder = Path(rest)
         if not (folder / "config.json").is_file():

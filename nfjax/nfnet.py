@@ -299,6 +299,8 @@ class NormFreeNet(ImageModel):
     ):
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride={output_stride}; expected 8, 16 or 32.")
+        if in_chans < 1:
+            raise ValueError(f"in_chans={in_chans}; expected at least 1.")
         self.config, self.data_config = config, data_config
         self.num_classes, self.in_chans, self.output_stride = num_classes, in_chans, output_stride
         self.dtype = jnp.dtype(dtype)

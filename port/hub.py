@@ -4,16 +4,16 @@
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
+    HTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 from port.errors import WeightsFileError
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class HubError(FileNotFoundError):
@@ -43,20 +44,21 @@ def fetch(hub_id: str, filename: str) -> Path:
     """The local path of one file of a repository, downloaded unless the cache has it.
 
     Without a revision, a cached file is used as it is, without asking the hub; with one (`@main`, a tag) the
-    hub is asked whether it moved, unless it is a commit hash, which cannot. Interrupted downloads resume.
+    hub is asked whether it moved, unless it is a commit hash, which cannot. huggingface_hub takes up a broken
+    download within the call, in steps of 10 MiB; after one that it gave up, the next call starts over.
 
     Raises:
         EntryNotFoundError: the repository exists and has no such file.
         HubError: everything else: no such repository or revision, no access, no network, offline.
     """
     repo, revision = parse_hub_id(hub_id)
-    if revision is None:
-        cached = try_to_load_from_cache(repo, filename)
-        if isinstance(cached, str):
-            return Path(cached)
+    if isinstance(cached := _in_cache(repo, revision, filename), str):
+        return Path(cached)
     try:
         return Path(hf_hub_download(repo, filename, revision=revision))
     except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it only means: not cached
+        if try_to_load_from_cache(repo, filename, revision=revision) is _CACHED_NO_EXIST:
+            raise EntryNotFoundError(f"{repo} had no {filename} when the hub was last asked.") from error
         raise HubError(
             f"{filename} of {repo} is not in the cache and the hub cannot be reached ({_cause(error)}). Check the "
             f"network, HF_ENDPOINT and HF_HUB_OFFLINE, or pass weights= the path of a file."
@@ -71,12 +73,23 @@ def fetch(hub_id: str, filename: str) -> Path:
         raise HubError(
             f"the hub has no repository {repo!r}, or it is private: check the name, or log in (`hf auth login`)."
         ) from error
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (HTTPError, OSError) as error:  # a broken connection is an HTTPError, but no OSError
         raise HubError(f"cannot fetch {filename} of {repo} from the hub: {error}") from error
+    except RuntimeError as error:  # from hf_xet, which huggingface_hub downloads large files with
+        raise HubError(
+            f"cannot fetch {filename} of {repo}: {error}. HF_HUB_DISABLE_XET=1 fetches it over plain HTTP."
+        ) from error
 
 
-def fetch_config(hub_id: str) -> dict[str, Any]:
-    """The config.json of a repository, as timm writes them.
+def _in_cache(repo: str, revision: str | None, filename: str) -> object:
+    """What holds without asking the hub: a path, _CACHED_NO_EXIST, or None for neither."""
+    if revision is None or _COMMIT.fullmatch(revision):
+        return try_to_load_from_cache(repo, filename, revision=revision)
+    return None
+
+
+def fetch_config(hub_id: str) -> tuple[dict[str, Any], str]:
+    """The config.json of a repository, as timm writes them, and the id pinned to the commit that it is of.
 
     Raises:
         WeightsFileError: if it is not JSON, or names no architecture.
@@ -85,7 +98,7 @@ def fetch_config(hub_id: str) -> dict[str, Any]:
         path = fetch(hub_id, "config.json")
     except EntryNotFoundError as error:
         raise HubError(f"{hub_id} has no config.json: it is not a timm model repository.") from error
-    return read_config(path)
+    return read_config(path), _pinned(hub_id, path)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -102,21 +115,35 @@ def read_config(path: Path) -> dict[str, Any]:
 def fetch_weights(hub_id: str) -> Path:
     """The weights of a repository: safetensors, sharded safetensors, or the older pickle, in this order."""
     repo, revision = parse_hub_id(hub_id)
-    for filename in WEIGHT_FILES:
+    # What the cache knows to be absent comes last, so that weights in the cache need no request.
+    for filename in sorted(WEIGHT_FILES, key=lambda f: _in_cache(repo, revision, f) is _CACHED_NO_EXIST):
         try:
             path = fetch(hub_id, filename)
         except EntryNotFoundError:
             continue
         if filename.endswith(".index.json"):
-            try:
-                shards = set(json.loads(path.read_text())["weight_map"].values())
-            except (ValueError, KeyError, TypeError, AttributeError):
-                return path  # not an index; reading it says so
-            for shard in sorted(shards):
-                fetch(hub_id, shard)
+            _fetch_shards(repo, path)
         return path
     at = f" at {revision}" if revision else ""
     raise HubError(f"{repo}{at} holds no weights; expected one of {', '.join(WEIGHT_FILES)}.")
+
+
+def _fetch_shards(repo: str, index: Path) -> None:
+    """Download the files that an index names to where it is."""
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # not an index; reading it says so
+    for shard in sorted(shards):
+        try:
+            fetch(_pinned(repo, index), shard)
+        except EntryNotFoundError as error:
+            raise HubError(f"{repo} has no file {shard!r}, which its {index.name} names.") from error
+
+
+def _pinned(hub_id: str, path: Path) -> str:
+    """The id at the commit that a file in the cache is of: the cache names its folders after commits."""
+    return f"{parse_hub_id(hub_id)[0]}@{path.parent.name}"
 
 
 def _cause(error: BaseException) -> str:

@@ -88,7 +88,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "top1": jnp.mean(logits.argmax(-1) == batch["label"]),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         if isinstance(opt_state[0], ClipState):
             metrics["clip_rate"] = opt_state[0].clip_rate

@@ -3,6 +3,7 @@
 As on the real hub, weights are redirected to a store on another origin, and everything else comes from the hub itself.
 """
 
+import contextlib
 import hashlib
 import re
 import socket
@@ -35,15 +36,17 @@ class HubServer:
         self.refs: dict[str, dict[str, str]] = {}
         self.gated: set[str] = set()
         self.requests: list[Request] = []
+        self.xet = False  # announce the weights as in Xet storage, of which this hub has nothing
         self.portal = False  # answer everything with a page, as the login page of a network does
         self.damaged: dict[str, bytes] = {}  # file name: what is sent in place of its content
         self.cuts: dict[str, list[int]] = {}  # file name: the next answers break off after so many bytes
         self.reset = False  # break off with a TCP reset, not with an orderly end of the stream
+        self.connections: set[socket.socket] = set()
         self._servers = []
         for _ in range(2):
             server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-            server.daemon_threads = False  # closing it waits for them, so that no socket is left open
-            server.hub = self  # type: ignore[attr-defined]
+            server.daemon_threads = False  # closing it waits for its threads, so that no socket is left open
+            server.hub = self
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
             self._servers.append(server)
         self.url, self.store = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
@@ -51,6 +54,10 @@ class HubServer:
     def stop(self) -> None:
         for server in self._servers:
             server.shutdown()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):  # gone already
+                connection.shutdown(socket.SHUT_RDWR)
+        for server in self._servers:
             server.server_close()
         self._servers = []
 
@@ -69,19 +76,29 @@ class HubServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 20  # seconds; a client that never hangs up must not keep the server from closing
     hub: HubServer
+
+    def setup(self) -> None:
+        super().setup()
+        self.hub = self.server.hub
+        self.hub.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.hub.connections.discard(self.connection)
+        super().finish()
 
     def log_message(self, *args: object) -> None:
         pass
 
     def do_HEAD(self) -> None:
-        self.hub = self.server.hub  # type: ignore[attr-defined]
         self.hub.requests.append(Request(self.command, self.path, self.headers.get("Range")))
-        at_store = f":{self.server.server_port}" in self.hub.store  # type: ignore[attr-defined]
+        at_store = self.hub.store.endswith(f":{self.server.server_port}")
         match = RESOLVE.fullmatch(unquote(self.path))
         if self.hub.portal:
             self._send(200, PAGE, {"Content-Type": "text/html"})
+        elif "/xet-read-token/" in self.path:
+            grant = {"X-Xet-Cas-Url": self.hub.store, "X-Xet-Access-Token": "x", "X-Xet-Token-Expiration": "9999999999"}
+            self._send(200, b"", grant)
         elif match is None:
             self._send(404, b"", {})
         else:
@@ -105,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
         if name.endswith(STORED) and not at_store:
             headers |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": etag}
             headers["Location"] = f"{self.hub.store}/{repo}/resolve/{commit}/{name}"
+            if self.hub.xet:
+                headers["X-Xet-Hash"] = hashlib.sha256(content).hexdigest()
+                headers["X-Xet-Refresh-Route"] = f"{self.hub.url}/api/models/{repo}/xet-read-token/{commit}"
             return self._send(302, b"", headers)
         headers["ETag"] = etag
         if self.command == "GET":

@@ -1,7 +1,9 @@
 """The hub, with the real huggingface_hub client and a server of our own in place of the hub."""
 
 import importlib
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_server import HubServer
+from hub_server import PAGE, HubServer
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 import nfjax
-from port import WeightsFileError, hub
+from port import WeightsError, WeightsFileError, hub
 
 REPO = "timm/test_nfnet.r160_in1k"
 CONFIG, WEIGHTS, INDEX, PICKLE = "config.json", *hub.WEIGHT_FILES
+LOGGER = logging.getLogger("huggingface_hub")
 Restart = Callable[..., None]
 
 
@@ -43,10 +46,11 @@ def restart(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Imports huggingface_hub anew, because it reads its environment only then; the cache stays."""
     ours = dict(vars(hub))
     theirs = {name: module for name, module in sys.modules.items() if _is_client(name)}
+    handlers = list(LOGGER.handlers)  # every import adds one
 
     def restart(**environment: str) -> None:
         _forget_client()
-        for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
+        for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_OFFLINE"))]:
             monkeypatch.delenv(name)
         for name, value in (_environment(server, tmp_path) | environment).items():
             monkeypatch.setenv(name, value)
@@ -58,6 +62,7 @@ def restart(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     yield restart
     _forget_client()
     sys.modules.update(theirs)
+    LOGGER.handlers[:] = handlers
     vars(hub).update(ours)
 
 
@@ -66,6 +71,7 @@ def _is_client(module: str) -> bool:
 
 
 def _forget_client() -> None:
+    LOGGER.handlers.clear()
     for name in [name for name in sys.modules if _is_client(name)]:
         module = sys.modules.pop(name)
         if name == "huggingface_hub.utils._http":
@@ -139,9 +145,10 @@ def test_processes_share_the_cache(server, published, tmp_path):
     for number, offline in enumerate("01"):
         copy = tmp_path / f"copy{number}"
         environment = os.environ | _environment(server, tmp_path) | {"HF_HUB_OFFLINE": offline, "JAX_PLATFORMS": "cpu"}
-        subprocess.run([sys.executable, "-c", script, f"hf-hub:{REPO}", copy], env=environment, check=True)
-        assert load_safetensors((copy / WEIGHTS).read_bytes()).keys() == load_safetensors(published[WEIGHTS]).keys()
-        assert (copy / WEIGHTS).read_bytes()[-1000:] == published[WEIGHTS][-1000:]
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", script, f"hf-hub:{REPO}", copy], env=environment, check=True
+        )
+        assert (copy / WEIGHTS).read_bytes() == published[WEIGHTS]
     assert server.files("GET") == [CONFIG, WEIGHTS]
 
 
@@ -189,9 +196,9 @@ def test_branch_of_a_hub_that_is_down_is_the_cached_one(server, published, waits
     assert waits == []
 
 
-@pytest.mark.parametrize("name", ["test_nfnet", "a/b/c", "/b", "a/", "a/b@"])
+@pytest.mark.parametrize("name", ["test_nfnet", "a/b/c", "/b", "a/", "a/b@", "a/b c"])
 def test_malformed_id_is_refused(name, server):
-    with pytest.raises(ValueError, match="expected organisation/name"):
+    with pytest.raises(ValueError, match=f"'{name}'"):
         nfjax.load(f"hf-hub:{name}")
     assert server.requests == []
 
@@ -228,3 +235,205 @@ def test_failed_download_leaves_nothing_and_the_next_one_is_whole(reset, server,
     assert_same_weights(nfjax.load("test_nfnet"), published[WEIGHTS])
     gets = [request for request in server.requests if request.method == "GET"]
     assert [request.range for request in gets] == [None]
+
+
+def test_failed_xet_download(server, published, restart):
+    server.xet = True
+    with pytest.raises(hub.HubError, match=rf"cannot fetch {WEIGHTS} of {REPO}: .*404.* HF_HUB_DISABLE_XET=1"):
+        nfjax.load("test_nfnet")
+    restart(HF_HUB_DISABLE_XET="1")
+    assert_same_weights(nfjax.load("test_nfnet"), published[WEIGHTS])
+
+
+# Files that are not what their names say.
+
+
+def test_page_in_place_of_weights(server, published, tmp_path):
+    server.commit(REPO, published | {WEIGHTS: PAGE})
+    with pytest.raises(
+        WeightsFileError, match=r"model\.safetensors is not a valid safetensors file \(\d+ bytes\)"
+    ) as e:
+        nfjax.load(f"hf-hub:{REPO}")
+    assert str(tmp_path) in str(e.value)  # the path, so that it can be removed
+
+
+def test_page_in_place_of_config(server, published, tmp_path):
+    server.commit(REPO, published | {CONFIG: PAGE})
+    with pytest.raises(WeightsFileError, match=r"config\.json is not JSON .* remove it and fetch") as e:
+        nfjax.load(f"hf-hub:{REPO}")
+    assert str(tmp_path) in str(e.value)
+    assert server.files("GET") == [CONFIG]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"architecture": 3}', b'"test_nfnet"'])
+def test_json_that_is_no_config(content, server, published):
+    server.commit(REPO, published | {CONFIG: content})
+    with pytest.raises(WeightsFileError, match=r"config\.json names no architecture"):
+        nfjax.load(f"hf-hub:{REPO}")
+
+
+def test_config_of_another_architecture(server, published):
+    server.commit(REPO, published | {CONFIG: b'{"architecture": "swin_tiny_patch4_window7_224"}'})
+    with pytest.raises(nfjax.UnknownModelError, match=f"hf-hub:{REPO} holds a 'swin_tiny_patch4_window7_224'"):
+        nfjax.load(f"hf-hub:{REPO}")
+    assert server.files("GET") == [CONFIG]
+
+
+def test_weights_of_another_model(server, published):
+    server.commit(REPO, published | {WEIGHTS: save_safetensors({"conv.weight": np.zeros(3, np.float32)})})
+    with pytest.raises(WeightsError, match="No name matches"):
+        nfjax.load(f"hf-hub:{REPO}")
+
+
+def test_content_that_is_not_the_announced_one_is_not_kept(server, published, tmp_path):
+    server.damaged[WEIGHTS] = PAGE
+    with pytest.raises(hub.HubError, match=f"cannot fetch {WEIGHTS} of {REPO} .*should be of size"):
+        nfjax.load(f"hf-hub:{REPO}")
+    assert partial_files(tmp_path) == []
+    server.damaged.clear()
+    assert_same_weights(nfjax.load(f"hf-hub:{REPO}"), published[WEIGHTS])
+
+
+def test_page_of_a_network_that_wants_a_login(server, published):
+    server.portal = True
+    with pytest.raises(hub.HubError, match=f"{CONFIG} of {REPO} is not in the cache .*Check the network"):
+        nfjax.load(f"hf-hub:{REPO}")
+    server.portal = False
+    assert_same_weights(nfjax.load(f"hf-hub:{REPO}"), published[WEIGHTS])
+
+
+# Without a network.
+
+
+def test_offline_with_the_files_in_the_cache(server, published, restart):
+    commit = server.refs[REPO]["main"]
+    nfjax.load(f"hf-hub:{REPO}")
+    server.requests.clear()
+    restart(HF_HUB_OFFLINE="1")
+    for name in (f"hf-hub:{REPO}", f"hf-hub:{REPO}@main", f"hf-hub:{REPO}@{commit}", "test_nfnet"):
+        assert_same_weights(nfjax.load(name), published[WEIGHTS])
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(("name", "file"), [(f"hf-hub:{REPO}", CONFIG), ("test_nfnet", WEIGHTS)])
+def test_offline_with_an_empty_cache(name, file, server, restart, waits):
+    restart(HF_HUB_OFFLINE="1")
+    with pytest.raises(hub.HubError, match=f"{file} of {REPO} is not in the cache .*HF_HUB_OFFLINE") as e:
+        nfjax.load(name)
+    assert isinstance(e.value, FileNotFoundError)
+    assert server.requests == []
+    assert waits == []
+
+
+def test_hub_that_is_down_with_an_empty_cache(server, waits):
+    server.stop()
+    with pytest.raises(hub.HubError, match=f"{CONFIG} of {REPO} is not in the cache .*refused.*HF_ENDPOINT"):
+        nfjax.load(f"hf-hub:{REPO}")
+    # Five attempts more, which no setting changes.
+    assert sum(waits) < 30
+
+
+# What the hub does not have.
+
+
+def test_unknown_repository(server):
+    with pytest.raises(hub.HubError, match="no repository 'timm/test_nfnet2', or it is private"):
+        nfjax.load("hf-hub:timm/test_nfnet2")
+
+
+def test_gated_repository(server):
+    server.gated.add(REPO)
+    with pytest.raises(hub.HubError, match=f"{REPO} is gated"):
+        nfjax.load(f"hf-hub:{REPO}")
+
+
+@pytest.mark.parametrize("revision", ["v7", "0123456789abcdef0123456789abcdef01234567"])
+def test_unknown_revision(revision, server):
+    with pytest.raises(hub.HubError, match=f"{REPO} has no revision '{revision}'"):
+        nfjax.load(f"hf-hub:{REPO}@{revision}")
+
+
+def test_repository_without_config(server, published):
+    server.commit("org/weights", {WEIGHTS: published[WEIGHTS]})
+    with pytest.raises(hub.HubError, match=r"org/weights has no config\.json"):
+        nfjax.load("hf-hub:org/weights")
+
+
+def test_repository_without_weights(server, published):
+    server.commit("org/config", {CONFIG: published[CONFIG]})
+    for name in ("org/config", "org/config@main"):
+        with pytest.raises(hub.HubError, match=rf"org/config at \w{{40}} holds no weights; expected .*{PICKLE}"):
+            nfjax.load(f"hf-hub:{name}")
+    # Once it has some, asking for the newest commit finds them.
+    server.commit("org/config", published)
+    assert_same_weights(nfjax.load("hf-hub:org/config@main"), published[WEIGHTS])
+
+
+# Other files of weights.
+
+
+def in_shards(content: bytes) -> dict[str, bytes]:
+    """Weights as two shards and their index."""
+    state = load_safetensors(content)
+    shards = {"model-00001-of-00002.safetensors": {}, "model-00002-of-00002.safetensors": {}}
+    for number, (name, array) in enumerate(state.items()):
+        list(shards.values())[number % 2][name] = array
+    weight_map = {name: shard for shard, part in shards.items() for name in part}
+    index = {"metadata": {"total_size": len(content)}, "weight_map": weight_map}
+    return {INDEX: json.dumps(index).encode()} | {shard: save_safetensors(part) for shard, part in shards.items()}
+
+
+def pickled(content: bytes) -> dict[str, bytes]:
+    file = io.BytesIO()
+    torch.save({name: torch.from_numpy(array.copy()) for name, array in load_safetensors(content).items()}, file)
+    return {PICKLE: file.getvalue()}
+
+
+@pytest.mark.parametrize("kind", [in_shards, pickled])
+def test_other_kinds_of_weights(kind, server, published, restart, waits):
+    files = kind(published[WEIGHTS])
+    commit = server.commit(REPO, {CONFIG: published[CONFIG]} | files)
+    assert_same_weights(nfjax.load(f"hf-hub:{REPO}"), published[WEIGHTS])
+    assert server.files("GET") == [CONFIG, *files]
+    # From now on the cache is enough, though it lacks the file that is preferred.
+    server.requests.clear()
+    restart()
+    for name in (f"hf-hub:{REPO}", f"hf-hub:{REPO}@{commit}", "test_nfnet"):
+        assert_same_weights(nfjax.load(name), published[WEIGHTS])
+    assert server.requests == []
+    restart(HF_HUB_OFFLINE="1")
+    for name in (f"hf-hub:{REPO}", f"hf-hub:{REPO}@main", f"hf-hub:{REPO}@{commit}", "test_nfnet"):
+        assert_same_weights(nfjax.load(name), published[WEIGHTS])
+    assert waits == []
+
+
+def test_shards_are_of_the_commit_of_their_index(server, published, waits):
+    """Also if the hub moves on between two attempts."""
+    old, new = (in_shards(content) for content in (published[WEIGHTS], other_weights(published[WEIGHTS])))
+    commit = server.commit(REPO, {CONFIG: published[CONFIG]} | old)
+    *_, last = old
+    server.cuts[last] = [1000] * 20
+    with pytest.raises(hub.HubError, match=f"cannot fetch {last} of {REPO}"):
+        nfjax.load(f"hf-hub:{REPO}")
+    server.cuts.clear()
+    server.commit(REPO, {CONFIG: published[CONFIG]} | new)
+    server.requests.clear()
+    assert_same_weights(nfjax.load(f"hf-hub:{REPO}"), published[WEIGHTS])
+    assert server.files("GET") == [last]
+    assert all(f"/resolve/{commit}/" in request.path for request in server.requests)
+
+
+def test_shard_that_the_hub_lacks(server, published):
+    files = in_shards(published[WEIGHTS])
+    *_, lost = files
+    del files[lost]
+    server.commit(REPO, {CONFIG: published[CONFIG]} | files)
+    with pytest.raises(hub.HubError, match=f"{REPO} has no file '{lost}', which its {INDEX} names"):
+        nfjax.load(f"hf-hub:{REPO}")
+
+
+@pytest.mark.parametrize("content", [PAGE, b"[]", b'{"weight_map": 3}'])
+def test_index_that_is_none(content, server, published):
+    server.commit(REPO, {CONFIG: published[CONFIG], INDEX: content})
+    with pytest.raises(WeightsFileError, match=rf"{INDEX} is not an index of shards"):
+        nfjax.load(f"hf-hub:{REPO}")

@@ -1,0 +1,151 @@
+"""`nfjax.load`, names and configs: what a user types, and what is said when it is wrong."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nfjax
+
+X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3)), jnp.float32)
+
+
+def shape(model, x=X):
+    """Of the output, by tracing alone."""
+    return jax.eval_shape(model, x).shape
+
+
+@pytest.fixture(scope="module")
+def model():
+    return nfjax.load("test_nfnet", weights=None)
+
+
+@pytest.fixture(scope="module")
+def state(model):
+    return nfjax.state_dict(model)
+
+
+def test_fresh_models_depend_on_the_seed_alone(model):
+    same, other = (nfjax.state_dict(nfjax.load("test_nfnet", weights=None, seed=s)) for s in (0, 1))
+    mine = nfjax.state_dict(model)
+    assert all(mine[k].tobytes() == same[k].tobytes() for k in mine)
+    assert (mine["stem.conv1.weight"] != other["stem.conv1.weight"]).all()
+    assert (mine["stages.0.0.conv1.weight"].ravel()[:64] != mine["stages.1.0.conv1.weight"].ravel()[:64]).any()
+
+
+def test_another_class_count_keeps_the_backbone_and_says_so(state, caplog):
+    with caplog.at_level(logging.WARNING, "nfjax"):
+        ten = nfjax.load("test_nfnet", weights=state, num_classes=10)
+    assert "have 1000 classes and the model 10, so its classifier is fresh" in caplog.text
+    assert shape(ten) == (2, 10)
+    mine = nfjax.state_dict(ten)
+    assert all(mine[k].tobytes() == state[k].tobytes() for k in state if not k.startswith("head.fc"))
+    assert mine["head.fc.weight"].std() == pytest.approx(0.01, rel=0.1)
+    caplog.clear()
+    # Weights with ten classes are a ten-class model, without being told.
+    again = nfjax.load("test_nfnet", weights=mine)
+    assert (again.num_classes, again.data_config.num_classes) == (10, 10)
+    none = nfjax.load("test_nfnet", weights=mine, num_classes=0)
+    assert shape(none) == (2, none.num_features)
+    assert not caplog.text
+
+
+def test_weights_without_a_classifier(state):
+    headless = {k: v for k, v in state.items() if not k.startswith("head.fc")}
+    with pytest.raises(ValueError, match=r"2 missing"):
+        nfjax.load("test_nfnet", weights=headless)
+    assert shape(nfjax.load("test_nfnet", weights=headless, num_classes=7)) == (2, 7)
+    assert shape(nfjax.load("test_nfnet", weights=headless, num_classes=0)) == (2, 192)
+
+
+def test_dtypes(state, x64):
+    half = nfjax.load("test_nfnet", weights=state, dtype=jnp.bfloat16)
+    full = nfjax.load("test_nfnet", weights=state)
+    assert jax.eval_shape(half.forward_features, X).dtype == jnp.bfloat16
+    ours, reference = jax.jit(half)(X), jax.jit(full)(X)
+    assert ours.dtype == jnp.float32
+    assert half.stem.conv1.kernel[...].dtype == jnp.float32
+    assert 0 < np.abs(ours - reference).max() < 0.03 * np.abs(reference).max()
+    double = nfjax.load("test_nfnet", weights=state, dtype="float64")
+    assert jax.eval_shape(double, X).dtype == jnp.float64
+
+
+def test_image_size_goes_into_the_data_config(state):
+    assert nfjax.load("test_nfnet", weights=state, img_size=96).data_config.input_size == (3, 96, 96)
+    assert nfjax.load("test_nfnet", weights=state, img_size=(96, 64)).data_config.input_size == (3, 96, 64)
+
+
+def test_list_models():
+    assert nfjax.list_models("eca_nfnet*") == [f"eca_nfnet_l{i}" for i in range(4)]
+    assert nfjax.list_models("nf_resnet*") == ["nf_resnet26", "nf_resnet50", "nf_resnet101"]  # natural order
+    assert nfjax.list_models("eca*", pretrained=True)[0] == "eca_nfnet_l0.ra2_in1k"
+    assert nfjax.list_models("*.dm_in1k", pretrained=True) == [f"dm_nfnet_f{i}.dm_in1k" for i in range(7)]
+    assert nfjax.list_models("nothing*") == []
+
+
+def test_data_config():
+    config = nfjax.data_config("eca_nfnet_l0")
+    assert config == nfjax.data_config("eca_nfnet_l0.ra2_in1k")
+    assert (config.tag, config.test_input_size, config.test_crop_pct) == ("ra2_in1k", (3, 288, 288), 1.0)
+    assert config.hf_hub_id == "timm/eca_nfnet_l0.ra2_in1k"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("eca_nfnet_10", "did you mean eca_nfnet_l1 or"),
+        ("resnet_of_dreams_xxl", "nfjax.list_models"),
+        ("eca_nfnet_l0.ra9", r"known: eca_nfnet_l0\.ra2_in1k"),
+        ("nfnet_f0.in1k", "none: use the plain name"),
+        ("timm/eca_nfnet_l0", "'hf-hub:timm/eca_nfnet_l0'"),
+        ("s3:bucket", "expected hf-hub: or local-dir:"),
+    ],
+)
+def test_unknown_names(name, said):
+    with pytest.raises(nfjax.UnknownModelError, match=said):
+        nfjax.load(name)
+
+
+def test_names_without_weights():
+    with pytest.raises(ValueError, match=r"no weights were published for nfnet_f0;.*dm_nfnet_f0\.dm_in1k"):
+        nfjax.load("nfnet_f0")
+
+
+def test_local_dir_errors(tmp_path, state):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        nfjax.load(f"local-dir:{tmp_path}")
+    (tmp_path / "config.json").write_text("{]")
+    with pytest.raises(ValueError, match="is not JSON"):
+        nfjax.load(f"local-dir:{tmp_path}")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="names no architecture"):
+        nfjax.load(f"local-dir:{tmp_path}")
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {}}')
+    with pytest.raises(nfjax.UnknownModelError, match="'resnet18', which nfjax does not have"):
+        nfjax.load(f"local-dir:{tmp_path}")
+    (tmp_path / "config.json").write_text('{"architecture": "test_nfnet", "model_args": {"act_layer": "relu"}}')
+    with pytest.raises(ValueError, match="model_args act_layer, which nfjax cannot follow"):
+        nfjax.load(f"local-dir:{tmp_path}")
+    (tmp_path / "config.json").write_text('{"architecture": "test_nfnet", "pretrained_cfg": {}}')
+    with pytest.raises(FileNotFoundError, match="no weights in"):
+        nfjax.load(f"local-dir:{tmp_path}")
+    assert nfjax.load(f"local-dir:{tmp_path}", weights=state).num_classes == 1000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_stride": 4},
+        {"global_pool": "median"},
+        {"num_classes": -1},
+        {"in_chans": 0},
+        {"in_chans_mode": "x", "in_chans": 1},
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense(options, state):
+    (option,) = [k for k in options if k != "in_chans" or len(options) == 1]
+    with pytest.raises(ValueError, match=f"{option}="):
+        nfjax.load("test_nfnet", weights=state, **options)
