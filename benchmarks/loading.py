@@ -69,10 +69,7 @@ def measure(kind: str, model: str, file: str) -> dict[str, float]:
     jax.block_until_ready(jax.device_put(0.0))
     before, watch = _resident(), Watch()
     start = time.perf_counter()
-    if kind == "rival":
-        loaded = jax.device_put(load_file(file))
-    else:
-        loaded = nfjax.load(model, weights=file)
+    loaded = jax.device_put(load_file(file)) if kind == "rival" else nfjax.load(model, weights=file)
     jax.block_until_ready(loaded if kind == "rival" else split(loaded)[1])
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "peak": watch.stop() - before}
