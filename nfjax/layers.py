@@ -156,6 +156,31 @@ class EfficientChannelAttention(nnx.Module):
         return x * jax.nn.sigmoid(y)[:, None, None, :]
 
 
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum, stride 2, symmetric padding 1, NHWC (torch `MaxPool2d(3, 2, 1)`)."""
+    pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+
+
+def avg_pool(x: jax.Array, stride: int) -> jax.Array:
+    """2x2 average of the shortcut, NHWC.
+
+    Stride 2: an incomplete window at an odd edge averages the pixels it has (torch `AvgPool2d(2, 2,
+    ceil_mode=True, count_include_pad=False)`). Stride 1, used with dilation: the map keeps its size, and the
+    zeros beyond its edge count (timm `AvgPool2dSame`).
+    """
+    pads = [(0, 0), (0, 1), (0, 1), (0, 0)]
+    if stride == 1:
+        padded = jnp.pad(x, pads)
+        rows = padded[:, 1:] + padded[:, :-1]
+        return (rows[:, :, 1:] + rows[:, :, :-1]) / 4
+    batch, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        pads = [(0, 0), (0, height % 2), (0, width % 2), (0, 0)]
+        return avg_pool(jnp.pad(x, pads, mode="edge"), 2)  # repeating the edge averages what is there
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+
+
 def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Stochastic depth (1603.09382): drop whole samples, rescale the kept ones by `1 / (1 - rate)`.
 

@@ -1,0 +1,100 @@
+"""Every code block of the README and the docs runs, in order, page by page."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+
+import nfjax
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+# Runs the blocks of a page in one process, so that later ones see what earlier ones made.
+DRIVER = """
+import json, subprocess, sys
+namespace = {"__name__": "__main__"}
+for language, code in json.load(open(sys.argv[1])):
+    if language == "python":
+        exec(compile(code, "the page", "exec"), namespace)
+    elif language == "sh":
+        for line in code.splitlines():
+            subprocess.run(line, shell=True, check=True)
+"""
+
+
+def blocks(page):
+    return BLOCK.findall((ROOT / page).read_text())
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A hub with fresh weights under the names that the pages use."""
+    server = HubServer()
+    for name in ("eca_nfnet_l0", "nfnet_l0"):
+        repo = nfjax.data_config(name).hf_hub_id
+        folder = nfjax.save(nfjax.load(name, weights=None), tmp_path_factory.mktemp(name))
+        server.commit(repo, {f.name: f.read_bytes() for f in folder.iterdir()})
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page, hub, tmp_path):
+
+    found = blocks(page)
+    if page == "README.md":
+        found = found[1:]  # installs and tests; checked below
+    nfjax.save(nfjax.load("test_nfnet", weights=None), tmp_path / "saved")
+    (tmp_path / "train").symlink_to(ROOT / "train")
+    (tmp_path / "blocks.json").write_text(json.dumps(found))
+    environment = os.environ | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "*",
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-c", DRIVER, "blocks.json"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_readme_starts_with_two_lines_that_do_everything(tmp_path):
+    """One installs and trains, one installs and tests; the training reaches 98 %."""
+    language, code = blocks("README.md")[0]
+    train, test = code.splitlines()
+    assert language == "sh"
+    for line in (train, test):
+        assert line.startswith("python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ")
+    assert test.endswith("&& .venv/bin/python -m pytest")
+    arguments = shlex.split(train.rpartition("&& .venv/bin/python ")[2])
+    command = [sys.executable, *arguments, f"--workdir={tmp_path}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    last = result.stdout.splitlines()[-1]
+    match = re.fullmatch(rf"top1=(0\.9\d{{3}}|1\.0000) top5=\d\.\d{{4}} steps=\d+ workdir={tmp_path}", last)
+    assert match, last
+    assert float(match[1]) >= 0.98
+    assert result.stderr == ""  # nothing that a first-time user would wonder about
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_every_page_is_reachable_from_the_readme():
+    text = (ROOT / "README.md").read_text()
+    assert [p for p in PAGES[1:] if f"({p})" not in text] == []
