@@ -49,7 +49,13 @@ class DataConfig:
         return {k: v for k, v in fields.items() if v is not None or k in _KEEP_NULL}
 
     def updated(self, values: Mapping[str, Any]) -> "DataConfig":
-        """A copy with the known fields of a JSON object put in; lists become tuples, others are ignored."""
+        """A copy with the known fields of a JSON object put in; the others are ignored."""
         known = {field.name for field in dataclasses.fields(self)}
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-        return dataclasses.replace(self, **plain)
+        return dataclasses.replace(self, **{k: _frozen(v) for k, v in values.items() if k in known})
+
+
+def _frozen(value: Any) -> Any:
+    """A JSON value as a hashable one: lists become tuples, and so do the `{"0": name, ...}` of some label_names."""
+    if isinstance(value, Mapping):
+        value = [value[key] for key in sorted(value, key=int)]
+    return tuple(value) if isinstance(value, list) else value

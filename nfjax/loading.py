@@ -150,7 +150,12 @@ def load(
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
         dtype=dtype,
-        data_config=dataclasses.replace(data, num_classes=classes, input_size=(chans, height, width)),
+        data_config=dataclasses.replace(
+            data,
+            num_classes=classes,
+            input_size=(chans, height, width),
+            label_names=data.label_names if classes == weights_classes else None,
+        ),
     )
     if state is None:
         if features_only:
@@ -184,8 +189,11 @@ def load(
 
 
 def check_state(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, what: str, source: str) -> None:
-    """Require that timm's `state` has exactly the parameters `{path: shape}`, or name every difference."""
-    found = {name: tuple(np.shape(array)) for name, array in state.items()}
+    """Require that timm's `state` is the parameters `{path: shape}`, no more, no less, or name every difference."""
+    found = {name: tuple(array.shape) for name, array in state.items()}
+    inexact = [f"{name} ({a.dtype})" for name, a in state.items() if not jnp.issubdtype(a.dtype, jnp.floating)]
+    if inexact:
+        raise port.WeightsError(f"{source} holds arrays that are not floating point: {', '.join(inexact)}.")
     port.check_strict(found, port.timm_shapes(shapes), what=what, source=source)
 
 

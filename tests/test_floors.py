@@ -55,5 +55,5 @@ def test_no_circles():
 
 
 def test_files_stay_readable():
-    long = {name: n for name, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 350}
+    long = {name: n for name, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 400}
     assert not long

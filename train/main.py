@@ -15,16 +15,20 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default r
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not Path(path).is_file():
+        raise app.UsageError(f"--config={path}: there is no such file; an example is train/configs/digits.py.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the checkpointing library tells of every step it takes
     from train.loop import run  # after the flags are parsed: a mistake there should not wait for jax
 
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = Path(_WORKDIR.value or Path("runs") / Path(path).stem)
     try:
         print(run(_CONFIG.value, workdir))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(f"interrupted; the same command continues from the last checkpoint in {workdir}") from None
 
 
 if __name__ == "__main__":

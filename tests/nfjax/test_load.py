@@ -1,5 +1,6 @@
 """`nfjax.load`, names and configs: what a user types, and what is said when it is wrong."""
 
+import json
 import logging
 
 import jax
@@ -70,6 +71,21 @@ def test_dtypes(state, x64):
     assert 0 < np.abs(ours - reference).max() < 0.03 * np.abs(reference).max()
     double = nfjax.load("test_nfnet", weights=state, dtype="float64")
     assert jax.eval_shape(double, X).dtype == jnp.float64
+
+
+def test_integers_are_no_weights(state):
+    with pytest.raises(ValueError, match=r"not floating point: final_conv\.bias \(int8\)"):
+        nfjax.load("test_nfnet", weights=state | {"final_conv.bias": np.zeros(192, np.int8)})
+
+
+def test_label_names_stay_with_the_classifier(state, tmp_path):
+    config = {"architecture": "test_nfnet", "label_names": {"1": "b", "0": "a"}, "num_classes": 2, "pretrained_cfg": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    two = nfjax.load(f"local-dir:{tmp_path}", weights=None)
+    assert (two.num_classes, two.data_config.label_names) == (2, ("a", "b"))
+    hash(two.data_config)
+    assert json.loads((nfjax.save(two, tmp_path / "saved") / "config.json").read_text())["label_names"] == ["a", "b"]
+    assert nfjax.load(f"local-dir:{tmp_path}", weights=None, num_classes=3).data_config.label_names is None
 
 
 def test_image_size_goes_into_the_data_config(state):

@@ -1,8 +1,10 @@
 """`port verify` on every kind of network; the whole registry under the `slow` marker."""
 
+import numpy as np
 import pytest
 
 import nfjax
+from nfjax.parity import oracle
 from nfjax.parity.verify import ODD_SIZE, Row, relative, verify
 from port.__main__ import main
 
@@ -49,7 +51,23 @@ def test_command_passes(capsys):
     assert "0 failed" in out
 
 
+def test_random_weights_leave_no_gradient_at_zero():
+    """Otherwise a parameter could be compared with nothing."""
+    model = oracle.build("test_nfnet", oracle.random_state(oracle.build("test_nfnet")))
+    grads = oracle.gradients(model, np.ones((2, 64, 64, 3), np.float32), np.ones((2, 1000), np.float32))
+    assert not [name for name, grad in grads.items() if not np.any(grad)]
+
+
+def test_weights_of_other_sizes(tmp_path, capsys):
+    """A fine-tuned file: its classes and input channels are those of both models."""
+    nfjax.save(nfjax.load("test_nfnet", weights=None, num_classes=7, in_chans=1), tmp_path)
+    assert main(["verify", "test_nfnet", "--size", "64", "--weights", str(tmp_path / "model.safetensors")]) == 0
+    assert main(["verify", "nfnet_l0", "--size", "64", "--weights", str(tmp_path / "model.safetensors")]) == 2
+    assert "missing" in capsys.readouterr().err
+
+
 def test_rows_that_must_fail():
     assert not Row("m", "s", "1x1", "float32", float("nan"), 1e-5).ok
-    assert relative([0.0], [0.0]) == float("inf")  # an all-zero reference proves nothing
+    assert relative([1e-30], [0.0]) == float("inf")
+    assert relative([float("nan")], [1.0]) != relative([1.0], [1.0])
     assert relative([1.0, 2.0], [1.0]) == float("inf")

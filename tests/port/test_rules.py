@@ -50,6 +50,11 @@ def test_bytes_survive_deep(name):
     round_trip(name)
 
 
+def test_no_two_rules_claim_the_same_array():
+    for keys in ([(r.timm, r.timm_rank) for r in port.RULES], [(r.flax, r.flax_rank) for r in port.RULES]):
+        assert len(set(keys)) == len(keys)
+
+
 def test_layouts():
     conv = np.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
     flax = port.to_flax({"a.0.weight": conv, "a.fc.weight": conv[:, :, 0, 0], "a.gain": np.ones((4, 1, 1, 1))})

@@ -186,6 +186,12 @@ def test_misspelt_field():
     assert "lrr" in result.stderr
 
 
+def test_missing_config_file():
+    result = command("--config=train/configs/letters.py")
+    assert result.returncode
+    assert "train/configs/letters.py: there is no such file" in result.stderr + result.stdout
+
+
 def test_unknown_data_set(tmp_path):
     with pytest.raises(ValueError, match=r"data\.name='letters' is not known; choose one of digits"):
         run(tiny(data=Data(name="letters")), tmp_path)
