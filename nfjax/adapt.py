@@ -33,18 +33,18 @@ def adapt_in_chans(
     if mode not in ("timm", "exact"):
         raise ValueError(f"in_chans_mode={mode!r}; expected 'timm' or 'exact'.")
     state = dict(state)
-    weight = np.asarray(state[f"{first_conv}.weight"])
+    weight = state[f"{first_conv}.weight"]
     wide = weight.astype(np.promote_types(weight.dtype, np.float32))
     layer: Any = model
     for attribute in first_conv.split("."):
         layer = getattr(layer, attribute)
-    if mode == "timm" or not isinstance(layer, ScaledStdConv):
+    gain = state.get(f"{first_conv}.gain")  # if it is missing, the strict comparison that follows says so
+    if mode == "timm" or not isinstance(layer, ScaledStdConv) or gain is None:
         state[f"{first_conv}.weight"] = _timm(wide, in_chans).astype(weight.dtype)
         return state
 
     # What the layer applied to its old channels, then to the new ones; its mean stays 0, so that a standardised
     # convolution can have it: the weights are the response itself, and the gain undoes the standardisation.
-    gain = np.asarray(state[f"{first_conv}.gain"])
     centred = wide - wide.mean((1, 2, 3), keepdims=True)
     old_fan_in = wide[0].size
     gamma = layer.scale * np.sqrt(in_chans * wide[0, 0].size)

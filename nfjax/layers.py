@@ -4,6 +4,7 @@ Layers compute in the dtype of their input; parameters are cast to it where they
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,25 +75,14 @@ class ScaledStdConv(Conv):
         out_channels: int,
         kernel_size: int,
         *,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        padding: Padding = "symmetric",
         gamma: float = 1.0,
         eps: float = 1e-6,
         zero_gain: bool = False,
+        **geometry: Any,  # of `Conv`: stride, dilation, groups, padding
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
-            padding=padding,
-        )
+        super().__init__(in_channels, out_channels, kernel_size, **geometry)
         self.eps = eps
-        self.scale = gamma * (in_channels // groups * kernel_size**2) ** -0.5
+        self.scale = gamma * (in_channels // self.groups * kernel_size**2) ** -0.5
         self.gain = param((out_channels,), zeros if zero_gain else ones)
 
     def weight(self) -> jax.Array:

@@ -105,7 +105,8 @@ def load(
             path of a file or folder; or a mapping from timm names to arrays.
         num_classes: None for as many as the weights have. Another number keeps the backbone and makes a
             fresh classifier, and says so; 0 leaves the classifier out.
-        in_chans: None for as many as the weights have; another number adapts the first convolution.
+        in_chans: None for as many as the name's data config says, 3 as a rule. A number that the weights do not
+            have adapts their first convolution.
         img_size: height and width of the input, in pixels. Convolutional models take any size; it then only
             goes into `model.data_config`.
         global_pool: "avg", "max", "avgmax", "catavgmax" or "" for none; None for the model's own.
@@ -132,13 +133,11 @@ def load(
     data, args = source.data, source.model_args
 
     weights_classes = _rows(state, f"{data.classifier}.weight", 0)
-    weights_chans = _rows(state, f"{data.first_conv}.weight", 1)
     if weights_classes is None:
         weights_classes = args.get("num_classes", data.num_classes)
-    if weights_chans is None:
-        weights_chans = args.get("in_chans", data.input_size[0])
     classes = weights_classes if num_classes is None else num_classes
-    chans = weights_chans if in_chans is None else in_chans
+    source_chans = args.get("in_chans", data.input_size[0])
+    chans = source_chans if in_chans is None else in_chans
     height, width = data.input_size[1:] if img_size is None else np.broadcast_to(img_size, 2).tolist()
 
     model = source.entry.family(
@@ -169,16 +168,18 @@ def load(
             state.pop(f"{data.classifier}.{leaf}", None)
         if classes:
             logger.warning(
-                "%s: the weights have %d classes and the model %d, so its classifier is fresh: train it before "
-                "you trust its logits.", data.name, weights_classes, classes,
-            )  # fmt: skip
-    if chans != weights_chans:
+                f"{data.name}: the weights have {weights_classes} classes and the model {classes}, so its classifier "
+                "is fresh: train it before you trust its logits."
+            )
+    elif num_classes is None and classes != data.num_classes:
+        logger.warning(f"{data.name}: the weights have {classes} classes, not {data.num_classes}; so has the model.")
+    if chans != source_chans == _rows(state, f"{data.first_conv}.weight", 1):
         state = adapt_in_chans(state, str(data.first_conv), chans, model, in_chans_mode)
 
     shapes = {path: var.get_value().shape for path, var in named_params(model).items()}
     if classes != weights_classes:  # the fresh classifier is not asked of the weights
         shapes = {path: shape for path, shape in shapes.items() if not path.startswith("head/fc/")}
-    check_state(state, shapes, what=data.name, source=origin)
+    _check(state, shapes, what=data.name, source=origin)
     if features_only:
         model.prune(_out_indices(model, out_indices))
     wanted = named_params(model)
@@ -188,7 +189,7 @@ def load(
     return model
 
 
-def check_state(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, what: str, source: str) -> None:
+def _check(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, what: str, source: str) -> None:
     """Require that timm's `state` is the parameters `{path: shape}`, no more, no less, or name every difference."""
     found = {name: tuple(array.shape) for name, array in state.items()}
     inexact = [f"{name} ({a.dtype})" for name, a in state.items() if not jnp.issubdtype(a.dtype, jnp.floating)]

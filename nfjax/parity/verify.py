@@ -87,9 +87,14 @@ def verify(
             gc.collect()
 
 
+def _ours(name: str, state: Mapping[str, np.ndarray], dtype: str) -> nfjax.ImageModel:
+    chans = state[f"{nfjax.data_config(name).first_conv}.weight"].shape[1]
+    return nfjax.load(name, weights=state, in_chans=chans, dtype=dtype)
+
+
 def _round_trip(name: str, state: Mapping[str, np.ndarray]) -> Row:
     """timm -> Flax -> timm; the difference is the number of tensors that are not byte-identical."""
-    back = nfjax.state_dict(nfjax.load(name, weights=state))
+    back = nfjax.state_dict(_ours(name, state, "float32"))
     same = [
         key in back and back[key].shape == a.shape and back[key].tobytes() == np.asarray(a, np.float32).tobytes()
         for key, a in state.items()
@@ -105,7 +110,7 @@ def _forward(
     expected = {size: oracle.forward(theirs, _images(size, theirs.in_chans, dtype, seed)) for size in sizes}
     images = {size: _images(size, theirs.in_chans, dtype, seed) for size in sizes}
     del theirs
-    graphdef, params = split(nfjax.load(name, weights=state, dtype=dtype))
+    graphdef, params = split(_ours(name, state, dtype))
     taps = [info.module for info in merge(graphdef, params).feature_info]
 
     @jax.jit
@@ -131,7 +136,7 @@ def _gradients(name: str, state: Mapping[str, np.ndarray], size: tuple[int, int]
     expected = oracle.gradients(theirs, images, probe)
     del theirs
 
-    model = nfjax.load(name, weights=state, dtype="float64")
+    model = _ours(name, state, "float64")
     model.set_grad_checkpointing(True)
     graphdef, params = split(model)
     del model

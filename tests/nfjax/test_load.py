@@ -44,10 +44,11 @@ def test_another_class_count_keeps_the_backbone_and_says_so(state, caplog):
     mine = nfjax.state_dict(ten)
     assert all(mine[k].tobytes() == state[k].tobytes() for k in state if not k.startswith("head.fc"))
     assert mine["head.fc.weight"].std() == pytest.approx(0.01, rel=0.1)
-    caplog.clear()
-    # Weights with ten classes are a ten-class model, without being told.
+    # Weights with ten classes are a ten-class model, and that is said.
     again = nfjax.load("test_nfnet", weights=mine)
     assert (again.num_classes, again.data_config.num_classes) == (10, 10)
+    assert "have 10 classes, not 1000; so has the model" in caplog.text
+    caplog.clear()
     none = nfjax.load("test_nfnet", weights=mine, num_classes=0)
     assert shape(none) == (2, none.num_features)
     assert not caplog.text
@@ -71,6 +72,15 @@ def test_dtypes(state, x64):
     assert 0 < np.abs(ours - reference).max() < 0.03 * np.abs(reference).max()
     double = nfjax.load("test_nfnet", weights=state, dtype="float64")
     assert jax.eval_shape(double, X).dtype == jnp.float64
+
+
+def test_input_channels_are_what_was_asked_for(state):
+    """Weights for another number of channels are adapted when asked, and refused otherwise."""
+    grey = nfjax.state_dict(nfjax.load("test_nfnet", weights=state, in_chans=1))
+    assert nfjax.load("test_nfnet", weights=grey, in_chans=1).data_config.input_size == (1, 160, 160)
+    for options in ({}, {"in_chans": 3}, {"in_chans": 5}):
+        with pytest.raises(ValueError, match=r"stem\.conv1\.weight: found \(16, 1, 3, 3\), expected"):
+            nfjax.load("test_nfnet", weights=grey, **options)
 
 
 def test_integers_are_no_weights(state):
