@@ -56,16 +56,9 @@ def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def build(name: str, state: Mapping[str, np.ndarray] | None = None, **options: Any) -> Any:
-    """A timm model in evaluation mode, optionally with the given state dict, loaded strictly.
-
-    It then has the state dict's dtype, and as many classes and input channels as the state dict has.
-    """
+    """A timm model in evaluation mode, optionally with the given state dict and its dtype, loaded strictly."""
     import torch
 
-    if state is not None:
-        cfg = timm().models.get_pretrained_cfg(name)
-        options |= {"in_chans": state[f"{cfg.first_conv}.weight"].shape[1]}
-        options |= {"num_classes": state[f"{cfg.classifier}.weight"].shape[0]}
     model = timm().create_model(name, pretrained=False, **options).eval()
     if state is not None:
         tensors = {k: torch.from_numpy(np.array(v)) for k, v in state.items()}

@@ -87,9 +87,21 @@ def verify(
             gc.collect()
 
 
+def _sizes(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """As many classes and input channels as the weights have."""
+    config = nfjax.data_config(name)
+    first, last = (state.get(f"{part}.weight") for part in (config.first_conv, config.classifier))
+    if first is None or last is None:
+        return {}  # loading them will say what is missing
+    return {"in_chans": first.shape[1], "num_classes": last.shape[0]}
+
+
 def _ours(name: str, state: Mapping[str, np.ndarray], dtype: str) -> nfjax.ImageModel:
-    chans = state[f"{nfjax.data_config(name).first_conv}.weight"].shape[1]
-    return nfjax.load(name, weights=state, in_chans=chans, dtype=dtype)
+    return nfjax.load(name, weights=state, dtype=dtype, **_sizes(name, state))
+
+
+def _theirs(name: str, state: Mapping[str, np.ndarray], dtype: str) -> Any:
+    return oracle.build(name, {key: np.asarray(a, dtype) for key, a in state.items()}, **_sizes(name, state))
 
 
 def _round_trip(name: str, state: Mapping[str, np.ndarray]) -> Row:
@@ -106,7 +118,7 @@ def _round_trip(name: str, state: Mapping[str, np.ndarray]) -> Row:
 def _forward(
     name: str, state: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]], dtype: str, seed: int
 ) -> Iterator[Row]:
-    theirs = oracle.build(name, {key: np.asarray(a, dtype) for key, a in state.items()})
+    theirs = _theirs(name, state, dtype)
     expected = {size: oracle.forward(theirs, _images(size, theirs.in_chans, dtype, seed)) for size in sizes}
     images = {size: _images(size, theirs.in_chans, dtype, seed) for size in sizes}
     del theirs
@@ -130,7 +142,7 @@ def _forward(
 
 
 def _gradients(name: str, state: Mapping[str, np.ndarray], size: tuple[int, int], seed: int) -> Iterator[Row]:
-    theirs = oracle.build(name, {key: np.asarray(a, "float64") for key, a in state.items()})
+    theirs = _theirs(name, state, "float64")
     images = _images(size, theirs.in_chans, "float64", seed)
     probe = np.random.default_rng(seed + 1).standard_normal((BATCH, theirs.num_classes))
     expected = oracle.gradients(theirs, images, probe)
