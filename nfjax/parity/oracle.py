@@ -36,9 +36,10 @@ def timm() -> Any:
 def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
     """Random float32 values for every parameter of a torch model, as a state dict.
 
-    Nothing stays at 0 or 1, where it could hide a mistake: gains are drawn around 1, biases around 0, and weights
-    such that a layer keeps the scale of its input. Wider gains would make a deep network amplify its own rounding:
-    with U(0.5, 1.5), torch's float32 differs from its float64 by 1e-5 on eca_nfnet_l1 already.
+    Nothing stays at 0 or 1, where it could hide a mistake: gains are drawn below 1, biases around 0, and weights such
+    that a layer keeps the scale of its input. Gains above 1 would make a deep network amplify its own rounding: on
+    eca_nfnet_l3 at 352 pixels torch's float32 is 5e-6 off torch's float64 with U(0.75, 1.25), and 1e-6 with
+    U(0.5, 1), so that the comparison would be about torch's rounding instead of ours.
     """
     rng = np.random.default_rng(seed)
     state = {}
@@ -46,7 +47,7 @@ def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
         shape = tuple(tensor.shape)
         fan_in = int(np.prod(shape[1:]))
         if name.endswith("gain") or (len(shape) == 1 and name.endswith("weight")):
-            value = rng.uniform(0.75, 1.25, shape)
+            value = rng.uniform(0.5, 1.0, shape)
         elif len(shape) <= 1:
             value = 0.1 * rng.standard_normal(shape)
         else:
