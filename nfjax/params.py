@@ -77,7 +77,7 @@ def merge(graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> Any:
 
 
 def fill(model: nnx.Module, values: Mapping[str, Any], dtype: Any = None) -> None:
-    """Put arrays into the parameters of the same path, in one transfer; other parameters are untouched.
+    """Put arrays into the parameters of the same path; other parameters are untouched.
 
     The model owns what it gets: later changes of the given arrays, or of a file they are views of, do not reach
     it. Shapes are not checked here: `port.check_strict` does, in timm's names.
@@ -88,12 +88,12 @@ def fill(model: nnx.Module, values: Mapping[str, Any], dtype: Any = None) -> Non
         dtype: of the parameters; None for each array's own.
     """
     variables = named_params(model)
-    arrays = [np.asarray(value, dtype) for value in values.values()]
-    # jax on CPU adopts a contiguous array's memory without a copy, the caller's or a mapped file's too; a transposed
-    # view it has to copy, faster than numpy would.
-    arrays = [array.copy() if array.flags.c_contiguous else array for array in arrays]
-    for path, array in zip(values, jax.block_until_ready(jax.device_put(arrays)), strict=True):
-        variables[path].set_value(array)
+    for path, value in values.items():
+        array = np.asarray(value, dtype)
+        # jax on CPU adopts a contiguous array's memory without a copy, the caller's or a mapped file's too; a
+        # transposed view it has to copy, faster than numpy would.
+        variables[path].set_value(jax.device_put(array.copy() if array.flags.c_contiguous else array))
+    jax.block_until_ready([variables[path].get_value() for path in values])
 
 
 def initialize(model: nnx.Module, seed: int = 0, dtype: Any = jnp.float32) -> list[str]:

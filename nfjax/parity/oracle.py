@@ -56,13 +56,13 @@ def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
     return state
 
 
-def build(name: str, state: Mapping[str, np.ndarray] | None = None, **options: Any) -> Any:
-    """A timm model in evaluation mode, optionally with the given state dict and its dtype, loaded strictly."""
+def build(name: str, state: Mapping[str, np.ndarray] | None = None, dtype: str | None = None, **options: Any) -> Any:
+    """A timm model in evaluation mode, optionally with a state dict, loaded strictly and cast to `dtype`."""
     import torch
 
     model = timm().create_model(name, pretrained=False, **options).eval()
     if state is not None:
-        tensors = {k: torch.from_numpy(np.array(v)) for k, v in state.items()}
+        tensors = {k: torch.from_numpy(np.array(v, dtype)) for k, v in state.items()}
         model.load_state_dict(tensors, strict=True, assign=True)
     return model
 

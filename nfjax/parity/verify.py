@@ -101,7 +101,7 @@ def _ours(name: str, state: Mapping[str, np.ndarray], dtype: str) -> nfjax.Image
 
 
 def _theirs(name: str, state: Mapping[str, np.ndarray], dtype: str) -> Any:
-    return oracle.build(name, {key: np.asarray(a, dtype) for key, a in state.items()}, **_sizes(name, state))
+    return oracle.build(name, state, dtype, **_sizes(name, state))
 
 
 def _round_trip(name: str, state: Mapping[str, np.ndarray]) -> Row:
