@@ -189,6 +189,14 @@ def load(
     return model
 
 
+def sizes_of(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `load` that make model `name` as wide as the weights: their input channels and classes."""
+    data = registry.data_config(name)
+    axes = {"in_chans": (data.first_conv, 1), "num_classes": (data.classifier, 0)}
+    sizes = {option: _rows(state, f"{layer}.weight", axis) for option, (layer, axis) in axes.items()}
+    return {option: size for option, size in sizes.items() if size is not None}
+
+
 def _check(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, what: str, source: str) -> None:
     """Require that timm's `state` is the parameters `{path: shape}`, no more, no less, or name every difference."""
     found = {name: tuple(array.shape) for name, array in state.items()}

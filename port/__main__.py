@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from port import hub, read_weights, to_flax, write_safetensors
 from port.files import FLAX_METADATA, State
@@ -58,11 +59,9 @@ def main(argv: list[str] | None = None) -> int:
 def _convert(args: argparse.Namespace) -> int:
     state = _read(args.source)
     if args.model:
-        _require_model(state, args)
-    params = to_flax(state)
-    write_safetensors(params, args.dest, **FLAX_METADATA)
-    _report(state, args)
-    return 0
+        _model(args.model, state)
+    write_safetensors(to_flax(state), _file(args.dest), **FLAX_METADATA)
+    return _report(state, args)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -70,12 +69,11 @@ def _export(args: argparse.Namespace) -> int:
     if args.model:
         import nfjax
 
-        nfjax.save(nfjax.load(args.model, weights=state), args.dest)
+        nfjax.save(_model(args.model, state), args.dest)
     else:
         to_flax(state)  # names and layouts that have no rule are refused here, not by the next reader
-        write_safetensors(state, args.dest, format="pt")
-    _report(state, args)
-    return 0
+        write_safetensors(state, _file(args.dest), format="pt")
+    return _report(state, args)
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -107,15 +105,26 @@ def _read(source: str) -> State:
     return read_weights(source)
 
 
-def _require_model(state: State, args: argparse.Namespace) -> None:
+def _model(name: str, state: State) -> Any:
+    """The model with exactly these weights, whatever its number of classes and input channels."""
     import nfjax
+    from nfjax.loading import sizes_of
 
-    nfjax.load(args.model, weights=state)
+    return nfjax.load(name, weights=state, **sizes_of(name, state))
 
 
-def _report(state: State, args: argparse.Namespace) -> None:
+def _file(dest: Path) -> Path:
+    if dest.suffix != ".safetensors":
+        raise ValueError(
+            f"{dest}: expected a file name ending in .safetensors (a folder is what export --model makes)."
+        )
+    return dest
+
+
+def _report(state: State, args: argparse.Namespace) -> int:
     count = sum(array.size for array in state.values())
     print(f"{args.dest}: {len(state)} tensors, {count:,} parameters")
+    return 0
 
 
 def _size(text: str) -> tuple[int, int]:

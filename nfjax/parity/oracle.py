@@ -22,9 +22,10 @@ def timm() -> Any:
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"{package} is not installed; parity checks need it: pip install 'nfjax[dev]'.")
     import torch
+    from torch import library
 
     if "+cpu" in torch.__version__ and not hasattr(torch.ops.torchvision, "nms"):
-        schemas = torch.library.Library("torchvision", "DEF")
+        schemas = library.Library("torchvision", "DEF")
         schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         timm.keep_alive = schemas  # type: ignore[attr-defined] # the operators live as long as the library

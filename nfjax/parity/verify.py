@@ -14,6 +14,7 @@ import numpy as np
 
 import nfjax
 import port
+from nfjax.loading import sizes_of
 from nfjax.params import merge, split
 from nfjax.parity import oracle
 
@@ -87,21 +88,12 @@ def verify(
             gc.collect()
 
 
-def _sizes(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """As many classes and input channels as the weights have."""
-    config = nfjax.data_config(name)
-    first, last = (state.get(f"{part}.weight") for part in (config.first_conv, config.classifier))
-    if first is None or last is None:
-        return {}  # loading them will say what is missing
-    return {"in_chans": first.shape[1], "num_classes": last.shape[0]}
-
-
 def _ours(name: str, state: Mapping[str, np.ndarray], dtype: str) -> nfjax.ImageModel:
-    return nfjax.load(name, weights=state, dtype=dtype, **_sizes(name, state))
+    return nfjax.load(name, weights=state, dtype=dtype, **sizes_of(name, state))
 
 
 def _theirs(name: str, state: Mapping[str, np.ndarray], dtype: str) -> Any:
-    return oracle.build(name, state, dtype, **_sizes(name, state))
+    return oracle.build(name, state, dtype, **sizes_of(name, state))
 
 
 def _round_trip(name: str, state: Mapping[str, np.ndarray]) -> Row:

@@ -125,6 +125,18 @@ def test_convert_and_export_commands(state, tmp_path, capsys):
     assert "missing" in capsys.readouterr().err
 
 
+def test_commands_take_any_width_and_name_their_files(tmp_path, capsys):
+    from port.__main__ import main
+
+    nfjax.save(nfjax.load("test_nfnet", weights=None, num_classes=10, in_chans=1), tmp_path / "ten")
+    assert main(["export", str(tmp_path / "ten"), str(tmp_path / "again"), "--model", "test_nfnet"]) == 0
+    assert nfjax.load(f"local-dir:{tmp_path / 'again'}").in_chans == 1
+    assert main(["export", str(tmp_path / "ten"), str(tmp_path / "folder")]) == 2
+    assert "expected a file name ending in .safetensors" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "none.pth"), str(tmp_path / "a.safetensors")]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
 def assert_same(found, expected):
     assert set(found) == set(expected)
     for key, value in expected.items():
