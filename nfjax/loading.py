@@ -159,7 +159,7 @@ def load(
     if state is None:
         if features_only:
             model.prune(_out_indices(model, out_indices))
-        initialize(model, seed, model.param_dtype)
+        initialize(named_params(model), seed, model.param_dtype)
         return model
 
     state = dict(state)
@@ -176,16 +176,17 @@ def load(
     if chans != source_chans == _rows(state, f"{data.first_conv}.weight", 1):
         state = adapt_in_chans(state, str(data.first_conv), chans, model, in_chans_mode)
 
-    shapes = {path: var.get_value().shape for path, var in named_params(model).items()}
+    variables = named_params(model)
+    shapes = {path: var.get_value().shape for path, var in variables.items()}
     if classes != weights_classes:  # the fresh classifier is not asked of the weights
         shapes = {path: shape for path, shape in shapes.items() if not path.startswith("head/fc/")}
     _check(state, shapes, what=data.name, source=origin)
     if features_only:
         model.prune(_out_indices(model, out_indices))
-    wanted = named_params(model)
-    values = {path: array for path, array in port.to_flax(state).items() if path in wanted}
-    fill(model, values, model.param_dtype)
-    initialize(model, seed, model.param_dtype)
+        variables = named_params(model)
+    values = {path: array for path, array in port.to_flax(state).items() if path in variables}
+    fill(variables, values, model.param_dtype)
+    initialize(variables, seed, model.param_dtype)
     return model
 
 

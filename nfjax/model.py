@@ -10,7 +10,7 @@ from flax import nnx
 
 from nfjax.data_config import DataConfig
 from nfjax.head import ClassifierHead
-from nfjax.params import initialize
+from nfjax.params import initialize, named_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,8 @@ class ImageModel(nnx.Module):
         pool = self.head.pool_type if global_pool is None else global_pool
         self.head = ClassifierHead(self.num_features, num_classes, pool, self.head.drop_rate)
         self.num_classes = num_classes
-        initialize(self.head, seed, self.param_dtype)
+        fresh = {f"head/{path}": var for path, var in named_params(self.head).items()}
+        initialize(fresh, seed, self.param_dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass: less memory, about a third more time."""

@@ -2,6 +2,7 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)  # so that a test can tell one from another
 
 
 @pytest.fixture

@@ -83,6 +83,14 @@ def test_input_channels_are_what_was_asked_for(state):
             nfjax.load("test_nfnet", weights=grey, **options)
 
 
+def test_contexts_of_the_caller_hold(state, x64):
+    """float64 and the default device are settings of the caller's thread; loading uses others."""
+    assert nfjax.load("test_nfnet", weights=state, dtype="float64").stem.conv1.kernel[...].dtype == jnp.float64
+    with jax.default_device(jax.devices("cpu")[-1]):
+        model = nfjax.load("test_nfnet", weights=state)
+    assert model.stem.conv1.kernel[...].devices() == {jax.devices("cpu")[-1]}
+
+
 def test_integers_are_no_weights(state):
     with pytest.raises(ValueError, match=r"not floating point: final_conv\.bias \(int8\)"):
         nfjax.load("test_nfnet", weights=state | {"final_conv.bias": np.zeros(192, np.int8)})

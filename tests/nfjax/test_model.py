@@ -75,6 +75,9 @@ def test_reset_classifier(model, state):
     model.reset_classifier(0, "")
     assert shape() == (4, 2, 2, model.num_features)
     kept = nfjax.state_dict(model)
+    model.reset_classifier(5, "avg", seed=3)
+    loaded = nfjax.load("test_nfnet", weights=state, num_classes=5, seed=3)
+    np.testing.assert_array_equal(model.head.fc.kernel[...], loaded.head.fc.kernel[...])
     assert all((kept[k] == state[k]).all() for k in kept)
 
 
@@ -90,7 +93,7 @@ def test_features_only(state):
 @pytest.mark.parametrize("changes", [{}, DEEPMIND, REGNET], ids=["plain", "deepmind", "regnet"])
 def test_fold_and_compile(changes):
     model = NormFreeNet(dataclasses.replace(NFNETS["test_nfnet"], **changes))
-    initialize(model)
+    initialize(named_params(model))
     before = nfjax.state_dict(model)
     folded = nfjax.fold(model)
     expected = jax.jit(lambda x: model(x))(X)
