@@ -28,20 +28,27 @@ def torch_logits(model, x=X):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"num_classes": 10}, {"in_chans": 1, "num_classes": 10}, {"global_pool": "catavgmax"}, {"output_stride": 16}],
+    ("name", "options"),
+    [
+        ("test_nfnet", {}),
+        ("test_nfnet", {"num_classes": 10}),
+        ("test_nfnet", {"in_chans": 1, "num_classes": 10}),
+        ("test_nfnet", {"global_pool": "catavgmax"}),
+        ("test_nfnet", {"output_stride": 16}),
+        ("nf_ecaresnet26", {}),
+        ("nf_regnet_b0", {"in_chans": 4}),
+        ("dm_nfnet_f0", {}),
+    ],
     ids=str,
 )
-def test_timm_loads_what_we_save(options, tmp_path):
-    model = nfjax.load("test_nfnet", weights=None, seed=5, **options)
-    rng = np.random.default_rng(0)
-    random = {k: rng.uniform(0.5, 1.5, v.shape).astype("f4") for k, v in nfjax.state_dict(model).items()}
-    model = nfjax.load("test_nfnet", weights=random, **options)
+def test_timm_loads_what_we_save(name, options, tmp_path):
+    random = oracle.random_state(oracle.build(name, **options))
+    model = nfjax.load(name, weights=random, **options)
     nfjax.save(model, tmp_path)
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     for key, tensor in theirs.state_dict().items():
         assert tensor.numpy().tobytes() == random[key].tobytes()
-    x = X[..., : model.in_chans]
+    x = np.random.default_rng(1).standard_normal((2, 64, 64, model.in_chans)).astype("f4")
     assert relative(jax.jit(model)(jnp.asarray(x)), torch_logits(theirs, x)) <= 1e-5
 
     again = nfjax.load(f"local-dir:{tmp_path}")
