@@ -51,10 +51,10 @@ class DataConfig:
     def updated(self, values: Mapping[str, Any]) -> "DataConfig":
         """A copy with the known fields of a JSON object put in; the others are ignored."""
         known = {field.name for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{k: _frozen(v) for k, v in values.items() if k in known})
+        return dataclasses.replace(self, **{k: frozen(v) for k, v in values.items() if k in known})
 
 
-def _frozen(value: Any) -> Any:
+def frozen(value: Any) -> Any:
     """A JSON value as a hashable one: lists become tuples, and so do the `{"0": name, ...}` of some label_names."""
     if isinstance(value, Mapping):
         value = [value[key] for key in sorted(value, key=int)]

@@ -4,6 +4,7 @@ Layers compute in the dtype of their input; parameters are cast to it where they
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -95,14 +96,44 @@ class ScaledStdConv(Conv):
 
 
 class Linear(nnx.Module):
-    """Affine map of the last axis: kernel `(in_features, out_features)`, bias `(out_features,)`."""
+    """Affine map of the last axis: kernel `(in_features, out_features)`, bias `(out_features,)` or none."""
 
-    def __init__(self, in_features: int, out_features: int, *, std: float):
+    def __init__(self, in_features: int, out_features: int, *, std: float = 0.02, bias: bool = True):
         self.kernel = param((in_features, out_features), Normal(std))
-        self.bias = param((out_features,), zeros)
+        self.bias = param((out_features,), zeros) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Normalisation of the last axis (1607.06450): scale and bias `(channels,)`, moments in float32 at least."""
+
+    def __init__(self, channels: int, eps: float = 1e-6):
+        self.eps = eps
+        self.scale = param((channels,), ones)
+        self.bias = param((channels,), zeros)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - wide.mean(-1, keepdims=True)
+        var = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(var + self.eps) * self.scale[...] + self.bias[...]
+        return y.astype(x.dtype)
+
+
+class RmsNorm(nnx.Module):
+    """Division of the last axis by its root mean square (1910.07467): scale `(channels,)`, float32 at least."""
+
+    def __init__(self, channels: int, eps: float = 1e-6):
+        self.eps = eps
+        self.scale = param((channels,), ones)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps) * self.scale[...]
+        return y.astype(x.dtype)
 
 
 class SqueezeExcite(nnx.Module):
@@ -191,3 +222,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
         return x
     kept = jax.random.bernoulli(key, 1 - rate, x.shape)
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
+def split_key(key: jax.Array | None, count: int) -> Sequence[jax.Array | None]:
+    """`count` independent keys, or `None` for each if there is no key, that is when evaluating."""
+    return [None] * count if key is None else list(jax.random.split(key, count))

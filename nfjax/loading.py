@@ -13,17 +13,14 @@ import numpy as np
 import port
 from nfjax import registry
 from nfjax.adapt import InChansMode, adapt_in_chans
-from nfjax.data_config import DataConfig
-from nfjax.model import ImageModel
+from nfjax.data_config import DataConfig, frozen
+from nfjax.model import ImageModel, take_indices
 from nfjax.params import fill, initialize, named_params
 from port import hub
 
 logger = logging.getLogger("nfjax")
 
 Weights = str | os.PathLike[str] | Mapping[str, Any] | None
-
-# What a config.json may ask of the model's constructor; all else there is metadata.
-_MODEL_ARGS = ("num_classes", "in_chans", "global_pool", "output_stride", "drop_rate", "drop_path_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +63,20 @@ def _from_config(config: Mapping[str, Any], location: str | Path, name: str) -> 
             f"{name} holds a {architecture!r}, which nfjax does not have; nfjax.list_models() shows what it has."
         )
     entry = registry.MODELS[architecture]
-    model_args = dict(config.get("model_args") or {})
-    unknown = sorted(set(model_args) - set(_MODEL_ARGS))
+    ours = {theirs: field for field, theirs in entry.family.timm_names.items()}
+    model_args = {ours.get(key, key): frozen(value) for key, value in (config.get("model_args") or {}).items()}
+    img_size = model_args.pop("img_size", None)
+    unknown = sorted(set(model_args) - entry.options())
     if unknown:
         raise ValueError(
             f"{name}: config.json sets model_args {', '.join(unknown)}, which nfjax cannot follow; "
-            f"known: {', '.join(_MODEL_ARGS)}."
+            f"known: {', '.join(sorted(entry.options()))}."
         )
     data = dataclasses.replace(entry.data[0], tag="", hf_hub_id=location if isinstance(location, str) else None)
     data = data.updated(config.get("pretrained_cfg", config))
     data = data.updated({k: config[k] for k in ("num_classes", "label_names") if k in config})
+    if img_size is not None:
+        data = dataclasses.replace(data, input_size=(data.input_size[0], *_sides(img_size)))
     return Source(entry, dataclasses.replace(data, architecture=architecture), model_args, location)
 
 
@@ -91,10 +92,11 @@ def load(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     dtype: Any = jnp.float32,
     seed: int = 0,
     in_chans_mode: InChansMode = "timm",
+    **overrides: Any,
 ) -> ImageModel:
     """A timm model in JAX, with timm's weights.
 
@@ -107,24 +109,31 @@ def load(
             fresh classifier, and says so; 0 leaves the classifier out.
         in_chans: None for as many as the name's data config says, 3 as a rule. A number that the weights do not
             have adapts their first convolution.
-        img_size: height and width of the input, in pixels. Convolutional models take any size; it then only
-            goes into `model.data_config`.
-        global_pool: "avg", "max", "avgmax", "catavgmax" or "" for none; None for the model's own.
-        output_stride: 32, 16 or 8: dilate instead of striding in the last stages. None for the model's own.
+        img_size: height and width of the input, in pixels; None for the model's own. A transformer's position
+            embedding is resampled to it. Convolutional models take any size; it then only goes into
+            `model.data_config`.
+        global_pool: None for the model's own; "avg", "max", "avgmax" or "" for none; "catavgmax" for
+            convolutional models; "token", the class token, for transformers.
+        output_stride: 32, 16 or 8: dilate instead of striding in the last stages of a convolutional model. None for
+            the model's own.
         drop_rate: dropout before the classifier, when training.
         drop_path_rate: stochastic depth of the last block, when training.
         features_only: a call returns a list of NHWC feature maps instead of logits.
-        out_indices: which maps; None for all five. Layers beyond the last one are dropped.
+        out_indices: which maps: positions, or an int for the last n; None for all five of a convolutional model,
+            the last three of a transformer. Layers beyond the last one are dropped.
         dtype: compute dtype. Parameters are float32, or float64 if this is.
         seed: of everything that is drawn: fresh models and fresh classifiers.
         in_chans_mode: "timm" adapts the first convolution to `in_chans` with timm's numbers; "exact" keeps its
             response, which timm's does not where weights are standardised (see `nfjax.adapt`).
+        overrides: fields of the architecture, `model.config`, to be changed; timm's names, as in timm. For
+            transformers among them `dynamic_img_size`, `pos_drop_rate`, `proj_drop_rate`, `attn_drop_rate`.
 
     Returns:
         An `ImageModel`; `model(x)` gives logits of shape `(batch, num_classes)`.
 
     Raises:
         nfjax.UnknownModelError: no such name; the closest are suggested.
+        ValueError: an option that the model does not have, or a value that it cannot have.
         port.WeightsError: missing, unexpected or wrongly shaped arrays, all of them named at once.
         FileNotFoundError: no such file, or the hub cannot be reached.
     """
@@ -138,23 +147,27 @@ def load(
     classes = weights_classes if num_classes is None else num_classes
     source_chans = args.get("in_chans", data.input_size[0])
     chans = source_chans if in_chans is None else in_chans
-    height, width = data.input_size[1:] if img_size is None else np.broadcast_to(img_size, 2).tolist()
+    size = data.input_size[1:] if img_size is None else _sides(img_size)
 
-    model = source.entry.family(
-        source.entry.config,
-        num_classes=classes,
-        in_chans=chans,
-        global_pool=args.get("global_pool", "avg") if global_pool is None else global_pool,
-        output_stride=args.get("output_stride", 32) if output_stride is None else output_stride,
-        drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate,
-        dtype=dtype,
-        data_config=dataclasses.replace(
+    asked = {"global_pool": global_pool, "output_stride": output_stride}
+    options = args | {option: value for option, value in asked.items() if value is not None} | overrides
+    if state is not None:
+        options = source.entry.family.weights_options(source.entry.config, state) | options
+    model = source.entry.build(
+        dataclasses.replace(
             data,
             num_classes=classes,
-            input_size=(chans, height, width),
+            input_size=(chans, *size),
             label_names=data.label_names if classes == weights_classes else None,
         ),
+        **options
+        | {
+            "num_classes": classes,
+            "in_chans": chans,
+            "drop_rate": drop_rate,
+            "drop_path_rate": drop_path_rate,
+            "dtype": dtype,
+        },
     )
     if state is None:
         if features_only:
@@ -173,13 +186,23 @@ def load(
             )
     elif num_classes is None and classes != data.num_classes:
         logger.warning(f"{data.name}: the weights have {classes} classes, not {data.num_classes}; so has the model.")
+    weights_size = model.weights_size(model.config, [data.input_size[1:], size], state)
+    if weights_size is not None and weights_size != size:
+        if img_size is None:
+            wanted, found = (f"{height}x{width}" for height, width in (size, weights_size))
+            logger.warning(
+                f"{data.name}: the weights are for images of {found}, and their position embedding is resampled for "
+                f"{wanted}; img_size={weights_size} keeps it as it is."
+            )
+        state = dict(model.adapt_size(state, weights_size))
     if chans != source_chans == _rows(state, f"{data.first_conv}.weight", 1):
         state = adapt_in_chans(state, str(data.first_conv), chans, model, in_chans_mode)
 
     variables = named_params(model)
     shapes = {path: var.get_value().shape for path, var in variables.items()}
     if classes != weights_classes:  # the fresh classifier is not asked of the weights
-        shapes = {path: shape for path, shape in shapes.items() if not path.startswith("head/fc/")}
+        classifier = f"{data.classifier}/".replace(".", "/")
+        shapes = {path: shape for path, shape in shapes.items() if not path.startswith(classifier)}
     _check(state, shapes, what=data.name, source=origin)
     if features_only:
         model.prune(_out_indices(model, out_indices))
@@ -191,10 +214,11 @@ def load(
 
 
 def sizes_of(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `load` that make model `name` as wide as the weights: their input channels and classes."""
-    data = registry.data_config(name)
+    """Options of `load` that make model `name` fit the weights: input channels, classes and image size."""
+    entry, data = registry.find(name)
     axes = {"in_chans": (data.first_conv, 1), "num_classes": (data.classifier, 0)}
     sizes = {option: _rows(state, f"{layer}.weight", axis) for option, (layer, axis) in axes.items()}
+    sizes["img_size"] = entry.family.weights_size(entry.config, [data.input_size[1:]], state)
     return {option: size for option, size in sizes.items() if size is not None}
 
 
@@ -235,5 +259,11 @@ def _rows(state: Mapping[str, Any] | None, name: str, axis: int) -> int | None:
     return shape[axis] if len(shape) > axis else None
 
 
-def _out_indices(model: ImageModel, out_indices: Sequence[int] | None) -> Sequence[int]:
-    return range(len(model.feature_taps())) if out_indices is None else out_indices
+def _out_indices(model: ImageModel, out_indices: int | Sequence[int] | None) -> list[int]:
+    return take_indices(len(model.feature_taps()), model.default_out_indices if out_indices is None else out_indices)
+
+
+def _sides(img_size: Any) -> tuple[int, int]:
+    """Height and width of one number, or of two."""
+    height, width = np.broadcast_to(img_size, 2).tolist()
+    return height, width

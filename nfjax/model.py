@@ -1,8 +1,8 @@
 """What every model of the library can do, whatever its family."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,9 @@ from flax import nnx
 from nfjax.data_config import DataConfig
 from nfjax.head import ClassifierHead
 from nfjax.params import initialize, named_params
+
+
+Size = tuple[int, int]  # height and width, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,11 @@ class ImageModel(nnx.Module):
         output_stride: input pixels per pixel of the last map.
         out_indices: feature maps that a call returns, or None for a classifier.
         folded: whether `nfjax.fold` has baked the weight standardisation in.
+        default_out_indices: the maps of a `features_only` model, unless others are asked for: None for all, an
+            int for the last n.
+        timm_names: timm's names for those fields of the config that are called otherwise here.
+
+    The head is a `ClassifierHead`; a family with another one overrides what deals with it.
     """
 
     config: Any
@@ -96,10 +104,22 @@ class ImageModel(nnx.Module):
     in_chans: int
     dtype: jnp.dtype
     output_stride: int
-    head: ClassifierHead
+    head: Any
     out_indices: tuple[int, ...] | None = None
     folded: bool = False
     grad_checkpointing: bool = False
+    default_out_indices: ClassVar[int | None] = None
+    timm_names: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def name(self) -> str:
+        """Architecture and tag; the class, for a model that was not built by name."""
+        return self.data_config.name or type(self).__name__
+
+    @property
+    def global_pool(self) -> str:
+        """How the head pools."""
+        return self.head.pool_type
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> Any:
         """Logits of a batch of images.
@@ -175,6 +195,31 @@ class ImageModel(nnx.Module):
     def param_dtype(self) -> jnp.dtype:
         """Dtype of the parameters: float32, or float64 where the compute dtype is."""
         return jnp.promote_types(self.dtype, jnp.float32)
+
+    @classmethod
+    def weights_options(cls, config: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of the config that timm's state dict decides."""
+        return {}
+
+    @classmethod
+    def weights_size(cls, config: Any, sizes: Sequence[Size], state: Mapping[str, Any]) -> Size | None:
+        """Height and width of the images that timm's state dict is made for: where it leaves a choice, the first
+        of `sizes` that fits; None where any size will do."""
+        return None
+
+    def adapt_size(self, state: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
+        """timm's state dict, made for images of this height and width, as it fits the model's own."""
+        return state
+
+    def model_args(self, own: Any) -> dict[str, Any]:
+        """What differs from the architecture `own`, as arguments of timm's constructor."""
+        fields = [field.name for field in dataclasses.fields(own) if not field.name.endswith("_drop_rate")]
+        changed = {name: getattr(self.config, name) for name in fields}
+        changed = {name: value for name, value in changed.items() if value != getattr(own, name)}
+        changed["global_pool"] = self.global_pool
+        changed["output_stride"] = self.output_stride
+        defaults = {"global_pool": "avg", "output_stride": 32}
+        return {name: value for name, value in changed.items() if name not in defaults or value != defaults[name]}
 
     def prune(self, out_indices: Sequence[int]) -> None:
         """Turn the model, in place, into one that returns the feature maps `out_indices`."""

@@ -47,6 +47,31 @@ class Uniform:
         return rng.uniform(-self.bound, self.bound, shape).astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class TruncatedNormal:
+    """Normal of this standard deviation, redrawn wherever it is more than two of them from 0."""
+
+    std: float
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        value = rng.standard_normal(shape, dtype=np.float32)
+        while (beyond := np.abs(value) > 2).any():
+            value[beyond] = rng.standard_normal(int(beyond.sum()), dtype=np.float32)
+        return value * np.float32(self.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """One initializer for the first half of the last axis, another for the second."""
+
+    first: Initializer
+    second: Initializer
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        half = (*shape[:-1], shape[-1] // 2)
+        return np.concatenate([self.first(rng, half), self.second(rng, half)], axis=-1)
+
+
 zeros, ones = Constant(0.0), Constant(1.0)
 
 

@@ -3,14 +3,17 @@
 import dataclasses
 import difflib
 import fnmatch
+import inspect
 import re
-from collections.abc import Callable
 from typing import Any
 
 from nfjax.data_config import DataConfig
+from nfjax.eva import Eva
 from nfjax.model import ImageModel
 from nfjax.nfnet import NormFreeNet
 from nfjax.nfnet_configs import NFNET_DATA, NFNETS
+from nfjax.vit import VisionTransformer
+from nfjax.vit_configs import EVAS, VIT_DATA, VITS
 
 
 class UnknownModelError(ValueError):
@@ -21,9 +24,40 @@ class UnknownModelError(ValueError):
 class Entry:
     """One architecture: the class that builds it, its frozen config, and its pretrained cfgs, the default first."""
 
-    family: Callable[..., ImageModel]
+    family: type[ImageModel]
     config: Any
     data: tuple[DataConfig, ...]
+
+    def build(self, data_config: DataConfig | None = None, **options: Any) -> ImageModel:
+        """The model as shapes without values.
+
+        Args:
+            data_config: None for that of the default tag.
+            options: arguments of the family, and fields of its config, which replace the architecture's. The
+                number of classes is the data config's unless it is given.
+
+        Raises:
+            ValueError: for options that the family does not have, with the closest that it has.
+        """
+        known = self.options()
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known, n=2)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}."
+            raise ValueError(f"{self.data[0].architecture} has no option {', '.join(unknown)}; {hint}")
+        data_config = data_config or self.data[0]
+        arguments = {name: value for name, value in options.items() if name in _arguments(self.family)}
+        fields = {name: value for name, value in options.items() if name not in arguments}
+        config = dataclasses.replace(self.config, **fields)
+        return self.family(config, data_config=data_config, **{"num_classes": data_config.num_classes, **arguments})
+
+    def options(self) -> set[str]:
+        """Names of the options that `build` takes."""
+        return _arguments(self.family) | {field.name for field in dataclasses.fields(self.config)}
+
+
+def _arguments(family: type[ImageModel]) -> set[str]:
+    return set(inspect.signature(family.__init__).parameters) - {"self", "config", "data_config"}
 
 
 def _family(family: type[ImageModel], configs: dict[str, Any], data: list[DataConfig]) -> dict[str, Entry]:
@@ -33,7 +67,11 @@ def _family(family: type[ImageModel], configs: dict[str, Any], data: list[DataCo
     }
 
 
-MODELS: dict[str, Entry] = _family(NormFreeNet, NFNETS, NFNET_DATA)
+MODELS: dict[str, Entry] = {
+    **_family(NormFreeNet, NFNETS, NFNET_DATA),
+    **_family(VisionTransformer, VITS, VIT_DATA),
+    **_family(Eva, EVAS, VIT_DATA),
+}
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import port
+from nfjax import registry
 from nfjax.model import ImageModel
 from nfjax.params import named_params
 
@@ -64,16 +65,12 @@ def hub_config(model: ImageModel) -> dict[str, Any]:
         "num_classes": model.num_classes,
         "num_features": model.num_features,
     }
-    if model.head.pool_type:
-        config["global_pool"] = model.head.pool_type
+    if model.global_pool:
+        config["global_pool"] = model.global_pool
     if data.label_names is not None:
         config["label_names"] = list(data.label_names)
     # What timm's constructor must be told beyond what it reads from the pretrained cfg.
-    model_args: dict[str, Any] = {}
-    if model.head.pool_type != "avg":
-        model_args["global_pool"] = model.head.pool_type
-    if model.output_stride != 32:
-        model_args["output_stride"] = model.output_stride
+    model_args = model.model_args(registry.MODELS[data.architecture].config)
     if model_args:
         config["model_args"] = model_args
     return config | {"pretrained_cfg": data.to_json()}

@@ -44,8 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         action="append",
         type=_size,
         metavar="HxW",
-        help="input size, repeatable (default: own and 97x113)",
+        help="input size, repeatable (default: the model's own and an odd one)",
     )
+    verify.add_argument("--depth", type=int, help="cut transformers to this many blocks, in both libraries")
     verify.add_argument("--seed", type=int, default=0, help="of the random weights and images")
 
     args = parser.parse_args(argv)
@@ -86,10 +87,11 @@ def _verify(args: argparse.Namespace) -> int:
     names = [name for pattern in patterns for name in nfjax.list_models(pattern) or [pattern]]
     if not names:
         raise ValueError("name the models to verify, or give --all.")
+    options = {} if args.depth is None else {"depth": args.depth}
     passed = failed = 0
     for name in names:
         start = time.monotonic()
-        for row in verify(name, weights=args.weights, sizes=args.size, x64=args.x64, seed=args.seed):
+        for row in verify(name, weights=args.weights, sizes=args.size, x64=args.x64, seed=args.seed, **options):
             print(row, flush=True)
             passed, failed = passed + row.ok, failed + (not row.ok)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)

@@ -34,13 +34,20 @@ def _axes(*axes: int) -> tuple[View, View]:
     return (lambda a: a.transpose(axes)), (lambda a: a.transpose(inverse))
 
 
+# Leaves that have the same name and layout on both sides.
+_SAME = {
+    0: ("skipinit_gain",),
+    1: ("bias", "gamma", "gamma_1", "gamma_2", "q_bias", "v_bias", "lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"),
+    3: ("cls_token", "reg_token", "pos_embed", "latent"),  # (1, tokens, dim)
+}
+
 RULES: tuple[Rule, ...] = (
     Rule("weight", 4, "kernel", 4, *_axes(2, 3, 1, 0)),  # conv2d: OIHW <-> HWIO
     Rule("weight", 3, "kernel", 3, *_axes(2, 1, 0)),  # conv1d: OIK <-> KIO
     Rule("weight", 2, "kernel", 2, *_axes(1, 0)),  # linear: OI <-> IO
     Rule("gain", 4, "gain", 1, lambda a: a[:, 0, 0, 0], lambda a: a[:, None, None, None]),  # (O, 1, 1, 1)
-    Rule("bias", 1, "bias", 1, _same, _same),
-    Rule("skipinit_gain", 0, "skipinit_gain", 0, _same, _same),
+    Rule("weight", 1, "scale", 1, _same, _same),  # of a norm
+    *(Rule(leaf, rank, leaf, rank, _same, _same) for rank, leaves in _SAME.items() for leaf in leaves),
 )
 _BY_TIMM = {(r.timm, r.timm_rank): r for r in RULES}
 _BY_FLAX = {(r.flax, r.flax_rank): r for r in RULES}

@@ -13,19 +13,23 @@ from typing import Any
 UNIT_AXES: dict[str, tuple[int, ...] | None] = {
     r".*conv\w*/kernel": (0, 1, 2),  # (h, w, in, out): one unit per output channel
     r".*attn\w*/fc[12]/kernel": (0, 1, 2),  # 1x1 convolutions of squeeze-excite
-    r"head/fc/kernel": (0,),  # (in, out)
+    r"patch_embed/proj/kernel": (0, 1, 2),
+    r"(blocks|attn_pool)/.*/kernel": (0,),  # (in, out)
+    r"head/(fc/)?kernel": (0,),
     r".*/gain": (),  # (out, 1, 1, 1) in torch: each gain is its own unit
-    r".*/(bias|skipinit_gain)": None,  # the whole tensor
+    r".*/(bias|scale|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": None,  # the whole tensor
+    r"(.*/)?(cls_token|reg_token|pos_embed|latent)": None,  # (1, tokens, dim): its first axis is no unit either
 }
 
 # timm decays what has more than one axis in torch: gains too, unlike DeepMind.
 WEIGHT_DECAY: dict[str, bool] = {
-    r".*/(kernel|gain)": True,
-    r".*/(bias|skipinit_gain)": False,
+    r".*/(kernel|gain|latent)": True,
+    r".*/(bias|scale|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": False,
+    r"cls_token|reg_token|pos_embed": False,  # timm `no_weight_decay`
 }
 
 # Parameters that adaptive gradient clipping leaves alone (2102.06171 section 4.1; timm).
-CLASSIFIER = r"head/fc/.*"
+CLASSIFIER = r"head/(fc/)?(kernel|bias)"
 
 
 def assign(table: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:

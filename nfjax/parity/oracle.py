@@ -1,9 +1,11 @@
 """timm as the oracle: importing it, and what it computes."""
 
+import contextlib
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -38,7 +40,7 @@ def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
     """Random float32 values for every parameter of a torch model, as a state dict.
 
     Nothing stays at 0 or 1, where it could hide a mistake: gains are drawn below 1, biases around 0, and weights such
-    that a layer keeps the scale of its input. Gains above 1 would make a deep network amplify its own rounding: on
+    that a layer keeps the scale of its input; tokens and position embeddings are as large as what they meet. Gains above 1 would make a deep network amplify its own rounding: on
     eca_nfnet_l3 at 352 pixels torch's float32 is 5e-6 off torch's float64 with U(0.75, 1.25), and 1e-6 with
     U(0.5, 1), so that the comparison would be about torch's rounding instead of ours.
     """
@@ -46,11 +48,15 @@ def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
     state = {}
     for name, tensor in model.state_dict().items():
         shape = tuple(tensor.shape)
-        fan_in = int(np.prod(shape[1:]))
-        if name.endswith("gain") or (len(shape) == 1 and name.endswith("weight")):
+        fan_in, leaf = int(np.prod(shape[1:])), name.split(".")[-1]
+        if leaf in ("gain", "gamma", "gamma_1", "gamma_2") or (len(shape) == 1 and leaf == "weight"):
             value = rng.uniform(0.5, 1.0, shape)
+        elif leaf.startswith("lambda_"):  # an exponent is the sum of as many products as a head has channels
+            value = 0.3 * rng.standard_normal(shape)
         elif len(shape) <= 1:
             value = 0.1 * rng.standard_normal(shape)
+        elif len(shape) == 3 and leaf != "weight":
+            value = 0.5 * rng.standard_normal(shape)
         else:
             value = rng.standard_normal(shape, dtype=np.float32) * fan_in**-0.5
         state[name] = np.asarray(value, np.float32)
@@ -68,16 +74,45 @@ def build(name: str, state: Mapping[str, np.ndarray] | None = None, dtype: str |
     return model
 
 
-def forward(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Every feature tap, the final features and the logits of NHWC images, maps as NHWC."""
+def rope_table(model: Any) -> np.ndarray:
+    """timm's table of rotary positions, float32, as `nfjax.pos_embed.rotary_table` lays it out."""
+    return np.stack(np.split(model.rope.pos_embed.numpy(), 2, axis=-1))
+
+
+def replace_rope_table(model: Any, table: np.ndarray) -> None:
+    """Put another table of rotary positions, `(2, patches, head_dim)`, in the place of timm's."""
     import torch
 
-    with torch.inference_mode():
+    model.rope.pos_embed = torch.from_numpy(np.concatenate(list(table), axis=-1))
+
+
+@contextlib.contextmanager
+def _unrounded() -> Iterator[None]:
+    """timm rounds some intermediate values with `.float()`: let what is float64 stay float64."""
+    import torch
+
+    rounded = torch.Tensor.float
+    with mock.patch.object(torch.Tensor, "float", lambda t: t if t.dtype == torch.float64 else rounded(t)):
+        yield
+
+
+def forward(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every feature tap, the final features, the pooled ones and the logits of NHWC images.
+
+    Maps are NHWC. Of a transformer every tap has all tokens, `(batch, prefix + patches, dim)`.
+    """
+    import torch
+
+    with torch.inference_mode(), _unrounded():
         x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        features, maps = model.forward_intermediates(x)
-        logits = model.forward_head(features)
+        if hasattr(model, "num_prefix_tokens"):
+            features, pairs = model.forward_intermediates(x, output_fmt="NLC", return_prefix_tokens=True)
+            maps = [torch.cat([prefix, patches], dim=1) for patches, prefix in pairs]
+        else:
+            features, maps = model.forward_intermediates(x)
+        pooled, logits = model.forward_head(features, pre_logits=True), model.forward_head(features)
     taps = {info["module"]: _nhwc(m) for info, m in zip(model.feature_info, maps, strict=True)}
-    return taps | {"features": _nhwc(features), "logits": logits.numpy()}
+    return taps | {"features": _nhwc(features), "pooled": _nhwc(pooled), "logits": logits.numpy()}
 
 
 def gradients(model: Any, images: np.ndarray, probe: np.ndarray) -> dict[str, np.ndarray]:
@@ -87,10 +122,11 @@ def gradients(model: Any, images: np.ndarray, probe: np.ndarray) -> dict[str, np
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.set_grad_checkpointing(True)
-    logits = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-    (logits * torch.from_numpy(probe)).sum().backward()
+    with _unrounded():
+        logits = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+        (logits * torch.from_numpy(probe)).sum().backward()
     return {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
 
 
 def _nhwc(tensor: Any) -> np.ndarray:
-    return tensor.permute(0, 2, 3, 1).numpy()
+    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).numpy()

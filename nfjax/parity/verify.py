@@ -14,13 +14,16 @@ import numpy as np
 
 import nfjax
 import port
+from nfjax import registry
+from nfjax.eva import Eva
 from nfjax.loading import sizes_of
 from nfjax.params import merge, split
 from nfjax.parity import oracle
+from nfjax.vit import VisionTransformer
 
-ODD_SIZE = (97, 113)
+ODD_SIZE, ODD_GRID = (97, 113), (7, 9)
 BATCH = 2
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "gradient": 1e-9}
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "gradient": 1e-9, "table": 2e-6}
 
 
 class Row(NamedTuple):
@@ -40,7 +43,7 @@ class Row(NamedTuple):
     def __str__(self) -> str:
         verdict = "pass" if self.ok else "FAIL"
         return (
-            f"{self.model:<16} {self.stage:<34} {self.size:>9} {self.dtype:<8} "
+            f"{self.model:<37} {self.stage:<34} {self.size:>9} {self.dtype:<8} "
             f"{self.difference:9.2e} <= {self.tolerance:.0e} {verdict}"
         )
 
@@ -62,8 +65,13 @@ def verify(
     sizes: Sequence[tuple[int, int]] | None = None,
     x64: bool = False,
     seed: int = 0,
+    **options: Any,
 ) -> Iterator[Row]:
     """Compare one model with timm's, and yield each comparison as it is made.
+
+    A transformer is resized to other sizes than its own by each library in float32. In float64, where timm's numbers
+    are rounded to float32 on the way, they are taken over: ours gets timm's resampled position embedding, timm's
+    model our rotary table, which has a row of its own.
 
     Args:
         name: a model name that timm and nfjax both have.
@@ -72,88 +80,118 @@ def verify(
         x64: compare in float64 too. Gradients are always compared in float64: at every size with `x64`, at the
             smallest one without.
         seed: of the weights and the images.
+        options: changes of the architecture, made in both libraries, e.g. `depth=2`.
     """
-    side = nfjax.data_config(name).input_size[1:]
-    sizes = (side, ODD_SIZE) if sizes is None else sizes
-    state = oracle.random_state(oracle.build(name), seed) if weights is None else port.read_weights(weights)
+    sizes = default_sizes(name) if sizes is None else sizes
+    state = oracle.random_state(oracle.build(name, **options), seed) if weights is None else port.read_weights(weights)
+    options = sizes_of(name, state) | options
+    pair = _Pair(name, state, options)
 
-    yield _round_trip(name, state)
+    yield pair.round_trip()
     for dtype in ("float32", "float64") if x64 else ("float32",):
         with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
-            yield from _forward(name, state, sizes, dtype, seed)
-            gc.collect()
+            for size in sizes:
+                yield from pair.forward(size, dtype, seed)
+                gc.collect()
     for size in sizes if x64 else [min(sizes)]:
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-            yield from _gradients(name, state, size, seed)
+            yield pair.gradients(size, seed)
             gc.collect()
 
 
-def _ours(name: str, state: Mapping[str, np.ndarray], dtype: str) -> nfjax.ImageModel:
-    return nfjax.load(name, weights=state, dtype=dtype, **sizes_of(name, state))
+def default_sizes(name: str) -> list[tuple[int, int]]:
+    """A model's own input size, and an odd one: neither square nor, where any size will do, divisible."""
+    entry, data = registry.find(name)
+    if not issubclass(entry.family, VisionTransformer):
+        return [data.input_size[1:], ODD_SIZE]
+    patch = entry.config.patch_size
+    return [data.input_size[1:], (ODD_GRID[0] * patch, ODD_GRID[1] * patch)]
 
 
-def _theirs(name: str, state: Mapping[str, np.ndarray], dtype: str) -> Any:
-    return oracle.build(name, state, dtype, **sizes_of(name, state))
+class _Pair(NamedTuple):
+    """The same model in both libraries."""
+
+    name: str
+    state: Mapping[str, np.ndarray]
+    options: Mapping[str, Any]
+
+    def ours(self, state: Mapping[str, np.ndarray], dtype: str, **options: Any) -> nfjax.ImageModel:
+        return nfjax.load(self.name, weights=state, dtype=dtype, **{**self.options, **options})
+
+    def build(self, size: tuple[int, int], dtype: str) -> tuple[Any, nfjax.ImageModel]:
+        """timm's model and ours, for images of this size."""
+        theirs, state = oracle.build(self.name, self.state, dtype, **self.options), self.state
+        if not issubclass(registry.find(self.name)[0].family, VisionTransformer):
+            return theirs, self.ours(state, dtype)
+        if size != theirs.patch_embed.img_size:
+            theirs.set_input_size(img_size=size)
+        if dtype == "float64":
+            state = {key: value.numpy() for key, value in theirs.state_dict().items()}
+        ours = self.ours(state, dtype, img_size=size)
+        if dtype == "float64" and isinstance(ours, Eva):
+            oracle.replace_rope_table(theirs, ours.rope_table(ours.grid_size))
+        return theirs, ours
+
+    def round_trip(self) -> Row:
+        """timm -> Flax -> timm; the difference is the number of tensors that are not byte-identical."""
+        back, state = nfjax.state_dict(self.ours(self.state, "float32")), self.state
+        same = [
+            key in back and back[key].shape == a.shape and back[key].tobytes() == np.asarray(a, np.float32).tobytes()
+            for key, a in state.items()
+        ]
+        changed = same.count(False) + len(set(back) - set(state))
+        return Row(self.name, f"round trip of {len(state)} tensors", "-", "bytes", float(changed), 0.0)
+
+    def forward(self, size: tuple[int, int], dtype: str, seed: int) -> Iterator[Row]:
+        theirs, ours = self.build(size, dtype)
+        side = f"{size[0]}x{size[1]}"
+        if dtype == "float32" and isinstance(ours, Eva):
+            difference = relative(ours.rope_table(ours.grid_size).astype(dtype), oracle.rope_table(theirs))
+            yield Row(self.name, "rotary table", side, dtype, difference, TOLERANCE["table"])
+        images = _images(size, theirs.in_chans, dtype, seed)
+        expected = oracle.forward(theirs, images)
+        del theirs
+        graphdef, params = split(ours)
+        del ours
+        outputs = jax.jit(lambda params, x: _outputs(merge(graphdef, params), x))(params, jnp.asarray(images))
+        for stage, reference in expected.items():
+            yield Row(self.name, stage, side, dtype, relative(outputs[stage], reference), TOLERANCE[dtype])
+
+    def gradients(self, size: tuple[int, int], seed: int) -> Row:
+        theirs, model = self.build(size, "float64")
+        images = _images(size, theirs.in_chans, "float64", seed)
+        outputs = theirs.num_classes or theirs.num_features
+        probe = np.random.default_rng(seed + 1).standard_normal((BATCH, outputs))
+        expected = oracle.gradients(theirs, images, probe)
+        del theirs
+
+        model.set_grad_checkpointing(True)
+        graphdef, params = split(model)
+        del model
+
+        @jax.jit
+        def ours(params: Any, x: jax.Array) -> Any:
+            return jax.grad(lambda p: jnp.sum(merge(graphdef, p)(x) * probe))(params)
+
+        grads = port.to_timm({path: np.asarray(g) for path, g in ours(params, jnp.asarray(images)).items()})
+        differences = {key: relative(grads[key], expected[key]) for key in expected}
+        worst = max(differences, key=lambda key: (not differences[key] <= 1e300, differences[key]))
+        stage = f"gradients of {len(expected)}; {worst}"
+        return Row(
+            self.name, stage, f"{size[0]}x{size[1]}", "float64", differences[worst], TOLERANCE["gradient"]
+        )
 
 
-def _round_trip(name: str, state: Mapping[str, np.ndarray]) -> Row:
-    """timm -> Flax -> timm; the difference is the number of tensors that are not byte-identical."""
-    back = nfjax.state_dict(_ours(name, state, "float32"))
-    same = [
-        key in back and back[key].shape == a.shape and back[key].tobytes() == np.asarray(a, np.float32).tobytes()
-        for key, a in state.items()
-    ]
-    changed = same.count(False) + len(set(back) - set(state))
-    return Row(name, f"round trip of {len(state)} tensors", "-", "bytes", float(changed), 0.0)
-
-
-def _forward(
-    name: str, state: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]], dtype: str, seed: int
-) -> Iterator[Row]:
-    theirs = _theirs(name, state, dtype)
-    expected = {size: oracle.forward(theirs, _images(size, theirs.in_chans, dtype, seed)) for size in sizes}
-    images = {size: _images(size, theirs.in_chans, dtype, seed) for size in sizes}
-    del theirs
-    graphdef, params = split(_ours(name, state, dtype))
-    taps = [info.module for info in merge(graphdef, params).feature_info]
-
-    @jax.jit
-    def ours(params: Any, x: jax.Array) -> dict[str, jax.Array]:
-        model = merge(graphdef, params)
+def _outputs(model: Any, x: jax.Array) -> dict[str, jax.Array]:
+    """What `oracle.forward` returns."""
+    if isinstance(model, VisionTransformer):
+        features, pairs = model.forward_intermediates(x, return_prefix_tokens=True)
+        maps = [jnp.concatenate([prefix, m.reshape(len(m), -1, m.shape[-1])], axis=1) for m, prefix in pairs]
+    else:
         features, maps = model.forward_intermediates(x)
-        return dict(zip(taps, maps, strict=True)) | {
-            "features": features,
-            "logits": model.forward_head(features),
-        }
-
-    for size in sizes:
-        outputs = ours(params, jnp.asarray(images[size]))
-        for stage, reference in expected[size].items():
-            difference = relative(outputs[stage], reference)
-            yield Row(name, stage, f"{size[0]}x{size[1]}", dtype, difference, TOLERANCE[dtype])
-
-
-def _gradients(name: str, state: Mapping[str, np.ndarray], size: tuple[int, int], seed: int) -> Iterator[Row]:
-    theirs = _theirs(name, state, "float64")
-    images = _images(size, theirs.in_chans, "float64", seed)
-    probe = np.random.default_rng(seed + 1).standard_normal((BATCH, theirs.num_classes))
-    expected = oracle.gradients(theirs, images, probe)
-    del theirs
-
-    model = _ours(name, state, "float64")
-    model.set_grad_checkpointing(True)
-    graphdef, params = split(model)
-    del model
-
-    @jax.jit
-    def ours(params: Any, x: jax.Array) -> Any:
-        return jax.grad(lambda p: jnp.sum(merge(graphdef, p)(x) * probe))(params)
-
-    grads = port.to_timm({path: np.asarray(g) for path, g in ours(params, jnp.asarray(images)).items()})
-    differences = {key: relative(grads[key], expected[key]) for key in expected}
-    worst = max(differences, key=lambda key: (not differences[key] <= 1e300, differences[key]))
-    stage = f"gradients of {len(expected)}; {worst}"
-    yield Row(name, stage, f"{size[0]}x{size[1]}", "float64", differences[worst], TOLERANCE["gradient"])
+    taps = dict(zip(model.feature_info.module_name(), maps, strict=True))
+    pooled, logits = model.forward_head(features, pre_logits=True), model.forward_head(features)
+    return taps | {"features": features, "pooled": pooled, "logits": logits}
 
 
 def _images(size: tuple[int, int], chans: int, dtype: str, seed: int) -> np.ndarray:

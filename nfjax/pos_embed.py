@@ -1,0 +1,90 @@
+"""Where a token is: learned position embeddings of any grid, and rotary ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Grid = tuple[int, int]
+
+
+def resample_abs_pos_embed(pos_embed: Any, new_grid: Grid, old_grid: Grid, num_prefix_tokens: int) -> jax.Array:
+    """A learned position embedding for another grid of patches (timm `resample_abs_pos_embed`).
+
+    Bicubic with antialiasing, in float32 whatever the dtype; the entries of prefix tokens are kept as they are.
+
+    Args:
+        pos_embed: array of shape `(1, num_prefix_tokens + old_h * old_w, dim)`.
+        new_grid: rows and columns of the wanted grid.
+        old_grid: rows and columns of the present one.
+        num_prefix_tokens: leading entries that do not belong to the grid.
+
+    Returns:
+        Array of shape `(1, num_prefix_tokens + new_h * new_w, dim)` in the dtype of `pos_embed`.
+    """
+    pos_embed = jnp.asarray(pos_embed)
+    if new_grid == old_grid:
+        return pos_embed
+    prefix, patches = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
+    dim = pos_embed.shape[-1]
+    grid = patches.reshape(1, *old_grid, dim).astype(jnp.float32)
+    grid = jax.image.resize(grid, (1, *new_grid, dim), "bicubic", antialias=True)
+    return jnp.concatenate([prefix, grid.reshape(1, -1, dim).astype(pos_embed.dtype)], axis=1)
+
+
+def grid_of(tokens: int, expected: Sequence[Grid]) -> Grid:
+    """The grid that `tokens` patches make: the first of the expected ones that has as many, or else a square.
+
+    Raises:
+        ValueError: if there is neither.
+    """
+    for rows, cols in expected:
+        if rows * cols == tokens:
+            return rows, cols
+    side = round(tokens**0.5)
+    if side * side != tokens:
+        grids = ", ".join(f"{rows}x{cols}" for rows, cols in expected)
+        raise ValueError(
+            f"the position embedding has {tokens} patches, which is no square and not {grids}; "
+            "pass the img_size (height, width) that the weights were made for."
+        )
+    return side, side
+
+
+def rotary_table(grid: Grid, head_dim: int, *, temperature: float, reference_grid: Grid | None) -> np.ndarray:
+    """Sines and cosines of axial rotary position embedding (2104.09864; timm `RotaryEmbeddingCat`).
+
+    The first half of a head turns with the row, the second with the column, in interleaved pairs, at
+    `head_dim / 4` frequencies per axis. Positions are scaled to the reference grid, the one of pre-training.
+
+    Returns:
+        float64 array `(2, rows * columns, head_dim)`: the sines, then the cosines.
+    """
+    bands = temperature ** -(np.arange(head_dim // 4) / (head_dim // 4))
+    reference = grid if reference_grid is None else reference_grid
+    rows, cols = (np.arange(n) * (r / n) for n, r in zip(grid, reference, strict=True))
+    angles = np.concatenate(
+        [
+            np.broadcast_to(rows[:, None, None] * bands, (*grid, len(bands))),
+            np.broadcast_to(cols[None, :, None] * bands, (*grid, len(bands))),
+        ],
+        axis=-1,
+    )
+    pairs = np.repeat(angles.reshape(grid[0] * grid[1], -1), 2, axis=-1)
+    return np.stack([np.sin(pairs), np.cos(pairs)])
+
+
+def rotate(x: jax.Array, table: jax.Array) -> jax.Array:
+    """Turn the patch tokens of queries or keys by their position; prefix tokens stay as they are.
+
+    Args:
+        x: array of shape `(batch, prefix + patches, heads, head_dim)`.
+        table: array of shape `(2, patches, head_dim)`, from `rotary_table`.
+    """
+    sin, cos = table[0][:, None], table[1][:, None]
+    prefix, patches = x[:, : x.shape[1] - sin.shape[0]], x[:, x.shape[1] - sin.shape[0] :]
+    quarter_turn = jnp.stack([-patches[..., 1::2], patches[..., ::2]], axis=-1).reshape(patches.shape)
+    turned = (patches * cos + quarter_turn * sin).astype(x.dtype)
+    return jnp.concatenate([prefix, turned], axis=1)
