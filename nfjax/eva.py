@@ -8,6 +8,7 @@ block, so that there is no learned position embedding; keys have no bias; LayerS
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from flax import nnx
 
 from nfjax.attention import Attention
 from nfjax.layers import Linear, drop_path, split_key
-from nfjax.params import Constant, Normal, param, zeros
+from nfjax.params import Constant, param, zeros
 from nfjax.pos_embed import Grid, rotary_table
 from nfjax.vit import VisionTransformer
 from nfjax.vit_blocks import ViTCfg
@@ -95,7 +96,7 @@ class Eva(VisionTransformer):
     """Vision transformer with rotary position embedding ([1]; timm `Eva`); arguments as `VisionTransformer`'s."""
 
     config: EvaCfg
-    timm_names = {"reg_tokens": "num_reg_tokens", "fc_norm": "use_fc_norm"}
+    timm_names: ClassVar = {"reg_tokens": "num_reg_tokens", "fc_norm": "use_fc_norm"}
     token_std = 0.02
     pools_before_norm = ("avg",)
 

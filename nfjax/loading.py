@@ -217,7 +217,7 @@ def sizes_of(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `load` that make model `name` fit the weights: input channels, classes and image size."""
     entry, data = registry.find(name)
     axes = {"in_chans": (data.first_conv, 1), "num_classes": (data.classifier, 0)}
-    sizes = {option: _rows(state, f"{layer}.weight", axis) for option, (layer, axis) in axes.items()}
+    sizes: dict[str, Any] = {option: _rows(state, f"{layer}.weight", axis) for option, (layer, axis) in axes.items()}
     sizes["img_size"] = entry.family.weights_size(entry.config, [data.input_size[1:]], state)
     return {option: size for option, size in sizes.items() if size is not None}
 

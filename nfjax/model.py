@@ -12,7 +12,6 @@ from nfjax.data_config import DataConfig
 from nfjax.head import ClassifierHead
 from nfjax.params import initialize, named_params
 
-
 Size = tuple[int, int]  # height and width, in pixels
 
 

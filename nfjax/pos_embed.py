@@ -1,6 +1,5 @@
 """Where a token is: learned position embeddings of any grid, and rotary ones."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,25 +31,6 @@ def resample_abs_pos_embed(pos_embed: Any, new_grid: Grid, old_grid: Grid, num_p
     grid = patches.reshape(1, *old_grid, dim).astype(jnp.float32)
     grid = jax.image.resize(grid, (1, *new_grid, dim), "bicubic", antialias=True)
     return jnp.concatenate([prefix, grid.reshape(1, -1, dim).astype(pos_embed.dtype)], axis=1)
-
-
-def grid_of(tokens: int, expected: Sequence[Grid]) -> Grid:
-    """The grid that `tokens` patches make: the first of the expected ones that has as many, or else a square.
-
-    Raises:
-        ValueError: if there is neither.
-    """
-    for rows, cols in expected:
-        if rows * cols == tokens:
-            return rows, cols
-    side = round(tokens**0.5)
-    if side * side != tokens:
-        grids = ", ".join(f"{rows}x{cols}" for rows, cols in expected)
-        raise ValueError(
-            f"the position embedding has {tokens} patches, which is no square and not {grids}; "
-            "pass the img_size (height, width) that the weights were made for."
-        )
-    return side, side
 
 
 def rotary_table(grid: Grid, head_dim: int, *, temperature: float, reference_grid: Grid | None) -> np.ndarray:

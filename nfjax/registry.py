@@ -24,7 +24,7 @@ class UnknownModelError(ValueError):
 class Entry:
     """One architecture: the class that builds it, its frozen config, and its pretrained cfgs, the default first."""
 
-    family: type[ImageModel]
+    family: Any  # a subclass of ImageModel, called as `family(config, data_config=..., **options)`
     config: Any
     data: tuple[DataConfig, ...]
 
@@ -49,7 +49,9 @@ class Entry:
         arguments = {name: value for name, value in options.items() if name in _arguments(self.family)}
         fields = {name: value for name, value in options.items() if name not in arguments}
         config = dataclasses.replace(self.config, **fields)
-        return self.family(config, data_config=data_config, **{"num_classes": data_config.num_classes, **arguments})
+        arguments.setdefault("num_classes", data_config.num_classes)
+        model: ImageModel = self.family(config, data_config=data_config, **arguments)
+        return model
 
     def options(self) -> set[str]:
         """Names of the options that `build` takes."""

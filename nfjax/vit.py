@@ -20,7 +20,7 @@ from nfjax.data_config import DataConfig
 from nfjax.layers import Linear, dropout, split_key
 from nfjax.model import Feature, ImageModel, Size, take_indices
 from nfjax.params import Normal, initialize, named_params, param
-from nfjax.pos_embed import Grid, grid_of, resample_abs_pos_embed
+from nfjax.pos_embed import Grid, resample_abs_pos_embed
 from nfjax.vit_blocks import BLOCKS, ViTCfg
 from nfjax.vit_layers import POOLS, AttentionPoolLatent, PatchEmbed, global_pool_nlc
 
@@ -44,7 +44,8 @@ class VisionTransformer(ImageModel):
     config: ViTCfg
     default_out_indices = 3
     token_std = 1e-6  # of the class token and the registers at first
-    pools_before_norm = ("avg", "max", "avgmax")  # those after which the final norm comes, if it may choose
+    # Pools after which the final norm comes, if the config leaves it open.
+    pools_before_norm: tuple[str, ...] = ("avg", "max", "avgmax")
 
     def __init__(
         self,
@@ -185,15 +186,16 @@ class VisionTransformer(ImageModel):
         x = x.reshape(batch, rows * cols, dim)
         tokens = [t[...].astype(x.dtype) for t in (self.cls_token, self.reg_token) if t is not None]
         prefix = [jnp.broadcast_to(t, (batch, *t.shape[1:])) for t in tokens]
-        pos_embed = 0 if self.pos_embed is None else self._pos_embed_of(grid).astype(x.dtype)
+        pos_embed: Any = 0.0
+        if self.pos_embed is not None:
+            entries = self.pos_embed[...]
+            pos_embed = resample_abs_pos_embed(entries, grid, self.grid_size, self.config.num_pos_prefix)
+            pos_embed = pos_embed.astype(x.dtype)
         if self.config.no_embed_class:
             x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
         else:
             x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
         return dropout(x, self.config.pos_drop_rate, key), grid, self._rope(grid)
-
-    def _pos_embed_of(self, grid: Grid) -> jax.Array:
-        return resample_abs_pos_embed(self.pos_embed[...], grid, self.grid_size, self.config.num_pos_prefix)
 
     def _rope(self, grid: Grid) -> jax.Array | None:
         return None
@@ -260,11 +262,21 @@ class VisionTransformer(ImageModel):
     @classmethod
     def weights_size(cls, config: ViTCfg, sizes: Sequence[Size], state: Mapping[str, Any]) -> Size | None:
         """Height and width of the images that the position embedding is made for."""
-        if np.ndim(state.get("pos_embed")) != 3:
+        entries = state.get("pos_embed")
+        if entries is None or np.ndim(entries) != 3:
             return None
-        grids = {config.grid(size): size for size in reversed(sizes)}  # of equal grids the first size wins
-        grid = grid_of(state["pos_embed"].shape[1] - config.num_pos_prefix, list(reversed(grids)))
-        return grids.get(grid, (grid[0] * config.patch_size, grid[1] * config.patch_size))
+        patches, patch = entries.shape[1] - config.num_pos_prefix, config.patch_size
+        for size in sizes:
+            if np.prod(config.grid(size)) == patches:
+                return size
+        side = round(max(patches, 0) ** 0.5)
+        if side * side != patches:
+            wanted = ", ".join("{}x{}".format(*config.grid(size)) for size in sizes)
+            raise ValueError(
+                f"the position embedding has {patches} patches, which is no square and not {wanted}; "
+                "pass the img_size (height, width) that the weights were made for."
+            )
+        return side * patch, side * patch
 
     def adapt_size(self, state: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
         """Resample the position embedding to this model's grid (timm `checkpoint_filter_fn`)."""
@@ -277,6 +289,8 @@ class VisionTransformer(ImageModel):
         chosen = self.pool_type in self.pools_before_norm if own.fc_norm is None else own.fc_norm
         defaults = {"global_pool": own.global_pool, "fc_norm": chosen, "output_stride": self.output_stride}
         args = {name: value for name, value in changed.items() if name not in defaults or value != defaults[name]}
+        # timm reads the size from the data config too, but only where that says that the size is fixed.
+        args["img_size"] = self.data_config.input_size[1:]
         return {self.timm_names.get(name, name): value for name, value in args.items()}
 
     def check_input(self, x: jax.Array) -> jax.Array:

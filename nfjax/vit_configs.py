@@ -40,7 +40,9 @@ def _so150m2() -> ViTCfg:
     return _so150m(**shape, init_values=1e-5, qkv_bias=False, global_pool="avg")
 
 
-def _patch14(embed_dim: int, depth: int, num_heads: int, registers: int, init_values: float, **overrides: Any) -> ViTCfg:
+def _patch14(
+    embed_dim: int, depth: int, num_heads: int, registers: int, init_values: float, **overrides: Any
+) -> ViTCfg:
     """DINOv2 with registers (2309.16588), and TIPSv2's image side: a class token, which is the pooled feature."""
     return ViTCfg(
         embed_dim,
@@ -97,9 +99,7 @@ VITS: dict[str, ViTCfg] = {
     },
     "test_vit2": ViTCfg(64, 8, 2, mlp_ratio=3, global_pool="avg", dynamic_img_size=True, **_TEST),
     "test_vit3": ViTCfg(96, 9, 3, mlp_ratio=2, global_pool="map", pool_include_prefix=True, **_TEST),
-    "test_vit4": ViTCfg(
-        96, 9, 3, mlp_ratio=3, global_pool="avg", norm_layer="rmsnorm", dynamic_img_size=True, **_TEST
-    ),
+    "test_vit4": ViTCfg(96, 9, 3, mlp_ratio=3, global_pool="avg", norm_layer="rmsnorm", dynamic_img_size=True, **_TEST),
 }
 
 EVAS: dict[str, EvaCfg] = {
@@ -114,9 +114,9 @@ EVAS: dict[str, EvaCfg] = {
 
 
 def _data(name: str, size: int, crop_pct: float = 0.95, **fields: Any) -> DataConfig:
-    """The pretrained cfg of `architecture.tag`; size in pixels. Fields that are None keep timm's default."""
+    """The pretrained cfg of `architecture.tag`; size in pixels."""
     architecture, _, tag = name.partition(".")
-    defaults = {
+    defaults: dict[str, Any] = {
         "hf_hub_id": f"timm/{name}",
         "mean": HALF,
         "std": HALF,
@@ -198,9 +198,7 @@ VIT_DATA: list[DataConfig] = [
     _data("vit_base_patch16_224.orig_in21k", 224, 0.9, **_FEATURES),
     _data("vit_base_patch16_224.augreg_in21k", 224, 0.9, **_IN21K),
     _data("vit_base_patch16_224.sam_in1k", 224, 0.9),
-    _data(
-        "vit_base_patch16_224.bamboo", 224, 1.0, mean=CLIP_MEAN, std=CLIP_STD, num_classes=115217, license=None
-    ),
+    _data("vit_base_patch16_224.bamboo", 224, 1.0, mean=CLIP_MEAN, std=CLIP_STD, num_classes=115217, license=None),
     _data("vit_base_patch16_224.dino", 224, 0.9, **_IMAGENET, **_FEATURES),
     _data("vit_base_patch16_224.mae", 224, 0.9, **_IMAGENET, **_FEATURES, license="cc-by-nc-4.0"),
     _data("vit_base_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),

@@ -39,10 +39,11 @@ def timm() -> Any:
 def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
     """Random float32 values for every parameter of a torch model, as a state dict.
 
-    Nothing stays at 0 or 1, where it could hide a mistake: gains are drawn below 1, biases around 0, and weights such
-    that a layer keeps the scale of its input; tokens and position embeddings are as large as what they meet. Gains above 1 would make a deep network amplify its own rounding: on
-    eca_nfnet_l3 at 352 pixels torch's float32 is 5e-6 off torch's float64 with U(0.75, 1.25), and 1e-6 with
-    U(0.5, 1), so that the comparison would be about torch's rounding instead of ours.
+    Nothing stays at 0 or 1, where it could hide a mistake: gains are drawn below 1, biases around 0, weights such
+    that a layer keeps the scale of its input, tokens and position embeddings as large as what they are joined with.
+    Gains above 1 would make a deep network amplify its own rounding: on eca_nfnet_l3 at 352 pixels torch's float32 is
+    5e-6 off torch's float64 with U(0.75, 1.25), and 1e-6 with U(0.5, 1), so that the comparison would be about torch's
+    rounding instead of ours.
     """
     rng = np.random.default_rng(seed)
     state = {}

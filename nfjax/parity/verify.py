@@ -177,9 +177,7 @@ class _Pair(NamedTuple):
         differences = {key: relative(grads[key], expected[key]) for key in expected}
         worst = max(differences, key=lambda key: (not differences[key] <= 1e300, differences[key]))
         stage = f"gradients of {len(expected)}; {worst}"
-        return Row(
-            self.name, stage, f"{size[0]}x{size[1]}", "float64", differences[worst], TOLERANCE["gradient"]
-        )
+        return Row(self.name, stage, f"{size[0]}x{size[1]}", "float64", differences[worst], TOLERANCE["gradient"])
 
 
 def _outputs(model: Any, x: jax.Array) -> dict[str, jax.Array]:

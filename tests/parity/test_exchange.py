@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from both import torch_logits
 
 import nfjax
 import port
@@ -22,11 +23,6 @@ def state():
     return oracle.random_state(oracle.build("test_nfnet"))
 
 
-def torch_logits(model, x=X):
-    with torch.inference_mode():
-        return model.eval()(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
-
-
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -38,6 +34,16 @@ def torch_logits(model, x=X):
         ("nf_ecaresnet26", {}),
         ("nf_regnet_b0", {"in_chans": 4}),
         ("dm_nfnet_f0", {}),
+        ("test_nfnet", {"skipinit": True}),
+        ("test_vit2", {"num_classes": 10, "img_size": (64, 96)}),
+        ("test_vit2", {"global_pool": "max", "in_chans": 1}),
+        ("test_vit2", {"global_pool": ""}),
+        ("test_vit3", {}),
+        ("test_vit4", {"depth": 3}),
+        ("vit_dpwee_patch16_reg1_gap_256", {"depth": 2}),
+        ("vit_small_patch14_reg4_dinov2", {"depth": 2, "num_classes": 0, "img_size": 84}),
+        ("vit_medium_patch16_rope_reg1_gap_256", {"depth": 2, "img_size": (64, 96)}),
+        ("vit_medium_patch16_rope_reg1_gap_256", {"depth": 1, "class_token": True, "global_pool": "token"}),
     ],
     ids=str,
 )
@@ -48,7 +54,8 @@ def test_timm_loads_what_we_save(name, options, tmp_path):
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     for key, tensor in theirs.state_dict().items():
         assert tensor.numpy().tobytes() == random[key].tobytes()
-    x = np.random.default_rng(1).standard_normal((2, 64, 64, model.in_chans)).astype("f4")
+    size = (64, 64) if "nf" in name else model.data_config.input_size[1:]
+    x = np.random.default_rng(1).standard_normal((2, *size, model.in_chans)).astype("f4")
     assert relative(jax.jit(model)(jnp.asarray(x)), torch_logits(theirs, x)) <= 1e-5
 
     again = nfjax.load(f"local-dir:{tmp_path}")
@@ -60,17 +67,28 @@ def test_timm_loads_what_we_save(name, options, tmp_path):
     theirs.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
 
 
-def test_we_load_what_timm_saves(state, tmp_path):
-    theirs = oracle.build("test_nfnet", state)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_nfnet", {}),
+        ("test_vit2", {"img_size": 64}),
+        ("test_vit3", {"img_size": 64, "depth": 2}),
+        ("vit_medium_patch16_rope_reg1_gap_256", {"img_size": 64, "depth": 1, "num_reg_tokens": 2}),
+    ],
+    ids=str,
+)
+def test_we_load_what_timm_saves(name, options, tmp_path):
+    theirs = oracle.build(name, oracle.random_state(oracle.build(name, **options)), **options)
     timm.models.save_for_hf(theirs, tmp_path, safe_serialization=True)
     ours = nfjax.load(f"local-dir:{tmp_path}")
-    assert relative(jax.jit(ours)(jnp.asarray(X)), torch_logits(theirs)) <= 1e-5
+    assert relative(jax.jit(ours)(jnp.asarray(X)), torch_logits(theirs, X)) <= 1e-5
     ours_config = json.loads((nfjax.save(ours, tmp_path / "ours") / "config.json").read_text())
     theirs_config = json.loads((tmp_path / "config.json").read_text())
     for key in ("architecture", "num_classes", "num_features", "global_pool"):
         assert ours_config[key] == theirs_config[key]
     for key, value in ours_config["pretrained_cfg"].items():
-        assert value == theirs_config["pretrained_cfg"].get(key), key
+        if key != "input_size":  # timm keeps the published one for a model of dynamic size
+            assert value == theirs_config["pretrained_cfg"].get(key), key
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".pth.tar", ".pt"])

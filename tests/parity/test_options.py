@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from both import double, images, nchw, torch_logits
 
 import nfjax
 from nfjax.conv import conv2d
@@ -29,23 +30,6 @@ def changed(entry, traits):
 @pytest.fixture(scope="module")
 def state():
     return oracle.random_state(oracle.build("test_nfnet"))
-
-
-def images(size=(65, 50), chans=3, dtype="float64"):
-    return np.random.default_rng(1).standard_normal((2, *size, chans)).astype(dtype)
-
-
-def nchw(x):
-    return torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-
-
-def double(state):
-    return {k: v.astype("float64") for k, v in state.items()}
-
-
-def torch_logits(model, x):
-    with torch.inference_mode():
-        return model(nchw(x)).numpy()
 
 
 @pytest.mark.parametrize("traits", [{}, DEEPMIND, REGNET], ids=["plain", "deepmind", "regnet"])

@@ -8,29 +8,46 @@ from nfjax.parity import oracle
 from nfjax.parity.verify import ODD_SIZE, Row, relative, verify
 from port.__main__ import main
 
-# One of each block, stem, attention, activation and padding; sizes that keep the run short.
+# One of each block, stem, attention, activation, padding and pool; sizes and depths that keep the run short.
 KINDS = {
-    "test_nfnet": None,  # its own size and the odd one
-    "eca_nfnet_l0": [ODD_SIZE],
-    "dm_nfnet_f0": [ODD_SIZE],
-    "nf_regnet_b0": [(64, 96)],
-    "nf_seresnet26": [(64, 64), (33, 47)],
+    "test_nfnet": {},  # its own size and the odd one
+    "eca_nfnet_l0": {"sizes": [ODD_SIZE]},
+    "dm_nfnet_f0": {"sizes": [ODD_SIZE]},
+    "nf_regnet_b0": {"sizes": [(64, 96)]},
+    "nf_seresnet26": {"sizes": [(64, 64), (33, 47)]},
+    "test_vit2": {},  # average pool, LayerScale
+    "test_vit3": {},  # attention pool of all tokens
+    "test_vit4": {},  # RMSNorm
+    "vit_tiny_patch16_224": {"sizes": [(64, 96)], "depth": 3},  # class token, no LayerScale
+    "vit_little_patch16_reg4_gap_256": {"sizes": [(64, 96)], "depth": 3},  # position embedding of patches alone
+    "vit_pwee_patch16_reg1_gap_256": {"sizes": [(64, 96)], "depth": 3},
+    "vit_dwee_patch16_reg1_gap_256": {"sizes": [(64, 96)], "depth": 3},
+    "vit_dpwee_patch16_reg1_gap_256": {"sizes": [(64, 96)], "depth": 3},
+    "vit_so150m_patch16_reg4_gap_256": {"sizes": [(32, 48)], "depth": 1},  # norm before the pool
+    "vit_so150m_patch16_reg4_map_256": {"sizes": [(32, 48)], "depth": 1},  # attention pool of patches
+    "vit_so150m2_patch16_reg1_gap_256": {"sizes": [(32, 48)], "depth": 1},  # no bias of queries, keys, values
+    "vit_medium_patch16_rope_reg1_gap_256": {"sizes": [(64, 96)], "depth": 3},
+    "vit_mediumd_patch16_rope_reg1_gap_256": {"sizes": [(64, 96)], "depth": 1},  # the same without biases
+    "vit_small_patch14_reg4_dinov2": {"sizes": [(42, 70)], "depth": 3},  # class token pooled, no classes
+    "vit_giant_patch14_reg4_dinov2": {"sizes": [(28, 42)], "depth": 1},  # SwiGLU
 }
+# Too large for the memory of a small machine: their depth is cut.
+GIANTS = {"vit_so400m_patch14_reg1_tipsv2", "vit_giant_patch14_reg1_tipsv2", "vit_giant_patch14_reg4_dinov2"}
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_representative(name):
-    check(name, KINDS[name])
+    check(name, **KINDS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", nfjax.list_models())
 def test_registry(name):
-    check(name, None)
+    check(name, **({"depth": 2} if name in GIANTS else {}))
 
 
-def check(name, sizes):
-    rows = list(verify(name, sizes=sizes, x64=True))
+def check(name, **options):
+    rows = list(verify(name, x64=True, **options))
     failed = [str(row) for row in rows if not row.ok]
     assert not failed, "\n".join(failed)
     assert {row.dtype for row in rows} == {"bytes", "float32", "float64"}
@@ -51,15 +68,28 @@ def test_command_passes(capsys):
     assert "0 failed" in out
 
 
-def test_random_weights_leave_no_gradient_at_zero():
+@pytest.mark.parametrize("name", ["test_nfnet", "test_vit3", "vit_dwee_patch16_reg1_gap_256"])
+def test_random_weights_leave_no_gradient_at_zero(name):
     """Otherwise a parameter could be compared with nothing."""
-    model = oracle.build("test_nfnet", oracle.random_state(oracle.build("test_nfnet")))
-    grads = oracle.gradients(model, np.ones((2, 64, 64, 3), np.float32), np.ones((2, 1000), np.float32))
+    options = {} if name == "test_nfnet" else {"img_size": 64, "depth": 2}
+    model = oracle.build(name, oracle.random_state(oracle.build(name, **options)), **options)
+    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
+    grads = oracle.gradients(model, images, np.ones((2, 1000), np.float32))
     assert not [name for name, grad in grads.items() if not np.any(grad)]
 
 
+def test_depth_cut(capsys):
+    assert main(["verify", "test_vit3", "--size", "64x48", "--depth", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "blocks.1" in out
+    assert "blocks.2" not in out
+    assert main(["verify", "test_nfnet", "--depth", "2"]) == 2
+
+
 def test_weights_of_other_sizes(tmp_path, capsys):
-    """A fine-tuned file: its classes and input channels are those of both models."""
+    """A fine-tuned file: its classes, input channels and image size are those of both models."""
+    nfjax.save(nfjax.load("test_vit2", weights=None, num_classes=7, img_size=64), tmp_path / "vit")
+    assert main(["verify", "test_vit2", "--size", "64", "--weights", str(tmp_path / "vit/model.safetensors")]) == 0
     nfjax.save(nfjax.load("test_nfnet", weights=None, num_classes=7, in_chans=1), tmp_path)
     assert main(["verify", "test_nfnet", "--size", "64", "--weights", str(tmp_path / "model.safetensors")]) == 0
     assert main(["verify", "nfnet_l0", "--size", "64", "--weights", str(tmp_path / "model.safetensors")]) == 2

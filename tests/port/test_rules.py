@@ -9,12 +9,12 @@ from nfjax.params import named_params
 from nfjax.registry import MODELS
 
 # The deep ones repeat the blocks of these at the same widths; `-m slow` has them all.
-SHALLOW = [n for n in nfjax.list_models() if not any(n.endswith(f"nfnet_f{i}") for i in range(2, 8))]
+DEEP = [*(f"nfnet_f{i}" for i in range(2, 8)), "384", "448", "giant", "large", "so400m"]
+SHALLOW = [n for n in nfjax.list_models() if not any(part in n for part in DEEP)]
 
 
 def paths_and_shapes(name):
-    entry = MODELS[name]
-    return {path: var.get_value().shape for path, var in named_params(entry.family(entry.config)).items()}
+    return {path: var.get_value().shape for path, var in named_params(MODELS[name].build()).items()}
 
 
 @pytest.mark.parametrize("name", nfjax.list_models())
