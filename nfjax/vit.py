@@ -59,6 +59,11 @@ class VisionTransformer(ImageModel):
         dtype: Any = jnp.float32,
         data_config: DataConfig = DataConfig(),
     ):
+        for option, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+            if value < least:
+                raise ValueError(f"{option}={value}; expected at least {least}.")
+        if min(config.grid(data_config.input_size[1:])) < 1:
+            raise ValueError(f"img_size={data_config.input_size[1:]} has no room for a patch of {config.patch_size}.")
         dim = config.embed_dim
         self.config, self.data_config = config, data_config
         self.num_classes, self.in_chans, self.output_stride = num_classes, in_chans, config.patch_size
@@ -175,7 +180,7 @@ class VisionTransformer(ImageModel):
         for i in range(max(taken) + 1):
             if i in taken:
                 maps.append(self.blocks[i].attention_map(x, rope))
-            x = self.blocks[i](x, rope)
+            x = self.blocks[i](x, rope)  # for the next one
         return maps
 
     def _embed(self, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Grid, jax.Array | None]:

@@ -38,7 +38,7 @@ def blocks(page):
 def hub(tmp_path_factory):
     """A hub with fresh weights under the names that the pages use."""
     server = HubServer()
-    for name in ("eca_nfnet_l0", "nfnet_l0"):
+    for name in ("eca_nfnet_l0", "nfnet_l0", "vit_medium_patch16_reg4_gap_256"):
         repo = nfjax.data_config(name).hf_hub_id
         folder = nfjax.save(nfjax.load(name, weights=None), tmp_path_factory.mktemp(name))
         server.commit(repo, {f.name: f.read_bytes() for f in folder.iterdir()})

@@ -159,8 +159,8 @@ def test_local_dir_errors(tmp_path, state):
     (tmp_path / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {}}')
     with pytest.raises(nfjax.UnknownModelError, match="'resnet18', which nfjax does not have"):
         nfjax.load(f"local-dir:{tmp_path}")
-    (tmp_path / "config.json").write_text('{"architecture": "test_nfnet", "model_args": {"act_layer": "relu"}}')
-    with pytest.raises(ValueError, match="model_args act_layer, which nfjax cannot follow"):
+    (tmp_path / "config.json").write_text('{"architecture": "test_nfnet", "model_args": {"drop_block_rate": 0.1}}')
+    with pytest.raises(ValueError, match="model_args drop_block_rate, which nfjax cannot follow"):
         nfjax.load(f"local-dir:{tmp_path}")
     (tmp_path / "config.json").write_text('{"architecture": "test_nfnet", "pretrained_cfg": {}}')
     with pytest.raises(FileNotFoundError, match="no weights in"):

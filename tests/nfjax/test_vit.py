@@ -187,6 +187,9 @@ def test_wrong_sizes_are_explained(dynamic, x, said):
         ({"output_stride": 16}, "has no option output_stride"),
         ({"global_pool": "catavgmax"}, "global_pool='catavgmax'"),
         ({"global_pool": "token"}, "needs a class token"),
+        ({"num_classes": -1}, "num_classes=-1"),
+        ({"in_chans": 0}, "in_chans=0"),
+        ({"img_size": 8}, r"img_size=\(8, 8\) has no room"),
     ],
 )
 def test_options_that_make_no_sense(options, said):
