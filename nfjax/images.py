@@ -1,0 +1,129 @@
+"""Image files and Pillow images of any mode, as RGB: what timm does, and where timm's way would spoil the pixels."""
+
+import os
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Mode = Literal["RGB", "L"]
+ImageFile = str | os.PathLike[str] | IO[bytes]
+
+
+class ImageError(ValueError):
+    """A file that is no image or is damaged, or pixels that have no agreed scale."""
+
+
+def load_image(file: ImageFile, mode: Mode = "RGB", *, exif: bool = False) -> Image.Image:
+    """The first frame of an image file, decoded.
+
+    The same pixels as `PIL.Image.open(file).convert(mode)`, with which timm reads images; `convert` says where not.
+
+    Args:
+        file: a path, or an object with `read` and `seek` that gives bytes.
+        mode: "RGB", or "L" for one channel.
+        exif: turn the image as its EXIF orientation says. timm, and so every published accuracy, does not.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImageError: the file is a folder, is no image, or is damaged or cut short; the message names file and reason.
+    """
+    if isinstance(file, bytes):
+        raise ImageError(f"found {len(file)} bytes, expected a path or a file; wrap contents as io.BytesIO(data).")
+    name = os.fspath(file) if isinstance(file, str | os.PathLike) else getattr(file, "name", repr(file))
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return convert(image, mode, exif=exif)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {name} (working directory: {Path.cwd()}).") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name} is a folder; pass the image files in it one by one.") from None
+    except PermissionError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not an image that Pillow can read: {_beginning(file)}.") from None
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+        raise ImageError(f"{name} cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def to_rgb(image: Image.Image, *, exif: bool = False) -> Image.Image:
+    """`convert(image, "RGB")`."""
+    return convert(image, "RGB", exif=exif)
+
+
+def convert(image: Image.Image, mode: Mode = "RGB", *, exif: bool = False) -> Image.Image:
+    """An image of any mode as 8-bit RGB or greyscale; the image itself if it is that already.
+
+    Equal to timm's `image.convert(mode)`, without its warning about transparent palettes, except where Pillow would
+    clip: 16-bit images (modes I;16 and I) keep the high byte of each pixel, as Pillow itself does with 16-bit colour,
+    where `Image.convert` makes everything above 255 white.
+
+    Args:
+        image: any Pillow image. Alpha is dropped, not blended, and colour profiles are ignored, as in timm.
+        mode: "RGB", or "L" for one channel.
+        exif: turn the image as its EXIF orientation says.
+
+    Raises:
+        ImageError: no pixels; a mode without conversion; 32-bit integers outside 0 to 65535; floating point outside
+            0 to 255, or all within 0 to 1, where timm would see black.
+    """
+    if not isinstance(image, Image.Image):
+        raise ImageError(
+            f"found {type(image).__name__}, expected a PIL image: nfjax.load_image(file), or "
+            "PIL.Image.fromarray(array) of uint8 (height, width, 3)."
+        )
+    if not image.width or not image.height:
+        raise ImageError(f"an image of {image.width}x{image.height} pixels; expected at least one each way.")
+    if exif:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _high_byte(image)
+    elif image.mode == "F":
+        _check_float(image)
+    if image.mode == mode:
+        return image
+    if "transparency" in image.info:  # Pillow warns that this cannot be kept
+        image = image.copy()
+        del image.info["transparency"]
+    try:
+        return image.convert(mode)
+    except ValueError as error:
+        raise ImageError(f"an image of mode {image.mode} cannot become {mode}: {error}.") from None
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """A greyscale image of 16 bits a pixel as one of 8."""
+    pixels = np.asarray(image)
+    low, high = pixels.min(initial=0), pixels.max(initial=0)
+    if low < 0 or high > 65535:
+        raise ImageError(
+            f"an image of 32-bit integers from {low} to {high}; expected 16 bits, 0 to 65535. Scale it and pass "
+            "PIL.Image.fromarray(array) of uint8."
+        )
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
+
+
+def _check_float(image: Image.Image) -> None:
+    """Refuse floating-point pixels that are evidently not on timm's scale of 0 to 255."""
+    pixels = np.asarray(image)
+    low, high = pixels.min(initial=np.inf), pixels.max(initial=-np.inf)
+    if not (low >= 0 and high <= 255) or 0 < high <= 1:
+        raise ImageError(
+            f"an image of floating-point pixels from {low:g} to {high:g}; expected 0 to 255. Scale it and pass "
+            "PIL.Image.fromarray(array) of uint8."
+        )
+
+
+def _beginning(file: ImageFile) -> str:
+    """The first bytes of a file, to tell a web page or an archive from an image."""
+    if isinstance(file, str | os.PathLike):
+        with open(file, "rb") as stream:
+            head = stream.read(16)
+    else:
+        file.seek(0)
+        head = file.read(16)
+    return f"it begins with {head!r}" if head else "it is empty"

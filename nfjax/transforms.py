@@ -1,0 +1,263 @@
+"""Evaluation preprocessing: a Pillow image becomes the array that timm's own transform makes of it, bit for bit."""
+
+import dataclasses
+import difflib
+import math
+import operator
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from nfjax import loading
+from nfjax.data_config import DataConfig
+from nfjax.images import ImageFile, Mode, convert, load_image
+from nfjax.model import ImageModel
+
+INTERPOLATIONS = {
+    name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box")
+}
+CROP_MODES = ("center", "squash", "border")
+OVERRIDES = ("input_size", "img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTransform:
+    """Resize, crop, scale to [0, 1] and normalise one image (timm `transforms_imagenet_eval`).
+
+    The image is resized so that `size` is `crop_pct` of it, and its centre is cut out:
+
+    * "center": its short side fits, and what sticks out on the long side is lost.
+    * "squash": both sides fit; the aspect ratio changes.
+    * "border": its long side fits, and the rest is filled with the mean colour.
+
+    Attributes:
+        size: height and width of the result, in pixels.
+        crop_pct: share of each side of the resized image that is kept; above 1 adds a frame, black or, with "border",
+            of the mean colour.
+        crop_mode: "center", "squash" or "border".
+        interpolation: "nearest", "bilinear", "bicubic", "lanczos", "hamming" or "box": Pillow's, antialiased.
+        mean: by channel, of pixels in [0, 1]: three for RGB images, one for greyscale.
+        std: likewise.
+    """
+
+    size: tuple[int, int]
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _choose("crop_mode", self.crop_mode, CROP_MODES)
+        if self.interpolation == "random":
+            raise ValueError(f"interpolation='random' is for training; choose one of {', '.join(INTERPOLATIONS)}.")
+        _choose("interpolation", self.interpolation, INTERPOLATIONS)
+        if min(self.size) < 1:
+            raise ValueError(f"image size {self.size}; expected a height and a width of at least 1 pixel.")
+        if not (0 < self.crop_pct < math.inf and min(self.scale_size) >= 1):
+            raise ValueError(
+                f"crop_pct={self.crop_pct}; expected a share such as 0.9, with which at least one pixel "
+                f"remains of {self.size}."
+            )
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or not min(self.std) > 0:
+            raise ValueError(
+                f"mean={self.mean} and std={self.std}; expected three of each for RGB or one for grey, std positive."
+            )
+
+    @property
+    def scale_size(self) -> tuple[int, int]:
+        """Height and width that the crop is cut from."""
+        height, width = (math.floor(side / self.crop_pct) for side in self.size)
+        return height, width
+
+    @property
+    def mode(self) -> Mode:
+        """Pillow's mode of the images that are cropped: "RGB" or "L"."""
+        return "L" if len(self.mean) == 1 else "RGB"
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """One image, normalised.
+
+        Args:
+            image: of any size and mode (see `nfjax.images.convert`).
+
+        Returns:
+            float32 array `(height, width, 3)`, or `(height, width, 1)` for greyscale.
+
+        Raises:
+            nfjax.images.ImageError: not a PIL image, or one whose pixels have no agreed scale.
+        """
+        image = convert(image, self.mode)
+        height, width = self._resized(image.height, image.width)
+        image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+        # Rows of (width * channels): numpy is several times slower on an innermost axis of three.
+        rows = np.array(self._crop(image), np.float32).reshape(self.size[0], -1)
+        # The three roundings of torch's ToTensor and Normalize, in their order: folding them changes bits.
+        rows /= np.float32(255)
+        rows -= np.tile(np.asarray(self.mean, np.float32), self.size[1])
+        rows /= np.tile(np.asarray(self.std, np.float32), self.size[1])
+        return rows.reshape(*self.size, len(self.mean))
+
+    def batch(self, images: Iterable[Image.Image | ImageFile], *, threads: int | None = None) -> np.ndarray:
+        """Many images, decoded and transformed in threads (Pillow lets go of Python's lock).
+
+        Args:
+            images: paths, open files or PIL images; a lazily opened PIL image may not come twice.
+            threads: None for as many as there are cores.
+
+        Returns:
+            float32 array `(count, height, width, 3)` in the order of `images`; one channel for greyscale.
+
+        Raises:
+            nfjax.images.ImageError: naming the file that cannot be read.
+            FileNotFoundError: there is no such file.
+        """
+        if isinstance(images, str | os.PathLike | Image.Image) or hasattr(images, "read"):
+            raise ValueError(f"batch takes many images, and found one; write transform.batch([{images!r}]).")
+        images = list(images)
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads={threads}; expected at least 1, or None for one per core.")
+        result = np.empty((len(images), *self.size, len(self.mean)), np.float32)
+
+        def put(index: int) -> None:
+            image = images[index]
+            result[index] = self(image if isinstance(image, Image.Image) else load_image(image, self.mode))
+
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            for _ in pool.map(put, range(len(images))):
+                pass
+        return result
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which an image is resized."""
+        target_height, target_width = self.scale_size
+        if self.crop_mode == "squash":
+            return target_height, target_width
+        if self.crop_mode == "center" and target_height == target_width:
+            # torchvision's Resize truncates the long side; timm's own, below, rounds.
+            short, long = target_height, int(target_height * max(height, width) / min(height, width))
+            return (long, short) if width <= height else (short, long)
+        ratios = height / target_height, width / target_width
+        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        # timm fails where a side would vanish, which takes an image some hundred times as long as it is wide.
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+    def _crop(self, image: Image.Image) -> Image.Image:
+        """The centre of an image, after padding it where it is too small."""
+        height, width = self.size
+        missing_x, missing_y = max(0, width - image.width), max(0, height - image.height)
+        if missing_x or missing_y:
+            border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
+            image = ImageOps.expand(image, border, self._fill())
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+    def _fill(self) -> int | tuple[int, ...]:
+        """Colour of the padding."""
+        levels = [round(255 * mean) if self.crop_mode == "border" else 0 for mean in self.mean]
+        return tuple(levels) if len(levels) > 1 else levels[0]
+
+
+def create_transform(
+    model_or_data_config: ImageModel | DataConfig | str,
+    *,
+    is_training: bool = False,
+    use_test_size: bool = False,
+    **overrides: Any,
+) -> EvalTransform:
+    """The preprocessing with which a set of weights was evaluated.
+
+    Source: timm `create_transform(**resolve_data_config(...), is_training=False)`; differences from it are 0.
+
+    Args:
+        model_or_data_config: a model, a data config, or a name that `nfjax.load` takes.
+        is_training: training transforms are not here; see Raises.
+        use_test_size: take the image size and the crop_pct that the weights do best with, `test_input_size` and
+            `test_crop_pct`, where the data config has them.
+        overrides: in the place of the data config's, with timm's names; None counts as not given. `input_size`
+            (channels, height, width) or `img_size` (one number, or height and width), `crop_pct`, `crop_mode`,
+            `interpolation`, `mean`, `std` (by channel, or one number for all).
+
+    Returns:
+        A callable from a PIL image to float32 `(height, width, 3)`. For one input channel images become
+        greyscale, `(height, width, 1)`, and three means or stds their average, as timm's loader does.
+
+    Raises:
+        ValueError: `is_training=True`; unknown overrides (the closest are suggested) or values; a number of input
+            channels other than 1 and 3.
+        nfjax.UnknownModelError: no such name.
+    """
+    if is_training:
+        raise ValueError(
+            "is_training=True: training transforms belong to the training package, train/, and are not there yet. "
+            "Without it, create_transform makes the evaluation transform."
+        )
+    for name in overrides:
+        _choose("override", name, OVERRIDES)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    data = _data_config(model_or_data_config)
+
+    channels, *size = data.input_size
+    if "input_size" in given and "img_size" in given:
+        raise ValueError("both input_size and img_size are given; input_size alone sets channels, height and width.")
+    if "input_size" in given:
+        if np.shape(given["input_size"]) != (3,):
+            raise ValueError(
+                f"input_size={given['input_size']}; expected (channels, height, width). img_size takes a size alone."
+            )
+        channels, *size = given["input_size"]
+    elif "img_size" in given:
+        if np.shape(given["img_size"]) not in ((), (2,)):
+            raise ValueError(f"img_size={given['img_size']}; expected one number, or (height, width).")
+        size = np.broadcast_to(given["img_size"], 2).tolist()
+    elif use_test_size and data.test_input_size:
+        size = list(data.test_input_size[1:])
+    if channels not in (1, 3):
+        raise ValueError(
+            f"the model takes {channels} channels, and images here have 3 (RGB) or 1 (greyscale). Make the 3-channel "
+            f"part with input_size=(3, {size[0]}, {size[1]}) and join the others to it."
+        )
+    test_crop = data.test_crop_pct if use_test_size else None
+    return EvalTransform(
+        size=(operator.index(size[0]), operator.index(size[1])),
+        crop_pct=float(given.get("crop_pct", test_crop or data.crop_pct)),
+        crop_mode=given.get("crop_mode", data.crop_mode),
+        interpolation=given.get("interpolation", data.interpolation),
+        mean=_per_channel("mean", given.get("mean"), data.mean, channels),
+        std=_per_channel("std", given.get("std"), data.std, channels),
+    )
+
+
+def _data_config(source: Any) -> DataConfig:
+    """The data config of whatever `create_transform` takes."""
+    if isinstance(source, str):
+        found = loading.resolve(source)
+        channels = found.model_args.get("in_chans", found.data.input_size[0])
+        return dataclasses.replace(found.data, input_size=(channels, *found.data.input_size[1:]))
+    data = getattr(source, "data_config", source)
+    if not isinstance(data, DataConfig):
+        raise ValueError(f"found {type(source).__name__}, expected a model, an nfjax.DataConfig or a model name.")
+    return data
+
+
+def _per_channel(name: str, given: Any, own: Sequence[float], channels: int) -> tuple[float, ...]:
+    """The given values, which must fit, or the data config's own, averaged if they are for more channels."""
+    if given is None:
+        return tuple(own) if len(own) == channels else (float(np.mean(own)),) * channels
+    values = np.atleast_1d(given).tolist()
+    if len(values) not in (1, channels):
+        raise ValueError(f"{name}={given} has {len(values)} values; expected 1 or one for each of {channels} channels.")
+    return tuple(map(float, values)) * (channels // len(values))
+
+
+def _choose(what: str, found: str, known: Iterable[str]) -> None:
+    """Require a known name, or suggest the closest."""
+    names = list(known)
+    if found not in names:
+        close = difflib.get_close_matches(str(found), names, n=2)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}."
+        raise ValueError(f"unknown {what} {found!r}; {hint}")
