@@ -1,0 +1,93 @@
+"""What was published or counted beforehand about the models: accuracies by timm, sizes and costs by `nfjax.profile`.
+
+Both are small tables in `nfjax/data/`, which say where they come from.
+"""
+
+import csv
+import dataclasses
+import functools
+from importlib import resources
+
+from nfjax.data_config import DataConfig
+from nfjax.model import Size
+from nfjax.registry import find
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """timm's validation of one set of weights on ImageNet-1k's 50,000 images, in percent.
+
+    Attributes:
+        img_size: side of the images in pixels.
+        crop_pct: share of the resized image that the crop keeps.
+        interpolation: of the resizing.
+        top1: images whose label is the most probable class.
+        top5: images whose label is among the five most probable classes.
+        real_top1: as `top1`, by the reassessed labels (arXiv 2006.07159).
+        real_top5: as `top5`, by the reassessed labels.
+    """
+
+    img_size: int
+    crop_pct: float
+    interpolation: str
+    top1: float
+    top5: float
+    real_top1: float
+    real_top5: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What `nfjax.profile` counts for one image of `img_size` (height, width)."""
+
+    img_size: Size
+    params: int
+    macs: int
+    activations: int
+
+
+def published(name: str) -> tuple[Result, ...]:
+    """timm's results of `architecture.tag` (an architecture means its default tag), by growing image size.
+
+    Empty where timm published none: weights without ImageNet-1k's classes, and some recent ones. Source: timm's
+    results-imagenet.csv and results-imagenet-real.csv.
+
+    Raises:
+        nfjax.UnknownModelError: no such name; the closest are suggested.
+    """
+    return _results().get(find(name)[1].name, ())
+
+
+def counts(data: DataConfig) -> tuple[Counts, ...]:
+    """Size and cost of a registered model at its training and its test size; nothing is built."""
+    return tuple(_counts()[data.architecture, data.num_classes, size] for size in sizes(data))
+
+
+def sizes(data: DataConfig) -> list[Size]:
+    """Height and width of the images that weights were trained for, then of those that they are best tested with."""
+    return list(dict.fromkeys(size[1:] for size in (data.input_size, data.test_input_size) if size))
+
+
+@functools.cache
+def _results() -> dict[str, tuple[Result, ...]]:
+    found: dict[str, list[Result]] = {}
+    for row in _table("results.csv"):
+        model, img_size, crop_pct, interpolation, *percents = row
+        result = Result(int(img_size), float(crop_pct), interpolation, *map(float, percents))
+        found.setdefault(model, []).append(result)
+    return {model: tuple(sorted(rows, key=lambda row: row.img_size)) for model, rows in found.items()}
+
+
+@functools.cache
+def _counts() -> dict[tuple[str, int, Size], Counts]:
+    found = {}
+    for architecture, num_classes, side, *numbers in _table("counts.csv"):
+        size = int(side), int(side)
+        found[architecture, int(num_classes), size] = Counts(size, *map(int, numbers))
+    return found
+
+
+def _table(file: str) -> list[list[str]]:
+    """The rows of a packaged table, without comments and header."""
+    text = (resources.files("nfjax") / "data" / file).read_text()
+    return list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))[1:]
