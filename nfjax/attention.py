@@ -7,6 +7,8 @@ Tokens are `(batch, tokens, dim)`; queries, keys and values are `(batch, tokens,
 """
 
 import math
+from contextvars import ContextVar
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,9 @@ from nfjax.params import Normal, param
 from nfjax.pos_embed import rotate
 
 Heads = tuple[jax.Array, jax.Array, jax.Array]
+
+# True while a program is traced that must run on other backends than this machine's (`nfjax.export`).
+PORTABLE: ContextVar[bool] = ContextVar("portable", default=False)
 
 
 def attention_weights(q: jax.Array, k: jax.Array) -> jax.Array:
@@ -49,7 +54,8 @@ def attend(
     if dropped or q.dtype == jnp.float64:  # JAX's function has no dropout, and its softmax is float32
         return apply_weights(dropout(attention_weights(q, k), drop_rate, key), v)
     flash = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if flash else None)
+    implementation: Literal["cudnn", "xla"] | None = "cudnn" if flash else None
+    return jax.nn.dot_product_attention(q, k, v, implementation="xla" if PORTABLE.get() else implementation)
 
 
 def apply_weights(weights: jax.Array, v: jax.Array) -> jax.Array:
