@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 import nfjax
 
@@ -54,6 +56,9 @@ def test_page(page, hub, tmp_path):
         found = found[1:]  # installs and tests; checked below
     nfjax.save(nfjax.load("test_nfnet", weights=None), tmp_path / "saved")
     (tmp_path / "train").symlink_to(ROOT / "train")
+    (tmp_path / "photos").mkdir()
+    for name, photo in zip(("a.png", "b.jpg"), load_sample_images().images, strict=True):
+        Image.fromarray(photo).save(tmp_path / "photos" / name)
     (tmp_path / "blocks.json").write_text(json.dumps(found))
     environment = os.environ | {
         "HF_ENDPOINT": hub.url,
@@ -65,6 +70,23 @@ def test_page(page, hub, tmp_path):
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, "-c", DRIVER, "blocks.json"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.py")), ids=lambda p: p.stem)
+def test_notebook(notebook, tmp_path):
+    """The executed notebook has the cells of its text and outputs without errors; the text runs."""
+    import jupytext
+
+    text, executed = jupytext.read(notebook), jupytext.read(notebook.with_suffix(".ipynb"))
+    assert [(c.cell_type, c.source) for c in executed.cells] == [(c.cell_type, c.source) for c in text.cells]
+    assert "site-packages" not in notebook.with_suffix(".ipynb").read_text()  # of whose machine?
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert outputs
+    assert not [output for output in outputs if output.output_type == "error"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"}
+    command = [sys.executable, str(notebook)]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 

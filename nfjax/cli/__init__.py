@@ -1,0 +1,1 @@
+"""The subcommands of `python -m nfjax`: each module has `add`, which makes its parsers."""

@@ -1,0 +1,119 @@
+"""`python -m nfjax classify`: the most probable classes of images."""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import nfjax
+from nfjax.cli.common import Images, add_image_options, find_images, load_model, pyplot, write_parquet
+from nfjax.images import load_image
+
+EXAMPLE = """example:
+  python -m nfjax classify photos/ cat.jpg 'more/*.png' --model nfnet_l0 --topk 3 --plot top3.png
+"""
+MAX_PLOTTED = 24
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "classify",
+        help="the most probable classes of images",
+        description="The most probable classes of images, by name. Files that cannot be read are skipped and reported; "
+        "the exit code is then 1.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_image_options(parser)
+    parser.add_argument("--topk", type=int, default=5, help="classes per image (default: %(default)s)")
+    parser.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table")
+    parser.add_argument("-o", "--output", type=Path, help="file for the result; parquet needs one")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw each image beside the bars of its classes")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.format == "parquet" and args.output is None:
+        raise ValueError("--format parquet needs -o FILE.")
+    files = find_images(args.images)
+    model, transform = load_model(args)
+    if not 1 <= args.topk <= model.num_classes:
+        raise ValueError(f"--topk={args.topk}; {model.name} has {model.num_classes} classes.")
+    images = Images(files, transform, args.batch_size)
+    rows: list[dict[str, Any]] = []
+    for file, logits in images.run(model):
+        (best,) = nfjax.top_k(logits[None], args.topk, model)
+        rows += [
+            {"file": str(file), "rank": rank, "index": index, "name": name, "probability": probability}
+            for rank, (name, probability, index) in enumerate(best, start=1)
+        ]
+    _write(rows, args.format, args.output)
+    if args.plot is not None:
+        _plot(rows, args.plot)
+    return images.report()
+
+
+def _write(rows: list[dict[str, Any]], form: str, output: Path | None) -> None:
+    if form == "table" and output is None:
+        _table(rows)
+        return
+    if form == "parquet" and output is not None:
+        write_parquet({key: [row[key] for row in rows] for key in COLUMNS}, output)
+        return
+    text = json.dumps(rows, indent=2) + "\n" if form == "json" else _csv(rows, "\t" if form == "table" else ",")
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+COLUMNS = ("file", "rank", "index", "name", "probability")
+
+
+def _csv(rows: list[dict[str, Any]], delimiter: str) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("image", "class", "probability")
+    table.columns[2].justify = "right"
+    for row in rows:
+        first = row["rank"] == 1
+        if first and row is not rows[0]:
+            table.add_section()
+        table.add_row(row["file"] if first else "", row["name"], f"{row['probability']:.2%}")
+    Console().print(table)
+
+
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """One line per image: the image, and a bar for each of its classes."""
+    plt = pyplot()
+    files = list(dict.fromkeys(row["file"] for row in rows))
+    if len(files) > MAX_PLOTTED:
+        print(f"{path} shows the first {MAX_PLOTTED} of {len(files)} images.", file=sys.stderr)
+        files = files[:MAX_PLOTTED]
+    if not files:
+        return
+    figure, axes = plt.subplots(len(files), 2, figsize=(9, 2.6 * len(files)), squeeze=False, layout="constrained")
+    for file, (left, right) in zip(files, axes, strict=True):
+        best = [row for row in rows if row["file"] == file]
+        left.imshow(load_image(file))
+        left.set_title(Path(file).name, fontsize=9)
+        left.axis("off")
+        bars = right.barh([row["name"][:40] for row in best], [row["probability"] for row in best], color="tab:blue")
+        right.bar_label(bars, fmt="{:.1%}", padding=3, fontsize=8)
+        right.invert_yaxis()
+        right.set_xlim(0, 1.15)
+        right.tick_params(labelsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,168 @@
+"""What the commands that read images share: which files, which model, and a stream of batches through it."""
+
+import argparse
+import contextlib
+import glob
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nfjax
+from nfjax.images import load_image
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="eca_nfnet_l0", help="name, hf-hub:..., or local-dir:... (default: %(default)s)"
+    )
+    parser.add_argument("--weights", help="file or folder with the weights, instead of the published ones")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--img-size", type=int, nargs="+", metavar="PIXELS", help="side, or height and width")
+    size.add_argument("--test-size", action="store_true", help="the size and crop that the weights are tested with")
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched in depth) or patterns")
+    add_model_options(parser)
+    parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: %(default)s)")
+
+
+def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageModel, Any]:
+    """The model that the options name, and the transform that its weights expect."""
+    size = args.img_size
+    if size is not None:
+        if len(size) > 2:
+            raise ValueError(f"--img-size takes a side, or height and width; found {size}.")
+        options["img_size"] = size[0] if len(size) == 1 else tuple(size)
+    weights = "pretrained" if args.weights is None else args.weights
+    model = nfjax.load(args.model, weights, **options)
+    return model, nfjax.create_transform(model, use_test_size=args.test_size)
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """The image files that files, folders and shell patterns stand for, in the order given, folders sorted.
+
+    Raises:
+        FileNotFoundError: for a name or pattern that stands for nothing.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            what = f"a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        elif path.exists():
+            files, what = [path], ""
+        else:
+            files, what = sorted(Path(p) for p in glob.glob(pattern, recursive=True)), "no file, folder or pattern"
+        if not files:
+            raise FileNotFoundError(f"{pattern} is {what}.")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+class Images:
+    """Runs a model over image files in batches; files that cannot be read are reported, skipped and counted.
+
+    Args:
+        files: the images.
+        transform: from `nfjax.create_transform`.
+        batch_size: images at a time.
+
+    Attributes:
+        failed: `(file, reason)` of every file that could not be read, once the run is over.
+    """
+
+    def __init__(self, files: Sequence[Path], transform: Any, batch_size: int):
+        if batch_size < 1:
+            raise ValueError(f"--batch-size={batch_size}; expected at least 1.")
+        self.files, self.transform = list(files), transform
+        self.batch_size = min(batch_size, len(self.files))
+        self.failed: list[tuple[Path, str]] = []
+
+    def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Path, np.ndarray]]:
+        """Yield every readable file with the model's float32 output for it."""
+        compiled: Callable[[Any], Any] | None = None
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool, _progress(len(self.files)) as advance:
+            for start in range(0, len(self.files), self.batch_size):
+                files = self.files[start : start + self.batch_size]
+                loaded = [(f, x) for f, x in zip(files, pool.map(self._read, files), strict=True) if x is not None]
+                if loaded:
+                    batch = np.stack([x for _, x in loaded])
+                    # Always the same shape, so that nothing is compiled twice.
+                    padded = np.zeros((self.batch_size, *batch.shape[1:]), np.float32)
+                    padded[: len(batch)] = batch
+                    if compiled is None:
+                        compiled = nfjax.compile(model, jnp.asarray(padded))
+                    outputs = jax.device_get(compiled(jnp.asarray(padded)))
+                    for (file, _), output in zip(loaded, outputs, strict=False):
+                        yield file, np.asarray(output, np.float32)
+                advance(len(files))
+
+    def _read(self, file: Path) -> np.ndarray | None:
+        try:
+            array: np.ndarray = self.transform(load_image(file, self.transform.mode))
+        except (OSError, ValueError) as error:
+            self.failed.append((file, str(error)))
+            return None
+        return array
+
+    def report(self) -> int:
+        """Say which files failed; the exit code of the command."""
+        for file, reason in self.failed:
+            print(f"skipped {file}: {reason}", file=sys.stderr)
+        if self.failed:
+            print(f"{len(self.failed)} of {len(self.files)} images could not be read.", file=sys.stderr)
+        return 1 if self.failed else 0
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on the terminal, none elsewhere, so that output can be piped."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("images", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def write_parquet(columns: dict[str, Any], path: Path) -> None:
+    """Write equally long columns as a parquet file; a 2-D array becomes a column of fixed-size lists."""
+    pyarrow = require("pyarrow", "parquet files")
+    parquet = require("pyarrow.parquet", "parquet files")
+    arrays = {}
+    for name, values in columns.items():
+        if isinstance(values, np.ndarray) and values.ndim == 2:
+            flat = pyarrow.array(values.reshape(-1))
+            arrays[name] = pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
+        else:
+            arrays[name] = pyarrow.array(values)
+    parquet.write_table(pyarrow.table(arrays), path)
+
+
+def require(module: str, purpose: str) -> Any:
+    """A module that only some outputs need, or an ImportError that says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(f"{purpose} need {package}, which is not installed: pip install 'nfjax[cli]'.") from error
+
+
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing to files."""
+    require("matplotlib", "pictures").use("Agg")
+    return require("matplotlib.pyplot", "pictures")

@@ -1,0 +1,96 @@
+"""`python -m nfjax features`: a picture of what a network sees in an image, stage by stage."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nfjax.cli.common import add_model_options, load_model, pyplot
+from nfjax.images import load_image
+from nfjax.model import take_indices
+from nfjax.vit import VisionTransformer
+
+EXAMPLE = """examples:
+  python -m nfjax features cat.jpg --model nfnet_l0 -o features.png
+  python -m nfjax features cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png
+"""
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "features",
+        help="draw feature maps, or attention maps, of an image",
+        description="Draws a line per stage: the mean magnitude of the feature map, then the channels that vary most "
+        "over the image. With --attention a line per block of a transformer: what the patches attend to on average, "
+        "then by head.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("image", type=Path, help="the image")
+    add_model_options(parser)
+    parser.add_argument("-o", "--output", type=Path, default=Path("features.png"), help="default: %(default)s")
+    parser.add_argument("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
+    parser.add_argument("--channels", type=int, default=7, help="channels or heads per line (default: %(default)s)")
+    parser.add_argument("--attention", action="store_true", help="attention maps of a transformer")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    image = load_image(args.image)  # before the model, which takes longer
+    model, transform = load_model(args, num_classes=0)
+    x = transform(image)
+    taps = model.feature_taps()
+    indices = args.indices or model.default_out_indices
+    if args.attention:
+        if not isinstance(model, VisionTransformer):
+            raise ValueError(f"{model.name} has no attention maps; leave out --attention to draw its feature maps.")
+        maps = jax.jit(lambda x: model.attention_maps(x, indices))(jnp.asarray(x)[None])
+        grids = [attention_grids(np.asarray(m[0]), model) for m in maps]
+    else:
+        maps = jax.jit(lambda x: model.forward_intermediates(x, indices, intermediates_only=True))(jnp.asarray(x)[None])
+        grids = [feature_grids(np.asarray(m[0], np.float32), args.channels) for m in maps]
+    names = [taps[i].module for i in sorted(take_indices(len(taps), indices))]
+    _draw(x * np.asarray(transform.std) + np.asarray(transform.mean), names, grids, args.channels, args.output)
+    print(f"{args.output}: {', '.join(names)} of {model.name}")
+    return 0
+
+
+def feature_grids(feature_map: np.ndarray, channels: int) -> list[np.ndarray]:
+    """Mean magnitude over the channels of a map `(h, w, channels)`, then those that vary most, `(h, w)` each."""
+    order = np.argsort(-feature_map.std((0, 1)), kind="stable")[:channels]
+    return [np.abs(feature_map).mean(-1), *(feature_map[..., c] for c in order)]
+
+
+def attention_grids(weights: np.ndarray, model: VisionTransformer) -> list[np.ndarray]:
+    """What tokens attend to among the patches, `(h, w)`: averaged over the heads, then by head.
+
+    Args:
+        weights: attention map `(heads, tokens, tokens)` of one image.
+        model: whose class token attends, if it pools that; else the average over the patches does.
+    """
+    prefix = model.num_prefix_tokens
+    rows = weights[:, :1] if model.global_pool == "token" else weights[:, prefix:]
+    heads = rows[:, :, prefix:].mean(1).reshape(-1, *model.grid_size)
+    return [heads.mean(0), *heads]
+
+
+def _draw(image: np.ndarray, names: list[str], grids: list[list[np.ndarray]], columns: int, path: Path) -> None:
+    plt = pyplot()
+    width = 2 + min(columns, max(len(line) for line in grids) - 1)
+    figure, axes = plt.subplots(
+        len(names), width, figsize=(1.6 * width, 1.7 * len(names)), squeeze=False, layout="constrained"
+    )
+    for name, line, cells in zip(names, grids, axes, strict=True):
+        cells[0].imshow(np.clip(image, 0, 1))
+        cells[0].set_ylabel(name, fontsize=8)
+        for cell, grid in zip(cells[1:], line, strict=False):
+            cell.imshow(grid, cmap="viridis")
+        for cell in cells:
+            cell.set_xticks([])
+            cell.set_yticks([])
+    axes[0, 1].set_title("mean", fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,161 @@
+"""`python -m nfjax list` and `python -m nfjax info`: what is known about the models, without building one."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nfjax.data_config import DataConfig
+from nfjax.loading import resolve
+from nfjax.profile import Layer, profile
+from nfjax.registry import MODELS, find, list_models
+from nfjax.results import Counts, counts, published, sizes
+
+LIST = """examples:
+  python -m nfjax list 'eca*'
+  python -m nfjax list 'vit*reg*' --pretrained --json"""
+INFO = """examples:
+  python -m nfjax info eca_nfnet_l0 --layers
+  python -m nfjax info vit_wee_patch16_reg1_gap_256.sbb_in1k --json"""
+
+
+def add(commands: Any) -> None:
+    """Add the two commands to the subparsers of `python -m nfjax`."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    text = "The models, with their sizes, costs and published accuracies."
+    listing = commands.add_parser("list", help=text, description=text, epilog=LIST, formatter_class=formatter)
+    listing.add_argument("pattern", nargs="?", default="*", help="shell pattern of the names; default: all")
+    listing.add_argument("--pretrained", action="store_true", help="a row for each set of published weights")
+    listing.set_defaults(run=_list)
+    text = "Everything that is known about a model."
+    info = commands.add_parser("info", help=text, description=text, epilog=INFO, formatter_class=formatter)
+    info.add_argument("name", metavar="NAME", help="as nfjax.load takes it; hf-hub: fetches the config, no weights")
+    info.add_argument("--layers", action="store_true", help="and each layer: parameters, output shape, cost")
+    info.set_defaults(run=_info)
+    for command in (listing, info):
+        command.add_argument("--json", action="store_true", help="print JSON, with counts in full")
+
+
+def _list(args: argparse.Namespace) -> int:
+    names = list_models(args.pattern, pretrained=args.pretrained)
+    if not names:
+        find(args.pattern)  # an unknown name has a suggestion; a known one has no published weights
+        raise ValueError(f"no weights were published for {args.pattern}; leave out --pretrained.")
+    models = []
+    for name in names:
+        data = find(name)[1]
+        models.append(_described(data, counts(data)))
+    if args.json:
+        _print_json(models)
+        return 0
+
+    table = _table(
+        ["name", "hub id" if args.pretrained else "weights", "licence"],
+        ["pixels", "params M", "GMACs", "act. M", "top-1 %", "top-5 %"],
+    )
+    for name, model in zip(names, models, strict=True):
+        costs, results = model["counts"], {row["img_size"]: row for row in model["results"]}
+        measured = [results[row["img_size"][0]] for row in costs if row["img_size"][0] in results]
+        table.add_row(
+            name,
+            model["hf_hub_id"] if args.pretrained else _tags(model["tags"]),
+            model["license"],
+            _slashed(str(row["img_size"][0]) for row in costs),
+            f"{costs[0]['params'] / 1e6:.2f}",
+            _slashed(f"{row['macs'] / 1e9:.2f}" for row in costs),
+            _slashed(f"{row['activations'] / 1e6:.2f}" for row in costs),
+            _slashed(f"{row['top1']:.2f}" for row in measured),
+            _slashed(f"{row['top5']:.2f}" for row in measured),
+        )
+    _print(table)
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    source = resolve(args.name)
+    profiles = [profile(source, size) for size in sizes(source.data)]
+    model = _described(source.data, [Counts(p.img_size, p.params, p.macs, p.activations) for p in profiles])
+    layers = profiles[0].layers if args.layers else ()
+    if args.json:
+        rows = [dataclasses.asdict(layer) | {"param_count": layer.param_count} for layer in layers]
+        _print_json(model | ({"layers": rows} if args.layers else {}))
+        return 0
+
+    facts = _table(["", ""], [], show_header=False)
+    for key, value in model.items():
+        if key not in ("counts", "results"):
+            facts.add_row(key, " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    costs = _table([], ["pixels", "params M", "GMACs", "act. M"], title="one image")
+    for row in profiles:
+        numbers = row.params / 1e6, row.macs / 1e9, row.activations / 1e6
+        costs.add_row(_by(row.img_size), *(f"{number:.2f}" for number in numbers))
+    results = _table([], list(model["results"][0]) if model["results"] else [], title="published by timm, in percent")
+    for row in model["results"]:
+        results.add_row(*map(str, row.values()))
+    _print(facts, costs, *([results] if model["results"] else []), *([_layer_table(layers)] if layers else []))
+    return 0
+
+
+def _described(data: DataConfig, counted: Iterable[Counts]) -> dict[str, Any]:
+    """What is known about a model, as JSON has it."""
+    all_data = MODELS[data.architecture].data
+    known = dataclasses.asdict(data)
+    del known["label_names"]
+    return {
+        "name": data.name,
+        "tags": [other.tag for other in all_data if other.hf_hub_id],
+        **known,
+        "counts": [dataclasses.asdict(row) for row in counted],
+        # Results are of registered weights; a folder's or another repository's are other weights.
+        "results": [dataclasses.asdict(row) for row in published(data.name)] if data in all_data else [],
+    }
+
+
+def _layer_table(layers: Sequence[Layer]) -> Any:
+    table = _table(["layer", "kind", "parameters", "output"], ["params", "MACs", "activations"], title="layers")
+    for layer in layers:
+        shapes = " ".join(f"{name} {_by(shape)}" for name, shape in layer.params.items())
+        output = "" if layer.output_shape is None else _by(layer.output_shape)
+        numbers = layer.param_count, layer.macs, layer.activations
+        table.add_row(layer.path or "(model)", layer.kind, shapes, output, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def _table(left: Sequence[str], right: Sequence[str], **options: Any) -> Any:
+    """A rich table: columns of words, then columns of numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title_justify="left", **options)
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _print(*tables: Any) -> None:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 1000  # nothing is wrapped for a file or another program
+    console = Console(width=width, highlight=False)
+    for table in tables:
+        console.print(table)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _tags(tags: Sequence[str]) -> str:
+    """The default tag, and how many others there are."""
+    return " ".join([*tags[:1], *([f"+{len(tags) - 1}"] if len(tags) > 1 else [])])
+
+
+def _slashed(parts: Iterable[str]) -> str:
+    return " / ".join(parts)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,161 @@
+"""`python -m nfjax classify`, `embed` and `features`, as they are typed."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nfjax
+from nfjax.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder per model, so that no hub is needed."""
+    root = tmp_path_factory.mktemp("models")
+    nfjax.save(nfjax.load("test_nfnet", weights=None), root / "nfnet")
+    nfjax.save(nfjax.load("test_vit2", weights=None, img_size=64), root / "vit")
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Five images in a folder with a folder in it, one file that is none, and one that is no image by its name."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    (root / "deeper").mkdir()
+    for i, name in enumerate(["a.png", "b.jpg", "c.webp", "deeper/d.PNG", "e.gif"]):
+        Image.fromarray(rng.integers(0, 256, (40 + 10 * i, 60, 3), np.uint8)).save(root / name)
+    (root / "broken.jpg").write_bytes(b"\xff\xd8\xff not a photo")
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+def classify(capsys, *arguments):
+    code = main(["classify", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_classify(saved, photos, capsys):
+    """Six files, one of them broken, in batches of four; the numbers are those of the model."""
+    model = f"local-dir:{saved}/nfnet"
+    code, out, err = classify(capsys, photos, "--model", model, "--format", "json", "--batch-size", 4, "--topk", 3)
+    assert code == 1
+    assert "broken.jpg" in err
+    assert "1 of 6 images could not be read" in err
+    rows = json.loads(out)
+    files = [row["file"] for row in rows if row["rank"] == 1]
+    assert [f.removeprefix(f"{photos}/") for f in files] == ["a.png", "b.jpg", "c.webp", "deeper/d.PNG", "e.gif"]
+    assert len(rows) == 15
+
+    loaded = nfjax.load(model)
+    transform = nfjax.create_transform(loaded)
+    x = transform(Image.open(photos / "a.png").convert("RGB"))[None]
+    logits = np.asarray(nfjax.compile(loaded, x)(x))
+    ((best, *_),) = nfjax.top_k(logits, 3, loaded)
+    assert (rows[0]["name"], rows[0]["index"]) == (best[0], best[2])
+    assert rows[0]["probability"] == pytest.approx(best[1], rel=1e-4)
+
+
+def test_sizes(saved, photos, capsys):
+    """Another size is another result; a transformer takes it when it is loaded."""
+    probabilities = []
+    for model, *options in (["nfnet"], ["nfnet", "--img-size", 96], ["vit"], ["vit", "--img-size", 96, 64]):
+        arguments = [photos / "a.png", "--model", f"local-dir:{saved}/{model}", "--format", "json", *options]
+        code, out, _ = classify(capsys, *arguments)
+        assert code == 0
+        probabilities.append(json.loads(out)[0]["probability"])
+    assert len(set(probabilities)) == 4
+    with pytest.raises(SystemExit):
+        classify(capsys, photos / "a.png", "--img-size", 96, "--test-size")
+
+
+def test_formats_say_the_same(saved, photos, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    files = [photos / "a.png", photos / "b.jpg", "--model", f"local-dir:{saved}/nfnet"]
+    _, as_json, _ = classify(capsys, *files, "--format", "json")
+    code, as_csv, err = classify(capsys, *files, "--format", "csv")
+    assert (code, err) == (0, "")
+    rows = json.loads(as_json)
+    read = [dict(row) for row in csv.DictReader(io.StringIO(as_csv))]
+    assert read == [{key: str(value) for key, value in row.items()} for row in rows]
+    classify(capsys, *files, "--format", "parquet", "-o", tmp_path / "out.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist() == rows
+    code, table, _ = classify(capsys, *files)
+    assert rows[0]["name"][:20] in table
+    assert f"{rows[0]['probability']:.2%}" in table
+
+
+def test_pictures(saved, photos, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "top5.png"
+    assert classify(capsys, photos / "a.png", "--model", f"local-dir:{saved}/nfnet", "--plot", plot)[0] == 0
+    runs = {
+        "maps.png": ["nfnet"],
+        "blocks.png": ["vit", "--indices", "0", "7"],
+        "attention.png": ["vit", "--attention", "--channels", "2"],
+    }
+    for name, (model, *options) in runs.items():
+        command = ["features", str(photos / "a.png"), "--model", f"local-dir:{saved}/{model}", *options]
+        assert main([*command, "-o", str(tmp_path / name)]) == 0
+    out = capsys.readouterr().out
+    assert "blocks.0, blocks.7" in out
+    assert "stem.conv3, stages.0" in out
+    for file in tmp_path.iterdir():
+        with Image.open(file) as image:
+            assert len(np.unique(np.asarray(image.convert("L")))) > 50, file
+    assert main(["features", str(photos / "a.png"), "--model", f"local-dir:{saved}/nfnet", "--attention"]) == 2
+    assert "no attention maps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_embed(suffix, saved, photos, tmp_path, capsys):
+    output = tmp_path / f"out.{suffix}"
+    command = ["embed", str(photos), "--model", f"local-dir:{saved}/vit", "-o", str(output)]
+    assert main([*command, "--batch-size", "3"]) == 1  # one is broken
+    assert "5 embeddings of 64 features" in capsys.readouterr().out
+    if suffix == "npz":
+        read = dict(np.load(output))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        columns = parquet.read_table(output).to_pydict()
+        read = {name: np.array(column) for name, column in columns.items()}
+    assert read["files"][0] == f"{photos}/a.png"
+    model = nfjax.load(f"local-dir:{saved}/vit", num_classes=0)
+    x = nfjax.create_transform(model)(Image.open(photos / "a.png").convert("RGB"))[None]
+    np.testing.assert_allclose(read["embeddings"][0], nfjax.compile(model, x)(x)[0], rtol=1e-4, atol=1e-5)
+    main([*command, "--normalize"])
+    if suffix == "npz":
+        np.testing.assert_allclose(np.linalg.norm(np.load(output)["embeddings"], axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["classify", "nothing/here.jpg"], "nothing/here.jpg is no file, folder or pattern"),
+        (["classify", "PHOTOS/a.png", "--topk", "1001"], "has 1000 classes"),
+        (["classify", "PHOTOS/a.png", "--format", "parquet"], "needs -o FILE"),
+        (["classify", "PHOTOS/a.png", "--batch-size", "0"], "expected at least 1"),
+        (["classify", "PHOTOS/a.png", "--img-size", "1", "2", "3"], "--img-size takes"),
+        (["embed", "PHOTOS/a.png", "-o", "x.txt"], r"ending in .npz or .parquet"),
+        (["features", "PHOTOS/broken.jpg"], "broken.jpg"),
+        (["features", "PHOTOS/missing.jpg"], "missing.jpg"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments, said, saved, photos, capsys):
+    command = [a.replace("PHOTOS", str(photos)) for a in arguments]
+    assert main([*command, "--model", f"local-dir:{saved}/nfnet"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["classify", "embed", "features"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"python -m nfjax {command} " in capsys.readouterr().out.split("example")[1]
