@@ -83,6 +83,7 @@ def verify(
         options: changes of the architecture, made in both libraries, e.g. `depth=2`.
     """
     sizes = default_sizes(name) if sizes is None else sizes
+    registry.find(name)[0].build(**options)  # says what is wrong with an option better than timm does
     state = oracle.random_state(oracle.build(name, **options), seed) if weights is None else port.read_weights(weights)
     options = sizes_of(name, state) | options
     pair = _Pair(name, state, options)
