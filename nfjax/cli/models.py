@@ -17,8 +17,8 @@ LIST = """examples:
   python -m nfjax list 'eca*'
   python -m nfjax list 'vit*reg*' --pretrained --json"""
 INFO = """examples:
-  python -m nfjax info eca_nfnet_l0 --layers
-  python -m nfjax info vit_wee_patch16_reg1_gap_256.sbb_in1k --json"""
+  python -m nfjax info eca_nfnet_l0
+  python -m nfjax info vit_wee_patch16_reg1_gap_256.sbb_in1k --no-layers --json"""
 
 
 def add(commands: Any) -> None:
@@ -32,7 +32,12 @@ def add(commands: Any) -> None:
     text = "Everything that is known about a model."
     info = commands.add_parser("info", help=text, description=text, epilog=INFO, formatter_class=formatter)
     info.add_argument("name", metavar="NAME", help="as nfjax.load takes it; hf-hub: fetches the config, no weights")
-    info.add_argument("--layers", action="store_true", help="and each layer: parameters, output shape, cost")
+    info.add_argument(
+        "--layers",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="each layer: its parameters, output shape and cost (default: yes)",
+    )
     info.set_defaults(run=_info)
     for command in (listing, info):
         command.add_argument("--json", action="store_true", help="print JSON, with counts in full")

@@ -51,7 +51,7 @@ def test_list_json(capsys):
 
 
 def test_info(capsys):
-    text = run(capsys, "info", "eca_nfnet_l0", "--layers").out
+    text = run(capsys, "info", "eca_nfnet_l0").out
     for part in (
         "timm/eca_nfnet_l0.ra2_in1k",
         "bicubic",
@@ -63,15 +63,15 @@ def test_info(capsys):
         "5,419,008",
     ):
         assert part in text
-    assert "stem.conv1" not in run(capsys, "info", "eca_nfnet_l3").out.partition("one image")[2]
+    assert "stem.conv1" not in run(capsys, "info", "eca_nfnet_l3", "--no-layers").out.partition("one image")[2]
 
 
 def test_info_json(capsys):
-    model = json.loads(run(capsys, "info", "test_vit2", "--json", "--layers").out)
+    model = json.loads(run(capsys, "info", "test_vit2", "--json").out)
     assert model["counts"] == json.loads(run(capsys, "list", "test_vit2", "--json").out)[0]["counts"]
     assert sum(layer["param_count"] for layer in model["layers"]) == model["counts"][0]["params"]
     assert sum(layer["macs"] for layer in model["layers"]) == model["counts"][0]["macs"]
-    assert "layers" not in json.loads(run(capsys, "info", "test_vit2", "--json").out)
+    assert "layers" not in json.loads(run(capsys, "info", "test_vit2", "--json", "--no-layers").out)
 
 
 def test_info_of_a_folder(capsys, tmp_path):
