@@ -38,8 +38,8 @@ CARDS = {
 }
 
 
-# The largest takes minutes.
-PARAMS = [pytest.param(name, marks=[pytest.mark.slow] if "l2" in name else []) for name in CARDS]
+# The convolutional ones take minutes to compile.
+PARAMS = [pytest.param(name, marks=[] if name.startswith("vit") else [pytest.mark.slow]) for name in CARDS]
 
 
 @pytest.fixture(scope="module", params=PARAMS)

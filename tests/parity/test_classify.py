@@ -32,7 +32,7 @@ def photos(folder, count):
     return files
 
 
-@pytest.mark.parametrize(("name", "count"), [("test_nfnet", 60), ("test_vit2", 60)])
+@pytest.mark.parametrize(("name", "count"), [("test_nfnet", 30), ("test_vit2", 30)])
 def test_the_same_top_5(name, count, tmp_path, capsys):
     check(name, count, tmp_path, capsys)
 
