@@ -24,16 +24,31 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    convert = commands.add_parser("convert", help="timm weights to a safetensors file of Flax parameters")
+    convert = _command(
+        commands,
+        "convert",
+        "timm weights to a safetensors file of Flax parameters",
+        "python -m port convert hf-hub:timm/nfnet_l0.ra2_in1k flax.safetensors",
+    )
     convert.set_defaults(run=_convert)
-    export = commands.add_parser("export", help="any weights to timm's names, or to a folder that timm loads")
+    export = _command(
+        commands,
+        "export",
+        "any weights to timm's names, or to a folder that timm loads",
+        "python -m port export checkpoint.pth.tar my_nfnet --model nfnet_l0",
+    )
     export.set_defaults(run=_export)
     for command in (convert, export):
         command.add_argument("source", help="weights file or folder, or hf-hub:organisation/name[@revision]")
         command.add_argument("dest", type=Path, help="file to write (export --model: folder)")
         command.add_argument("--model", help="require that the weights are exactly those of this model")
 
-    verify = commands.add_parser("verify", help="compare models with timm (needs torch and timm)")
+    verify = _command(
+        commands,
+        "verify",
+        "compare models with timm (needs torch and timm)",
+        "python -m port verify 'eca*' test_nfnet --x64 --size 97x113",
+    )
     verify.set_defaults(run=_verify)
     verify.add_argument("names", nargs="*", metavar="NAME", help="model names or patterns, e.g. 'eca*'")
     verify.add_argument("--all", action="store_true", help="every model of the registry")
@@ -55,6 +70,17 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _command(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
 
 
 def _convert(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 import nfjax
 import port
 from port import WeightsError, WeightsFileError, read_weights, write_safetensors
+from port.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +222,10 @@ def test_one_error_names_everything(state):
 
 def test_public_names():
     assert set(port.__all__) <= set(dir(port))
+
+
+@pytest.mark.parametrize("command", ["convert", "export", "verify"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"python -m port {command} " in capsys.readouterr().out.split("example")[-1]
