@@ -22,7 +22,7 @@ from jax import export as jax_export
 
 from nfjax.attention import PORTABLE
 from nfjax.infer import fold
-from nfjax.model import ImageModel
+from nfjax.model import ImageModel, sides
 from nfjax.params import merge, split
 from nfjax.serving import CONFIG, FORMAT, PROGRAM, VERSION
 from nfjax.vit import VisionTransformer
@@ -141,11 +141,11 @@ def _images(
     if dynamic_size and (isinstance(model, VisionTransformer) or img_size is not None):
         why = "img_size fixes it" if img_size is not None else f"{model.name} is a transformer, made for one size"
         raise ValueError(f"dynamic_size=True leaves height and width open, but {why}; choose one.")
-    height, width = model.data_config.input_size[1:] if img_size is None else np.broadcast_to(img_size, 2).tolist()
+    height, width = model.data_config.input_size[1:] if img_size is None else sides(img_size)
     # jax takes minutes to compare the sizes of maps if those are halves of any number, rounded up.
     stride = model.output_stride
-    sides = f"{stride}*h, {stride}*w" if dynamic_size else f"{height}, {width}"
-    shape = jax_export.symbolic_shape(f"{'b' if batch is None else batch}, {sides}, {model.in_chans}")
+    grid = f"{stride}*h, {stride}*w" if dynamic_size else f"{height}, {width}"
+    shape = jax_export.symbolic_shape(f"{'b' if batch is None else batch}, {grid}, {model.in_chans}")
     return jax.ShapeDtypeStruct(shape, jnp.uint8 if uint8 else jnp.float32)
 
 

@@ -14,7 +14,7 @@ import port
 from nfjax import registry
 from nfjax.adapt import InChansMode, adapt_in_chans
 from nfjax.data_config import DataConfig, frozen
-from nfjax.model import ImageModel, take_indices
+from nfjax.model import ImageModel, sides, take_indices
 from nfjax.params import fill, initialize, named_params
 from port import hub
 
@@ -76,7 +76,7 @@ def _from_config(config: Mapping[str, Any], location: str | Path, name: str) -> 
     data = data.updated(config.get("pretrained_cfg", config))
     data = data.updated({k: config[k] for k in ("num_classes", "label_names") if k in config})
     if img_size is not None:
-        data = dataclasses.replace(data, input_size=(data.input_size[0], *_sides(img_size)))
+        data = dataclasses.replace(data, input_size=(data.input_size[0], *sides(img_size)))
     return Source(entry, dataclasses.replace(data, architecture=architecture), model_args, location)
 
 
@@ -147,7 +147,7 @@ def load(
     classes = weights_classes if num_classes is None else num_classes
     source_chans = args.get("in_chans", data.input_size[0])
     chans = source_chans if in_chans is None else in_chans
-    size = data.input_size[1:] if img_size is None else _sides(img_size)
+    size = data.input_size[1:] if img_size is None else sides(img_size)
 
     asked = {"global_pool": global_pool, "output_stride": output_stride}
     options = args | {option: value for option, value in asked.items() if value is not None} | overrides
@@ -261,9 +261,3 @@ def _rows(state: Mapping[str, Any] | None, name: str, axis: int) -> int | None:
 
 def _out_indices(model: ImageModel, out_indices: int | Sequence[int] | None) -> list[int]:
     return take_indices(len(model.feature_taps()), model.default_out_indices if out_indices is None else out_indices)
-
-
-def _sides(img_size: Any) -> tuple[int, int]:
-    """Height and width of one number, or of two."""
-    height, width = np.broadcast_to(img_size, 2).tolist()
-    return height, width

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from nfjax.data_config import DataConfig
@@ -13,6 +14,12 @@ from nfjax.head import ClassifierHead
 from nfjax.params import initialize, named_params
 
 Size = tuple[int, int]  # height and width, in pixels
+
+
+def sides(img_size: int | Size) -> Size:
+    """Height and width, given as two numbers or as one for both."""
+    height, width = np.broadcast_to(img_size, 2).tolist()
+    return height, width
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from flax import nnx
 
 from nfjax.layers import Conv, EfficientChannelAttention, Linear
 from nfjax.loading import Source, resolve
-from nfjax.model import ImageModel, Size
+from nfjax.model import ImageModel, Size, sides
 from nfjax.params import named_params
 from nfjax.registry import MODELS
 
@@ -97,7 +97,7 @@ def profile(model: str | Source | ImageModel, img_size: int | Size | None = None
         nfjax.UnknownModelError: no such name; the closest are suggested.
         ValueError: a size that the model does not take.
     """
-    size = None if img_size is None else _sides(img_size)
+    size = None if img_size is None else sides(img_size)
     source = resolve(model) if isinstance(model, str) else model
     if isinstance(source, Source):
         chans, *own = source.data.input_size
@@ -180,10 +180,6 @@ def _products(program: Any, path: str) -> Iterator[tuple[str, int, int]]:
                 inner = getattr(inner, "jaxpr", inner)  # a closed program holds an open one
                 if hasattr(inner, "eqns"):
                     yield from _products(inner, module)
-
-
-def _sides(img_size: int | Size) -> Size:
-    return (img_size, img_size) if isinstance(img_size, int) else img_size
 
 
 def _main() -> None:
