@@ -1,8 +1,24 @@
-import jax
+import os
+import shutil
+import tempfile
+
 import pytest
+
+# What one test has compiled is loaded by the others, and by the processes that tests start. Before jax is imported.
+CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # unlike in the workers of pytest-xdist
+    CACHE = tempfile.mkdtemp(prefix="nfjax-tests-")
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": CACHE, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+import jax  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)  # so that a test can tell one from another
+
+
+def pytest_unconfigure():
+    if CACHE:
+        shutil.rmtree(CACHE)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -63,7 +62,7 @@ def test_image_classification(card):
 
     model = nfjax.load(name, weights)
     transforms = nfjax.create_transform(model)
-    output = jax.jit(model)(transforms(IMG)[None])
+    output = model(transforms(IMG)[None])
     (top5,) = nfjax.top_k(output, 5, model)
 
     assert output.shape == (1, 1000)
@@ -81,7 +80,7 @@ def test_feature_map_extraction(card):
 
     model = nfjax.load(name, weights, features_only=True)
     transforms = nfjax.create_transform(model)
-    output = jax.jit(model)(transforms(IMG)[None])
+    output = model(transforms(IMG)[None])
 
     assert [o.shape for o in output] == shapes
     for o, other in zip(output, expected, strict=True):
@@ -97,15 +96,15 @@ def test_image_embeddings(card):
 
     model = nfjax.load(name, weights, num_classes=0)
     x = nfjax.create_transform(model)(IMG)[None]
-    output = jax.jit(model)(x)
+    output = model(x)
     assert output.shape == (1, model.num_features)
     assert relative(output, expected.numpy()) <= 1e-5
 
     # or equivalently, without num_classes=0
     model = nfjax.load(name, weights)
-    output = jax.jit(model.forward_features)(x)
+    output = model.forward_features(x)
     assert output.shape == unpooled
-    output = jax.jit(lambda f: model.forward_head(f, pre_logits=True))(output)
+    output = model.forward_head(output, pre_logits=True)
     assert output.shape == (1, model.num_features)
     assert relative(output, expected.numpy()) <= 1e-5
 
@@ -119,7 +118,7 @@ model = nfjax.load("hf_hub:timm/eca_nfnet_l0")
 transform = nfjax.create_transform(model, use_test_size=True)
 img = Image.open(sys.argv[1])
 input_tensor = transform(img)[None]
-output = jax.jit(model)(input_tensor)
+output = model(input_tensor)
 probs = jax.nn.softmax(output[0])
 
 np.savez(sys.argv[2], input_tensor=input_tensor, probs=probs)

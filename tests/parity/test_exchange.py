@@ -2,12 +2,10 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from both import torch_logits
+from both import logits, torch_logits
 
 import nfjax
 import port
@@ -56,7 +54,7 @@ def test_timm_loads_what_we_save(name, options, tmp_path):
         assert tensor.numpy().tobytes() == random[key].tobytes()
     size = (64, 64) if "nf" in name else model.data_config.input_size[1:]
     x = np.random.default_rng(1).standard_normal((2, *size, model.in_chans)).astype("f4")
-    assert relative(jax.jit(model)(jnp.asarray(x)), torch_logits(theirs, x)) <= 1e-5
+    assert relative(logits(model, x), torch_logits(theirs, x)) <= 1e-5
 
     again = nfjax.load(f"local-dir:{tmp_path}")
     assert (again.num_classes, again.in_chans) == (model.num_classes, model.in_chans)
@@ -81,7 +79,7 @@ def test_we_load_what_timm_saves(name, options, tmp_path):
     theirs = oracle.build(name, oracle.random_state(oracle.build(name, **options)), **options)
     timm.models.save_for_hf(theirs, tmp_path, safe_serialization=True)
     ours = nfjax.load(f"local-dir:{tmp_path}")
-    assert relative(jax.jit(ours)(jnp.asarray(X)), torch_logits(theirs, X)) <= 1e-5
+    assert relative(logits(ours, X), torch_logits(theirs, X)) <= 1e-5
     ours_config = json.loads((nfjax.save(ours, tmp_path / "ours") / "config.json").read_text())
     theirs_config = json.loads((tmp_path / "config.json").read_text())
     for key in ("architecture", "num_classes", "num_features", "global_pool"):

@@ -6,7 +6,6 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import nfjax
@@ -35,15 +34,6 @@ def distinct():
         for test_size in (False, True):
             found.setdefault(repr(sorted(resolve(name, test_size).items())), (name, test_size))
     return sorted(found.values())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """torch's threads cost more than they help on single images."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +80,24 @@ def difference(config, ours, images, mode="RGB"):
     return worst
 
 
-@pytest.mark.parametrize(("name", "test_size"), distinct(), ids=str)
+CONFIGS = distinct()
+
+
+@pytest.mark.parametrize(("name", "test_size"), CONFIGS, ids=str)
 def test_every_data_config(name, test_size, pictures):
+    """Each with a third of the pictures, the next one with the next third."""
+    check_data_config(name, test_size, pictures[CONFIGS.index((name, test_size)) % 3 :: 3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "test_size"), CONFIGS, ids=str)
+def test_every_data_config_with_every_picture(name, test_size, pictures):
+    check_data_config(name, test_size, pictures)
+
+
+def check_data_config(name, test_size, images):
     ours = nfjax.create_transform(name, use_test_size=test_size)
-    assert difference(resolve(name, test_size), ours, pictures) == 0
+    assert difference(resolve(name, test_size), ours, images) == 0
 
 
 def fields(config):
