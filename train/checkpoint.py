@@ -1,77 +1,255 @@
-"""Checkpoints of the training state, by Orbax: asynchronous and atomic."""
+"""The checkpoints of a run: written while training goes on, verified before they are trusted.
 
-import dataclasses
-import json
+A damaged checkpoint is put aside for an older one, and the run says so. What never happens: starting over silently,
+going on from wrong values, or losing the last good checkpoint to a write that failed.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
+from train import config
+from train.checksums import checksums, prepare
+from train.processes import from_any_process, from_first_process
 from train.step import State
+from train.stored import (
+    DamagedError,
+    Description,
+    best_first,
+    describe,
+    flatten,
+    folder_of,
+    leaves,
+    load_weights,
+    read,
+    require_files,
+    seal,
+    steps,
+    verify,
+    write_async,
+)
+
+__all__ = ["Checkpoints", "DamagedError", "Description", "describe", "load_weights", "steps"]
+
+
+T = TypeVar("T")
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `WORKDIR/checkpoints`; the newest `keep` stay.
+    """The checkpoints in WORKDIR/checkpoints.
 
-    Use it as a context manager: leaving waits until the last one is written.
+    Use it as a context manager: leaving waits for the last write. With several processes, all of them make the same
+    calls, on a file system that they share.
+
+    Args:
+        workdir: of the run.
+        config: how many stay.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2):
-        policy = ocp.training.preservation_policies.LatestN(keep)
-        self._checkpointer = ocp.training.Checkpointer(
-            (workdir / "checkpoints").absolute(), preservation_policy=policy, cleanup_tmp_directories=True
-        )
+    def __init__(self, workdir: Path, config: config.Checkpoint):
+        if config.keep_last < 1 or config.keep_best < 0:
+            raise ValueError(
+                f"checkpoint.keep_last={config.keep_last} must be at least 1, and "
+                f"checkpoint.keep_best={config.keep_best} at least 0."
+            )
+        self._workdir, self._folder, self._config = workdir, workdir / "checkpoints", config
+        self._metrics: dict[int, dict[str, float]] = {}
+        self._latest: int | None = None  # step of the last state saved or restored
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+        if jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_partial()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: Any, exception: BaseException | None, trace: Any) -> None:
+        try:
+            self._wait()
+        except OSError as error:
+            if exception is None:
+                raise
+            exception.add_note(str(error))  # what went wrong first is what matters
+        finally:
+            self._thread.shutdown()
 
-    def save(self, state: State) -> None:
-        """Start writing the state; the step may go on and donate it meanwhile."""
-        self._checkpointer.save_async(int(state.step), _as_dict(state))
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest complete checkpoint; None if there is none."""
+        return max(steps(self._workdir), default=None)
 
-    def restore(self, like: State) -> State | None:
-        """The newest state, on the devices and with the shardings of `like`; None if there is none."""
-        latest = self._checkpointer.latest
-        if latest is None:
-            return None
-        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), _as_dict(like))
-        return State(**self._checkpointer.load(latest, abstract))
+    def save(self, state: State, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Start writing the state; the next training step may donate it at once.
 
+        Waits for the write before, if that is still going on. The state that was saved or restored last is not written
+        again.
 
-def _as_dict(state: State) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        Args:
+            state: of all processes.
+            meta: anything that JSON can hold.
+            metrics: of an evaluation of this state, `checkpoint.metric` among them; without, it is not kept as one of
+                the best.
 
+        Raises:
+            OSError: this write, or the one before, failed: no space, no permission, ...
+        """
+        self._wait()
+        if metrics is not None and self._config.metric not in metrics:
+            raise ValueError(f"checkpoint.metric={self._config.metric!r} is not one of {', '.join(metrics)}.")
+        with jax.transfer_guard("allow"):
+            step = int(state.step)
+            if step == self._latest:
+                return
+            flat = flatten(state)
+            described = Description(step, meta, metrics or {}, leaves(flat), checksums(flat))
+            try:
+                response = write_async(self._workdir, step, flat)
+            except Exception as error:
+                raise self._failed(step, error) from error
+        self._latest, self._metrics[step] = step, described.metrics
+        self._writing = self._thread.submit(self._finish, response, described)
 
-def claim(workdir: Path, config: dict[str, Any]) -> None:
-    """Write the run's config beside it, or require that the run already there had the same one.
+    def restore(self, like: State, report: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
+        """The newest good state and its meta; None if there is no checkpoint at all.
 
-    Raises:
-        ValueError: naming each field that differs, because continuing would be neither run.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        before, now = _flat(json.loads(path.read_text())), _flat(config)
-        changed = [
-            f"  {key}: {before.get(key)!r} there, {now.get(key)!r} here"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-        ]
-        if changed:
-            raise ValueError(
-                f"{workdir} holds a run with another config:\n" + "\n".join(changed) + "\nChoose another --workdir, "
-                "remove this one, or give the config it had."
+        Damaged checkpoints that are newer are moved to WORKDIR/checkpoints_damaged, once a good one is found.
+
+        Args:
+            like: the state's shapes, dtypes and shardings, as arrays or ShapeDtypeStructs.
+            report: told of each damaged checkpoint, and where the run goes on instead.
+
+        Raises:
+            ValueError: a checkpoint is intact, but of another model or optimiser; names the differences.
+            DamagedError: there are checkpoints, but no good one.
+        """
+        self._wait()
+        damaged: dict[int, str] = {}
+        for step in from_first_process(steps(self._workdir)[::-1]):
+            with jax.transfer_guard("allow"):
+                try:
+                    found = self._restore(step, like)
+                except DamagedError as error:
+                    damaged[step] = str(error)
+                    continue
+            for bad, reason in damaged.items():
+                place = self._put_aside(bad)
+                report(
+                    f"the checkpoint of step {bad} is damaged: {reason}. It is now {place}; going on from step {step}."
+                )
+            self._latest = step
+            return found
+        if damaged:
+            reasons = "\n".join(f"  {step}: {reason}" for step, reason in damaged.items())
+            raise DamagedError(
+                f"{self._folder} holds no good checkpoint:\n{reasons}\nNothing was changed. If the files cannot be "
+                "brought back, remove that folder to start the run from its beginning, or choose another --workdir."
             )
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config, indent=2) + "\n")
+        # While the first steps are computed, so that the first checkpoint need not wait for it.
+        self._writing = self._thread.submit(prepare, flatten(like))
+        return None
+
+    def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
+        """The checkpoint of a step; what it raises, it raises on all processes."""
+        targets = flatten(like)
+        described = _together(lambda: describe(self._workdir, step))
+        _require_same_run(described.leaves, leaves(targets), folder_of(self._workdir, step))
+        _together(lambda: require_files(self._workdir, described))
+        structs = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in targets.items()}
+        found = _together(lambda: read(self._workdir, step, structs))
+        verify(described, found)
+        state: State = jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in targets])
+        return state, described.meta
+
+    def _put_aside(self, step: int) -> Path:
+        folder, attempt = self._workdir / "checkpoints_damaged", 0
+        place = folder / str(step)
+        while place.exists():
+            attempt += 1
+            place = folder / f"{step}.{attempt}"
+        from_first_process([])  # all have looked for a free name before one takes it
+        if jax.process_index() == 0:
+            folder.mkdir(exist_ok=True)
+            (self._folder / str(step)).rename(place)
+        from_first_process([])
+        return place
+
+    def _wait(self) -> None:
+        """Until the write that is going on, if any, has ended; raises if it failed."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _finish(self, response: Any, described: Description) -> None:
+        """In the thread: the end of a write, then the removal of what it supersedes."""
+        try:
+            response.result()
+            if jax.process_index() == 0:
+                seal(self._workdir, described)
+        except Exception as error:
+            raise self._failed(described.step, error) from error
+        if jax.process_index() == 0:
+            for old in self._superseded():
+                # Renamed first: deleting is not atomic, and what is half deleted must not look like a checkpoint.
+                (self._folder / str(old)).rename(self._folder / f"{old}.deleted")
+            self._remove_partial()
+
+    def _superseded(self) -> list[int]:
+        """Steps that are neither among the newest nor among the best."""
+        there = steps(self._workdir)
+        for step in there:
+            if step not in self._metrics:  # written before this start
+                try:
+                    self._metrics[step] = describe(self._workdir, step).metrics
+                except DamagedError:
+                    self._metrics[step] = {}
+        best = best_first({step: self._metrics[step] for step in there}, self._config.metric)[: self._config.keep_best]
+        return [step for step in there[: -self._config.keep_last] if step not in best]
+
+    def _remove_partial(self) -> None:
+        """What a killed process was writing, STEP.unsealed..., or deleting, STEP.deleted."""
+        for entry in self._folder.iterdir():
+            if re.fullmatch(r"\d+\..+", entry.name):
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def _failed(self, step: int, error: Exception) -> OSError:
+        free = shutil.disk_usage(self._workdir).free / 2**20
+        if jax.process_index() == 0 and self._folder.is_dir():
+            self._remove_partial()
+        good = "there is no older one" if self.newest is None else f"the last one is that of step {self.newest}"
+        return OSError(
+            f"the checkpoint of step {step} could not be written to {self._folder} ({free:.0f} MiB free); {good}. Once "
+            f"the cause is gone, the same command goes on from there. The cause: {error}"
+        )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _together(act: Callable[[], T]) -> T:
+    """Do the same on all processes; what is damaged for one of them is damaged for all."""
+    result, reason = None, ""
+    try:
+        result = act()
+    except DamagedError as error:
+        reason = str(error)
+    reason = from_any_process(reason)
+    if reason:
+        raise DamagedError(reason)
+    return cast(T, result)
+
+
+def _require_same_run(there: dict[str, str], here: dict[str, str], path: Path) -> None:
+    differences = [
+        f"  {name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if differences:
+        more = [f"  and {len(differences) - 20} more"] if len(differences) > 20 else []
+        raise ValueError(
+            "\n".join([f"{path} is intact, but of another model or optimiser:", *differences[:20], *more])
+            + "\nGive the config that it was made with, or choose another --workdir."
+        )

@@ -1,6 +1,7 @@
 """What a training run can be told. A config file's `get_config()` returns a `Config`.
 
 Every field can be overridden on the command line: `--config.optim.lr=0.1`. A misspelt field is an error.
+`python -m train.main --help` lists them all, from the docstrings below.
 """
 
 import dataclasses
@@ -11,18 +12,22 @@ class Model:
     """Arguments of `nfjax.load`.
 
     Attributes:
-        name: model name.
-        weights: "pretrained", a path, or None to start from fresh weights.
+        name: model name, also "hf-hub:ORG/NAME" or "local-dir:PATH".
+        weights: "pretrained"; the path of a file, of a folder or of another run; None to start from fresh weights.
+        num_classes: outputs; None for as many as the data set has.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block.
-        dtype: compute dtype; parameters are float32.
+        dtype: of the computation: "float32", "bfloat16" or "float64"; parameters are float32 unless this is float64.
+        grad_checkpointing: recompute activations in the backward pass, block by block, instead of keeping them.
     """
 
     name: str = "test_nfnet"
     weights: str | None = None
+    num_classes: int | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     dtype: str = "float32"
+    grad_checkpointing: bool = False
 
 
 @dataclasses.dataclass
@@ -43,28 +48,174 @@ class Data:
 
 
 @dataclasses.dataclass
-class Optim:
-    """SGD with Nesterov momentum, adaptive gradient clipping and a cosine schedule.
+class Loss:
+    """What is minimised.
 
     Attributes:
-        lr: peak learning rate, at the given batch size.
-        momentum: of Nesterov's accelerated gradient.
-        weight_decay: coupled, added to the gradient after clipping.
-        agc: adaptive gradient clipping factor (2102.06171 section 4.1); 0 switches it off.
-        agc_eps: smallest parameter norm that AGC reckons with.
-        warmup_epochs: linear warm-up from 0, before the cosine.
-        final_lr: learning rate at the end of the cosine.
-        label_smoothing: weight of the uniform distribution in the targets.
+        name: "ce", softmax cross-entropy, or "bce", binary cross-entropy of each class.
+        smoothing: share of the targets that is spread evenly over all classes.
+        bce_target_thresh: targets above it become 1 and the others 0; None leaves them as they are.
+        bce_sum: add the classes up instead of averaging over them.
     """
 
+    name: str = "ce"
+    smoothing: float = 0.0
+    bce_target_thresh: float | None = None
+    bce_sum: bool = False
+
+
+@dataclasses.dataclass
+class Group:
+    """Parameters that are optimised in their own way: a row of `Optim.groups`.
+
+    Attributes:
+        pattern: regular expression that matches whole parameter paths.
+        lr_scale: factor on the learning rate, on top of that of `layer_decay`.
+        weight_decay: instead of the run's; None for the run's, with its exemptions.
+        frozen: leave these parameters as they are.
+    """
+
+    pattern: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    frozen: bool = False
+
+
+@dataclasses.dataclass
+class Optim:
+    """From gradients to updates, in timm's order: clipping, decay, the optimiser, the learning rate.
+
+    Attributes:
+        name: "sgd" (Nesterov), "momentum" (plain), "adamw", "nadamw", "lamb", "rmsproptf", "lion", "muon" or "nmuon"
+            (Nesterov).
+        lr: peak learning rate.
+        lr_base_size: batch size that `lr` is meant for. The batch size of the run scales it: linearly, or by the square
+            root for adaptive optimisers. None to take `lr` as it is.
+        momentum: of sgd, momentum, rmsproptf, muon and nmuon.
+        betas: decay of the running averages of adamw, nadamw, lamb, lion, muon and nmuon; None for the optimiser's own.
+        eps: added to denominators; None for the optimiser's own.
+        weight_decay: strength of the decay towards 0.
+        decay_rule: which parameters decay: "timm" (all but vectors, biases, tokens and position embeddings) or
+            "deepmind" (nor the gains of standardised convolutions).
+        decoupled_decay: sgd and rmsproptf only: shrink the parameters instead of adding to the gradient. The others
+            do what their papers say.
+        clip_mode: "agc", adaptive gradient clipping (2102.06171 section 4.1); "norm", of all gradients together; or
+            "value", of each element.
+        clip_grad: the largest ratio, norm or value that passes unchanged; None to clip nothing.
+        layer_decay: learning rate of each layer relative to the next one; None for the same everywhere.
+        freeze: regular expressions; parameters whose whole path matches one stay as they are.
+        groups: if there are any, each parameter must match exactly one of them.
+    """
+
+    name: str = "sgd"
     lr: float = 0.1
+    lr_base_size: int | None = None
     momentum: float = 0.9
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
     weight_decay: float = 2e-5
-    agc: float = 0.01
-    agc_eps: float = 1e-3
-    warmup_epochs: float = 1.0
-    final_lr: float = 0.0
-    label_smoothing: float = 0.0
+    decay_rule: str = "timm"
+    decoupled_decay: bool = False
+    clip_mode: str = "agc"
+    clip_grad: float | None = None
+    layer_decay: float | None = None
+    freeze: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+
+@dataclasses.dataclass
+class Schedule:
+    """The learning rate over time (timm `create_scheduler_v2`).
+
+    Attributes:
+        name: "cosine", "linear", "step", "wsd" (warm-up, stable, decay), "plateau" or "constant".
+        on_updates: change the learning rate with every step; otherwise once an epoch.
+        warmup_epochs: linear warm-up from `warmup_lr`.
+        warmup_lr: learning rate at the start.
+        warmup_prefix: the warm-up comes before the epochs of the run instead of being the first of them.
+        min_lr: learning rate at the end of the decay.
+        cycle_limit: how many times cosine and linear start again.
+        cycle_mul: length of a cycle relative to the one before.
+        cycle_decay: peak of a cycle relative to the one before.
+        cooldown_epochs: epochs at `min_lr` after the decay, on top of those of the run.
+        decay_epochs: step: epochs between decays, 1 at least; wsd: length of the decay, below 1 as a share.
+        decay_rate: step and plateau: factor of one decay.
+        patience_epochs: plateau: evaluations without improvement before a decay.
+        threshold: plateau: smallest relative improvement that counts.
+    """
+
+    name: str = "cosine"
+    on_updates: bool = True
+    warmup_epochs: float = 0.0
+    warmup_lr: float = 0.0
+    warmup_prefix: bool = False
+    min_lr: float = 0.0
+    cycle_limit: int = 1
+    cycle_mul: float = 1.0
+    cycle_decay: float = 0.1
+    cooldown_epochs: float = 0.0
+    decay_epochs: float = 0.2
+    decay_rate: float = 0.1
+    patience_epochs: int = 10
+    threshold: float = 1e-4
+
+
+@dataclasses.dataclass
+class Ema:
+    """The exponential moving average of the parameters (timm `ModelEmaV3`); it is what gets evaluated and saved.
+
+    Attributes:
+        decay: share of the average that a step keeps; 0 for no average.
+        warmup: start with a smaller decay, 1 - (1 + step)^(-2/3).
+    """
+
+    decay: float = 0.0
+    warmup: bool = False
+
+
+@dataclasses.dataclass
+class Mesh:
+    """How devices share the work. Each axis divides the batch; fsdp also divides what a device keeps.
+
+    Attributes:
+        data: devices along the axis that replicates parameters; -1 for all that are left.
+        fsdp: devices along the axis that shards parameters, optimiser state and moving average.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """What survives of a run.
+
+    Attributes:
+        every_epochs: epochs between checkpoints; fractions are fine.
+        keep_last: how many of the newest stay. Better two than one: should the newest be damaged, there is another.
+        keep_best: how many of the best stay besides.
+        metric: that the best ones are best in, and that a plateau is measured by: "top1", "top5" or "loss".
+    """
+
+    every_epochs: float = 1.0
+    keep_last: int = 2
+    keep_best: int = 1
+    metric: str = "top1"
+
+
+@dataclasses.dataclass
+class Log:
+    """What is written down while it runs.
+
+    Attributes:
+        every_steps: steps between lines of metrics.jsonl.
+        tensorboard: write TensorBoard's event files to WORKDIR/tensorboard as well.
+        wandb: project of Weights & Biases to log to; None for none.
+    """
+
+    every_steps: int = 10
+    tensorboard: bool = True
+    wandb: str | None = None
 
 
 @dataclasses.dataclass
@@ -73,17 +224,30 @@ class Config:
 
     Attributes:
         seed: of the weights, the order of the images and every random choice of a step.
-        epochs: passes over the training images.
+        epochs: passes over the training images, without those that the schedule adds.
         eval_epochs: passes between evaluations.
-        checkpoint_epochs: passes between checkpoints.
-        log_steps: steps between lines of the metrics file.
+        grad_accum_steps: parts that a batch is worked through in, to save memory.
+        model: see `Model`.
+        data: see `Data`.
+        loss: see `Loss`.
+        optim: see `Optim`.
+        schedule: see `Schedule`.
+        ema: see `Ema`.
+        mesh: see `Mesh`.
+        checkpoint: see `Checkpoint`.
+        log: see `Log`.
     """
 
     seed: int = 0
     epochs: int = 30
-    eval_epochs: int = 5
-    checkpoint_epochs: int = 5
-    log_steps: int = 10
+    eval_epochs: float = 1.0
+    grad_accum_steps: int = 1
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
+    loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    ema: Ema = dataclasses.field(default_factory=Ema)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    log: Log = dataclasses.field(default_factory=Log)

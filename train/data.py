@@ -1,9 +1,15 @@
-"""Images as uint8 on the host; the step normalises them on the device."""
+"""Images as uint8 on the host; the step normalises them on the device.
+
+A batch is a dict of numpy arrays: `image` `(rows, height, width, channels)` uint8, `label` `(rows,)` int32, and `index`
+`(rows,)` int64, the images' places in the data set. Of several processes each gets its own rows of every batch.
+"""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
 
 import grain
+import jax
 import numpy as np
 from PIL import Image
 
@@ -23,7 +29,11 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Batch:
-        return {"image": self.images[index], "label": self.labels[index]}
+        return {"image": self.images[index], "label": self.labels[index], "index": np.int64(index)}
+
+    def fingerprint(self) -> str:
+        """A hash of the content: a run is not continued on other images."""
+        return hashlib.sha256(self.images.tobytes() + self.labels.tobytes()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +80,38 @@ def load(data: Data) -> Dataset:
     return DATASETS[data.name](data.image_size)
 
 
+class Rows(grain.MapDataset):
+    """Of every `batch_size` elements the `rows` that one process works on."""
+
+    def __init__(self, parent: grain.MapDataset, batch_size: int, rows: slice):
+        super().__init__(parent)
+        self._batch_size, self._start, self._count = batch_size, rows.start, rows.stop - rows.start
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._count
+
+    def __getitem__(self, index: int | slice) -> Batch:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, self._count)
+        return self._parent[batch * self._batch_size + self._start + row]
+
+
+def own_rows(batch_size: int) -> slice:
+    """The rows of a batch of all processes that belong to this one."""
+    count = batch_size // jax.process_count()
+    return slice(jax.process_index() * count, (jax.process_index() + 1) * count)
+
+
 def train_batches(split: Split, data: Data, seed: int, start_step: int) -> Iterator[Batch]:
     """Endless shuffled batches from `start_step` on; the n-th batch depends on the seed and n alone."""
 
     def shift(element: Batch, rng: np.random.Generator) -> Batch:
         return element | {"image": random_shift(element["image"], data.shift, rng)}
 
-    batches = grain.MapDataset.source(split).seed(seed).shuffle().repeat().random_map(shift).batch(data.batch_size)
+    rows = own_rows(data.batch_size)
+    elements = grain.MapDataset.source(split).seed(seed).shuffle().repeat().random_map(shift)
+    batches = Rows(elements, data.batch_size, rows).batch(rows.stop - rows.start)
     threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     return iter(batches[start_step:].to_iter_dataset(threads))
 
@@ -92,8 +127,9 @@ def random_shift(image: np.ndarray, reach: int, rng: np.random.Generator) -> np.
 
 def test_batches(split: Split, batch_size: int) -> Iterator[Batch]:
     """Every image once, in order. The last batch is padded; `valid` is False for the padding."""
+    rows = own_rows(batch_size)
     for start in range(0, len(split), batch_size):
-        index = np.arange(start, start + batch_size)
+        index = np.arange(start + rows.start, start + rows.stop)
         valid = index < len(split)
         index = np.minimum(index, len(split) - 1)
         yield {"image": split.images[index], "label": split.labels[index], "valid": valid}

@@ -1,30 +1,31 @@
 """The training loop: what happens between a config and a finished run."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import nfjax
-from nfjax.params import merge, split
+from nfjax.params import merge
+from nfjax.saving import hub_config
+from train import curves, summary
 from train import data as pipeline
-from train.checkpoint import Checkpoints, claim
+from train.build import Experiment, build
+from train.checkpoint import Checkpoints
 from train.config import Config
-from train.optim import optimizer, schedule
-from train.step import (
-    Normalize,
-    State,
-    batch_sharding,
-    data_mesh,
-    init_state,
-    make_eval_step,
-    make_train_step,
-)
+from train.flags import Profile
+from train.interrupt import Interrupt
+from train.mesh import put_batch, replicated
+from train.metrics import Metrics
+from train.progress import Progress
+from train.step import State
+from train.watch import NonFiniteError, Watch
+from train.workdir import claim, locked, record_environment, require_space
+
+DEVICE_KEYS = ("image", "label")  # of a batch; the rest stays on the host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,107 +41,217 @@ class Result:
         return f"top1={self.top1:.4f} top5={self.top5:.4f} steps={self.steps} workdir={self.workdir}"
 
 
-def run(config: Config, workdir: Path) -> Result:
+class Stopped(Exception):
+    """The run was asked to stop, and has saved where it was.
+
+    Attributes:
+        signal: by which it was asked.
+    """
+
+    def __init__(self, message: str, signal: Any):
+        super().__init__(message)
+        self.signal = signal
+
+
+def say(text: str) -> None:
+    """Print a line, once for all processes."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Result:
     """Train, or continue the run that `workdir` holds, and save the model in `workdir/final`.
 
-    `workdir` receives config.json, metrics.jsonl, checkpoints/, and final/ as `nfjax.save` writes it.
+    Args:
+        config: of the run.
+        workdir: receives all that docs/training.md lists.
+        profile: steps of which a trace is written to `workdir/profile`.
+
+    Raises:
+        ValueError: for a config that cannot be run, or a work folder of another run.
+        NonFiniteError: the loss or the gradient was not finite.
+        Stopped: SIGTERM or SIGINT came; everything is saved.
     """
-    mesh = data_mesh()
-    if config.data.batch_size % mesh.size:
-        raise ValueError(f"data.batch_size={config.data.batch_size} does not divide over {mesh.size} devices.")
-    claim(workdir, dataclasses.asdict(config))
-    dataset = pipeline.load(config.data)
-    model = _build(config, dataset)
-    graphdef, params = split(model)
-    per_epoch = math.ceil(len(dataset.train) / config.data.batch_size)
-    steps = config.epochs * per_epoch
-    learning_rate = schedule(config.optim, steps, per_epoch)
-    tx = optimizer(config.optim, learning_rate)
-    normalize = Normalize(dataset.mean, dataset.std)
-    train_step = make_train_step(
-        graphdef, tx, normalize, mesh, seed=config.seed, label_smoothing=config.optim.label_smoothing
-    )
-    eval_step = make_eval_step(graphdef, normalize, mesh)
+    with Interrupt() as interrupt:
+        experiment = build(config)
+        with locked(workdir):
+            claim(workdir, dataclasses.asdict(config))
+            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state))
+            require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
+            record_environment(workdir)
+            with Checkpoints(workdir, config.checkpoint) as checkpoints:
+                return _Run(experiment, workdir, checkpoints, interrupt, profile).run()
 
-    def evaluate(state: State) -> dict[str, float]:
-        sums = [
-            jax.device_get(eval_step(state.params, jax.device_put(batch, batch_sharding(mesh))))
-            for batch in pipeline.test_batches(dataset.test, config.data.batch_size)
-        ]
-        total = {key: float(np.sum([s[key] for s in sums])) for key in sums[0]}
-        return {f"test_{key}": total[key] / total["count"] for key in ("top1", "top5", "loss")}
 
-    with Checkpoints(workdir) as checkpoints, _progress() as progress:
-        state = init_state(params, tx, mesh)
-        restored = checkpoints.restore(state)
-        if restored is not None:
-            state = restored
-            progress.console.print(f"continuing {workdir} at step {int(state.step)} of {steps}")
+class _Run:
+    """The loop over the steps of one experiment, and what it does between them."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        interrupt: Interrupt,
+        profile: Profile | None,
+    ):
+        self.experiment, self.config = experiment, experiment.config
+        self.workdir, self.checkpoints, self.interrupt, self.profile = workdir, checkpoints, interrupt, profile
+        self.total = experiment.learning_rate.total_steps
+        self.eval_every = experiment.every(self.config.eval_epochs)
+        self.save_every = experiment.every(self.config.checkpoint.every_epochs)
+        self.evaluated = 0  # the step after which the last evaluation was
+        self.scores: dict[str, float] = {}  # what it found
+
+    def run(self) -> Result:
+        state = self._first_state()
         start = int(state.step)
-        metrics = Metrics(workdir / "metrics.jsonl", start)
-        batches = pipeline.train_batches(dataset.train, config.data, config.seed, start)
-        task = progress.add_task("training", total=steps, completed=start, note="")
-        for step in range(start + 1, steps + 1):
-            state, scalars = train_step(state, jax.device_put(next(batches), batch_sharding(mesh)))
-            progress.advance(task)
-            if step % config.log_steps == 0 or step == steps:
-                line = {key: float(value) for key, value in scalars.items()}
-                metrics.write(step, line | {"lr": float(learning_rate(step - 1))})
-                progress.update(task, note=f"loss {line['loss']:.3f}")
-            if step % (config.eval_epochs * per_epoch) == 0 and step != steps:
-                metrics.write(step, evaluate(state))
-            if step % (config.checkpoint_epochs * per_epoch) == 0 or step == steps:
-                checkpoints.save(state)
-        final = evaluate(state)
-        metrics.write(steps, final)
-    nfjax.save(merge(graphdef, state.params), workdir / "final")
-    return Result(final["test_top1"], final["test_top5"], steps, workdir)
+        per_epoch, images = self.experiment.steps_per_epoch, self.config.data.batch_size
+        with (
+            Metrics(self.workdir, self.config.log, start) as self.metrics,
+            Progress(self.total, start, images_per_step=images, steps_per_epoch=per_epoch) as self.progress,
+        ):
+            if start and self._is_due(start) and self.evaluated < start:  # the evaluation was interrupted
+                state = self._evaluate(state, start)
+                self._stop_if_asked(start)
+            state = self._train(state, start)
+        self._export(state)
+        return Result(self.scores["test_top1"], self.scores["test_top5"], self.total, self.workdir)
 
+    def _first_state(self) -> State:
+        """The newest checkpoint, or the state before the first step."""
+        restored = self.checkpoints.restore(self.experiment.state, say)
+        if restored is None:
+            return self.experiment.init()
+        state, meta = restored
+        if meta["data"] != self._data_meta():
+            raise ValueError(
+                f"{self.workdir}: the run was trained on {meta['data']}, and now there is {self._data_meta()}; "
+                "continuing would be neither run. Restore the images, or choose another --workdir."
+            )
+        self.evaluated, self.scores = meta["evaluated"], meta["scores"]
+        say(f"continuing {self.workdir} at step {int(state.step)} of {self.total}")
+        return state
 
-def _build(config: Config, dataset: pipeline.Dataset) -> nfjax.ImageModel:
-    chans = dataset.train.images.shape[-1]
-    model = nfjax.load(
-        config.model.name,
-        weights=config.model.weights,
-        num_classes=dataset.num_classes,
-        in_chans=chans,
-        img_size=config.data.image_size,
-        drop_rate=config.model.drop_rate,
-        drop_path_rate=config.model.drop_path_rate,
-        dtype=config.model.dtype,
-        seed=config.seed,
-    )
-    # The trained weights belong to these images, not to those that the architecture was published with.
-    model.data_config = dataclasses.replace(
-        model.data_config,
-        tag=config.data.name,
-        hf_hub_id=None,
-        mean=dataset.mean,
-        std=dataset.std,
-        test_input_size=None,
-        test_crop_pct=None,
-        crop_pct=1.0,
-        pool_size=None,
-    )
-    return model
+    def _train(self, state: State, start: int) -> State:
+        """All steps after `start`."""
+        if start == self.total:
+            return state
+        traced = self.profile.steps(start) if self.profile else range(0)
+        if traced and not start < traced.start < traced.stop <= self.total:
+            raise ValueError(
+                f"--profile: steps {traced.start} to {traced.stop - 1} are not within those that are left, "
+                f"{start + 1} to {self.total}."
+            )
+        experiment, watch = self.experiment, Watch(self.workdir)
+        train_step = experiment.compile()
+        self.progress.print(
+            summary.describe(
+                self.config,
+                experiment.state,
+                experiment.mesh,
+                steps=self.total,
+                steps_per_epoch=experiment.steps_per_epoch,
+                workdir=self.workdir,
+                start=start,
+                frozen=experiment.frozen,
+                compiled=train_step,
+            )
+        )
+        batches = pipeline.train_batches(experiment.dataset.train, self.config.data, self.config.seed, start)
+        try:
+            with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
+                for step in range(start + 1, self.total + 1):
+                    self._trace(step, traced, state)
+                    batch = next(batches)
+                    state, metrics = train_step(state, put_batch(experiment.mesh, {k: batch[k] for k in DEVICE_KEYS}))
+                    self.progress.step(step)
+                    for done, values in watch.add(step, batch, metrics):
+                        self._log(done, values)
+                    stop, due = self.interrupt(), self._is_due(step)
+                    if not (stop or due or step % self.save_every == 0):
+                        continue
+                    for done, values in watch.flush():  # so that no state is saved that is not finite
+                        self._log(done, values)
+                    if due and not stop:
+                        state = self._evaluate(state, step)
+                    self._save(state, step)
+                    self._stop_if_asked(step)
+        except NonFiniteError as error:
+            newest = self.checkpoints.newest
+            last = f"The last good checkpoint is step {newest}" if newest else "There is no checkpoint yet"
+            raise NonFiniteError(
+                f"{error} {last}. A lower optim.lr, a longer schedule.warmup_epochs or a smaller optim.clip_grad helps "
+                "most often; in bfloat16, see whether float32 does."
+            ) from None
+        return state
 
+    def _is_due(self, step: int) -> bool:
+        """Whether an evaluation follows the step."""
+        return step % self.eval_every == 0 or step == self.total
 
-class Metrics:
-    """A JSON object per line: the step, and what was measured after it. Lines after `start` are dropped first."""
+    def _stop_if_asked(self, step: int) -> None:
+        """Raise `Stopped` after SIGTERM or SIGINT, unless nothing is left to do."""
+        if self.interrupt.signal is not None and self.evaluated < self.total:
+            raise Stopped(f"{self.interrupt.signal.name}: saved step {step} of {self.total}", self.interrupt.signal)
 
-    def __init__(self, path: Path, start: int):
-        self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= start]
-        path.write_text("".join(f"{line}\n" for line in kept))
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        self.progress.log(step, values)
+        if step % self.config.log.every_steps == 0 or step == self.total:
+            self.metrics.write(step, values)
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step} | values) + "\n")
+    def _evaluate(self, state: State, step: int) -> State:
+        """Score the state on the test images, unless asked to stop meanwhile; the plateau learns of it."""
+        experiment, size = self.experiment, self.config.data.batch_size
+        test, sums = experiment.dataset.test, []
+        with self.progress.evaluation(math.ceil(len(test) / size)) as advance:
+            for batch in pipeline.test_batches(test, size):
+                if self.interrupt():
+                    return state
+                sums.append(experiment.eval_step(state.eval_params, put_batch(experiment.mesh, batch)))
+                advance()
+            sums = jax.device_get(sums)
+        total = {key: sum(float(part[key]) for part in sums) for key in sums[0]}
+        self.scores = {f"test_{key}": total[key] / total["count"] for key in ("top1", "top5", "loss")}
+        self.evaluated = step
+        self.metrics.write(step, self.scores)
+        self.progress.evaluated(step, self.scores)
+        if jax.process_index() == 0:
+            curves.plot(self.workdir)
+        if state.plateau:
+            metric = self.config.checkpoint.metric
+            better = np.float32(self.scores[f"test_{metric}"] * (-1 if metric == "loss" else 1))
+            whole = replicated(experiment.mesh)
+            update = jax.jit(experiment.learning_rate.evaluated, out_shardings=whole)
+            state = dataclasses.replace(state, plateau=update(state.plateau, jax.device_put(better, whole), state.step))
+        return state
 
+    def _save(self, state: State, step: int) -> None:
+        meta = {
+            "data": self._data_meta(),
+            "evaluated": self.evaluated,
+            "scores": self.scores,
+            "model": hub_config(self.experiment.model),
+        }
+        scores = {key.removeprefix("test_"): value for key, value in self.scores.items()}
+        self.checkpoints.save(state, meta, scores if self.evaluated == step else None)
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+    def _data_meta(self) -> dict[str, Any]:
+        """What the batches follow from, besides the config."""
+        train = self.experiment.dataset.train
+        return {"images": len(train), "fingerprint": train.fingerprint()}
+
+    def _trace(self, step: int, steps: range, state: State) -> None:
+        """Start the profiler before the first of the steps that were asked for, and stop it after the last one."""
+        if step == steps.start:
+            jax.profiler.start_trace(self.workdir / "profile")
+        elif step == steps.stop:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self.progress.print(f"trace of steps {steps.start} to {step - 1}: {self.workdir / 'profile'}")
+
+    def _export(self, state: State) -> None:
+        """Write what was evaluated as a folder that timm and nfjax load."""
+        gather = jax.jit(lambda params: params, out_shardings=replicated(self.experiment.mesh))
+        params = gather(state.eval_params)
+        if jax.process_index() == 0:
+            nfjax.save(merge(self.experiment.graphdef, params), self.workdir / "final")

@@ -3,34 +3,32 @@
 The same command continues an interrupted run, bit for bit.
 """
 
-from pathlib import Path
+import sys
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Python file whose get_config() returns a Config.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME of the config file.")
+from train.flags import parse
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not Path(path).is_file():
-        raise app.UsageError(f"--config={path}: there is no such file; an example is train/configs/digits.py.")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # the checkpointing library tells of every step it takes
-    from train.loop import run  # after the flags are parsed: a mistake there should not wait for jax
+def main(argv: list[str]) -> int:
+    """Run the command; the exit status is 0 also after SIGTERM, when everything was saved."""
+    config, workdir, options = parse(argv)  # before jax is imported: a mistake should not wait for it
+    from train.distributed import initialize
+    from train.loop import Stopped, run
 
-    workdir = Path(_WORKDIR.value or Path("runs") / Path(path).stem)
+    # The libraries under the loop tell of every step they take.
+    logging.set_verbosity(options.verbosity)
     try:
-        print(run(_CONFIG.value, workdir))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit(f"interrupted; the same command continues from the last checkpoint in {workdir}") from None
+        initialize(options.distributed, options.coordinator, options.num_processes, options.process_id)
+        print(run(config, workdir, profile=options.profile))
+    except Stopped as stopped:
+        print(f"{stopped}; the same command continues from there.")
+        return 0 if stopped.signal.name == "SIGTERM" else 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    sys.exit(main(sys.argv))

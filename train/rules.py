@@ -21,11 +21,35 @@ UNIT_AXES: dict[str, tuple[int, ...] | None] = {
     r"(.*/)?(cls_token|reg_token|pos_embed|latent)": None,  # (1, tokens, dim): its first axis is no unit either
 }
 
-# timm decays what has more than one axis in torch: gains too, unlike DeepMind.
-WEIGHT_DECAY: dict[str, bool] = {
-    r".*/(kernel|gain|latent)": True,
-    r".*/(bias|scale|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": False,
-    r"cls_token|reg_token|pos_embed": False,  # timm `no_weight_decay`
+# Which parameters decay. timm: what has more than one axis in torch, gains too. DeepMind: not the gains either.
+WEIGHT_DECAY: dict[str, dict[str, bool]] = {
+    "timm": {
+        r".*/(kernel|gain|latent)": True,
+        r".*/(bias|scale|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": False,
+        r"cls_token|reg_token|pos_embed": False,  # timm `no_weight_decay`
+    },
+    "deepmind": {
+        r".*/(kernel|latent)": True,
+        r".*/(bias|scale|gain|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": False,
+        r"cls_token|reg_token|pos_embed": False,
+    },
+}
+
+# Where in the network a parameter is, for layer decay: the stem is layer 0, each block a layer of its own, what follows
+# the blocks belongs to the last one, and what follows that is a layer with the classifier (timm `group_matcher`).
+LAYERS: dict[str, str] = {
+    r"(stem|patch_embed|norm_pre)/.*|cls_token|reg_token|pos_embed": "stem",
+    r"stages/\d+/\d+/.*|blocks/\d+/.*": "block",
+    r"(final_conv|norm)/.*": "last block",
+    r"(fc_norm|attn_pool|head)/.*": "head",
+}
+
+# Axes by which fsdp may divide a parameter; the first one that the number of devices divides is taken.
+FSDP_AXES: dict[str, tuple[int, ...]] = {
+    r".*/kernel": (-1, -2),  # by output channels: then a device can standardise its own part
+    r".*/(bias|scale|gain|gamma\w*|[qv]_bias)": (0,),
+    r".*/(skipinit_gain|lambda_[qk][12])": (),
+    r"(.*/)?(cls_token|reg_token|pos_embed|latent)": (-1,),
 }
 
 # Parameters that adaptive gradient clipping leaves alone (2102.06171 section 4.1; timm).

@@ -1,122 +1,140 @@
-"""Clipping, decay and momentum against torch and timm, on the parameters of a real network."""
+"""What the whole optimiser is told: frozen parameters, groups, the learning rate's scale, and what it refuses."""
+
+import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
+from given_gradients import assert_equal, build, run_ours, run_torch
 
 import nfjax
 import port
-from nfjax.params import named_params, split
-from nfjax.parity import oracle
-from nfjax.registry import MODELS
-from train.config import Optim
-from train.optim import adaptive_clip, optimizer, schedule
-from train.rules import UNIT_AXES, WEIGHT_DECAY, assign
+from nfjax.params import split
+from train.config import Group, Optim
+from train.optim import KINDS, base_lr, make_optimizer, validate
 
-timm = oracle.timm()
-OPTIM = Optim(lr=0.05, agc=0.015, weight_decay=1e-2, momentum=0.9)
+FROZEN = (r"stem/.*", r".*/gain")
 
 
-@pytest.mark.parametrize("name", nfjax.list_models())
-@pytest.mark.parametrize("table", [UNIT_AXES, WEIGHT_DECAY], ids=["units", "decay"])
-def test_each_parameter_has_one_row(name, table):
-    entry = MODELS[name]
-    paths = named_params(entry.build())
-    assert assign(table, paths).keys() == paths.keys()
+def freeze(model, state):
+    """Freeze the same parameters of timm's model; their names."""
+    frozen = {
+        name
+        for name in state
+        if name.startswith("stem.") or name.endswith(".gain")
+    }  # fmt: skip
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return frozen
 
 
-def test_tables_refuse_what_they_do_not_cover():
-    with pytest.raises(ValueError, match=r"a/kernel: no row\n  b: \.\*b and \[b\]"):
-        assign({"x": 1, ".*b": 2, "[b]": 3}, ["a/kernel", "b"])
+@pytest.mark.parametrize(
+    ("name", "clip_mode", "clip_grad"), [("sgd", "norm", 5.0), ("lamb", "agc", 0.015), ("muon", "agc", None)]
+)
+def test_frozen_parameters(name, clip_mode, clip_grad, x64):
+    """As timm's without gradients: they count in no norm. They stay as they are to the bit, and cost no memory."""
+    from timm.optim import create_optimizer_v2, muon
+    from timm.utils import dispatch_clip_grad
+
+    model, state = build("test_nfnet")
+    frozen = freeze(model, state)
+    optimizer = create_optimizer_v2(model, name, lr=1.0, weight_decay=0.05, layer_decay=0.7)
+
+    def clip(parameters):
+        if clip_grad:
+            dispatch_clip_grad(parameters[:-2] if clip_mode == "agc" else parameters, clip_grad, clip_mode)
+
+    with pytest.MonkeyPatch.context() as patch:
+        exact = muon.zeropower_via_newtonschulz
+        patch.setattr(muon, "zeropower_via_newtonschulz", lambda *a, **k: exact(*a, **k, dtype=torch.float64))
+        expected = run_torch(model, state, optimizer, clip)
+    optim = Optim(name, weight_decay=0.05, layer_decay=0.7, clip_mode=clip_mode, clip_grad=clip_grad, freeze=FROZEN)
+    ours, opt_state = run_ours(state, optim)
+    assert_equal(ours, {k: v for k, v in expected.items() if k not in frozen}, state)
+    assert all(ours[name].tobytes() == state[name].tobytes() for name in frozen)
+    paths = {getattr(key_path[-1], "key", None) for key_path, _ in jax.tree_util.tree_leaves_with_path(opt_state)}
+    assert not paths & set(port.to_flax({name: state[name] for name in frozen}))
 
 
-# Networks with every kind of parameter: gains, skip gains and the attentions' kernels; tokens, norms and LayerScale;
-# lambda vectors; biases of queries and values alone.
-NETWORKS = {
-    "test_nfnet": {"skipinit": True, "gamma_in_act": True},
-    "test_vit3": {"depth": 1, "class_token": True},
-    "vit_dwee_patch16_reg1_gap_256": {"depth": 1},
-    "vit_medium_patch16_rope_reg1_gap_256": {"depth": 1, "embed_dim": 64, "num_heads": 2},
-}
+def test_groups_are_torchs_parameter_groups(x64):
+    model, state = build("test_nfnet")
+    named = dict(model.named_parameters())
+    parts = {
+        "head": [p for n, p in named.items() if n.startswith("head")],
+        "bias": [p for n, p in named.items() if not n.startswith("head") and p.ndim == 1],
+        "rest": [p for n, p in named.items() if not n.startswith("head") and p.ndim != 1],
+    }
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": parts["head"], "lr_scale": 10.0, "weight_decay": 0.3},
+            {"params": parts["bias"], "weight_decay": 0.02},
+            {"params": [p for p in parts["rest"] if p.ndim], "lr_scale": 0.5, "weight_decay": 0.1},
+            {"params": [p for p in parts["rest"] if not p.ndim], "lr_scale": 0.5, "weight_decay": 0.0},
+        ]
+    )
+    groups = (
+        Group("head/.*", lr_scale=10.0, weight_decay=0.3),
+        Group("(?!head).*/bias", weight_decay=0.02),
+        Group("(?!head).*(?<!/bias)", lr_scale=0.5),  # the run's decay, with its exemptions
+    )
+    ours, _ = run_ours(state, Optim("adamw", weight_decay=0.1, groups=groups))
+    assert_equal(ours, run_torch(model, state, optimizer), state)
 
 
-def gradients(shapes, step):
-    rng = np.random.default_rng(step)
-    return {k: np.array(rng.standard_normal(s) * 10.0 ** rng.integers(-4, 2)) for k, s in shapes.items()}
-
-
-def run_torch(name, steps, clip, decay):
-    """timm's optimizer and clipping on given gradients."""
-    from timm.optim import create_optimizer_v2
-    from timm.utils import adaptive_clip_grad
-
-    model = oracle.build(name, **NETWORKS[name]).double()
-    state = {k: v.astype("float64") for k, v in oracle.random_state(model).items()}
-    if name == "test_nfnet":
-        state["stages.0.0.conv3.gain"][:] = 0  # a zero gain must be able to leave zero
-    model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
-    tx = create_optimizer_v2(model, "sgd", lr=OPTIM.lr, momentum=OPTIM.momentum, weight_decay=decay)
-    for step in range(steps):
-        grads = gradients({k: v.shape for k, v in state.items()}, step)
-        for name, parameter in model.named_parameters():
-            parameter.grad = torch.from_numpy(grads[name].copy())
-        if clip:
-            adaptive_clip_grad(list(model.parameters())[:-2], clip)  # timm leaves out the classifier like this
-        tx.step()
-    return state, {k: v.detach().numpy() for k, v in model.named_parameters()}
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("clip", "decay"), [(0.0, 0.0), (0.015, 0.0), (0.015, 1e-2)])
-def test_steps_equal_timms(name, clip, decay, x64):
-    state, expected = run_torch(name, 5, clip, decay)
-    optim = Optim(lr=OPTIM.lr, agc=clip, weight_decay=decay, momentum=OPTIM.momentum)
-    tx = optimizer(optim, optax.constant_schedule(optim.lr))
-    params = {k: jnp.asarray(v) for k, v in port.to_flax(state).items()}
-    opt_state = tx.init(params)
-    for step in range(5):
-        grads = port.to_flax(gradients({k: v.shape for k, v in state.items()}, step))
-        grads = {k: jnp.asarray(g) for k, g in grads.items()}
-        updates, opt_state = tx.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
-    ours = port.to_timm({k: np.asarray(v) for k, v in params.items()})
-    for name, value in expected.items():
-        assert np.abs(ours[name] - value).max() <= 1e-12 * max(np.abs(value).max(), 1), name
-    moved = [name for name in expected if not np.array_equal(expected[name], state[name])]
-    assert len(moved) == len(expected)
-
-
-def test_clip_rate_counts_units():
-    tx = adaptive_clip(0.5)
-    params = {"a/conv/kernel": jnp.ones((1, 1, 4, 2)), "head/fc/kernel": jnp.ones((3, 3))}
-    state = tx.init(params)
-    grads = {"a/conv/kernel": jnp.ones((1, 1, 4, 2)) * jnp.array([0.4, 10.0]), "head/fc/kernel": jnp.full((3, 3), 99.0)}
-    clipped, state = tx.update(grads, state, params)
-    assert float(state.clip_rate) == 0.5
-    np.testing.assert_allclose(clipped["a/conv/kernel"][..., 0], 0.4)
-    np.testing.assert_allclose(clipped["a/conv/kernel"][..., 1], 0.5)
-    np.testing.assert_allclose(clipped["head/fc/kernel"], 99.0)  # the classifier is left alone
-
-
-def test_schedule_is_timms_prefixed_cosine():
-    from timm.scheduler import CosineLRScheduler
-
-    optim = Optim(lr=0.4, warmup_epochs=2, final_lr=0.01)
-    ours = schedule(optim, steps=100, steps_per_epoch=10)
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    theirs = CosineLRScheduler(
-        torch.optim.SGD([parameter], lr=0.4),
-        t_initial=80, lr_min=0.01, warmup_t=20, warmup_lr_init=0.0, warmup_prefix=True, t_in_epochs=False,
-    )  # fmt: skip
-    for step in range(100):
-        assert float(ours(step)) == pytest.approx(theirs._get_lr(step)[0], rel=1e-5, abs=1e-7)
-
-
-def test_model_and_optimiser_agree_on_paths():
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_kept_lies_beside_the_parameters(name):
+    """As many arrays per parameter as the optimiser has moments, each at its path."""
     params = split(nfjax.load("test_nfnet", weights=None))[1]
-    state = optimizer(OPTIM, optax.constant_schedule(0.1)).init(params)
-    traces = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
-    assert len(traces) == len(params)
+    state = jax.eval_shape(make_optimizer(Optim(name, clip_grad=0.01)).init, params)
+    kept = [key_path[-1].key for key_path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.ndim]
+    assert set(kept) == set(params)
+    moments = {"sgd": 1, "momentum": 1, "lion": 1, "muon": None, "nmuon": None}.get(name, 2)
+    assert moments is None or len(kept) == moments * len(params)
+
+
+def test_patterns_are_checked_when_the_state_is_made():
+    params = split(nfjax.load("test_nfnet", weights=None))[1]
+    with pytest.raises(ValueError, match=r"optim\.freeze: 'stages/0/conv1\.\*' matches no parameter"):
+        jax.eval_shape(make_optimizer(Optim(freeze=("stages/0/conv1.*",))).init, params)
+
+
+def test_the_updates_are_added(x64):
+    """A step of plain gradient descent, by hand."""
+    params = {"stem/conv1/kernel": np.ones((1, 1, 2, 2)), "head/fc/bias": np.ones(2)}
+    tx = make_optimizer(Optim(momentum=0.0, weight_decay=0.5))
+    updates, _ = tx.update({k: 2 * v for k, v in params.items()}, tx.init(params), params, learning_rate=0.1)
+    after = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(after["stem/conv1/kernel"], 1 - 0.1 * (2 + 0.5), rtol=1e-15)
+    np.testing.assert_allclose(after["head/fc/bias"], 1 - 0.1 * 2, rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_base_lr_is_timms(name):
+    """timm's train.py: by the square root if "ada" or "lamb" is in the name, else linearly."""
+    ratio = 1024 / 256
+    expected = 0.2 * (ratio**0.5 if "ada" in name or "lamb" in name else ratio)
+    assert base_lr(Optim(name, lr=0.2, lr_base_size=256), 1024) == pytest.approx(expected)
+    assert base_lr(Optim(name, lr=0.2), 1024) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("name", "adam", r"optim\.name='adam' is not known; choose one of sgd, momentum, adamw"),
+        ("clip_mode", "global", r"optim\.clip_mode='global' is not known; choose one of agc, norm, value"),
+        ("decay_rule", "none", r"optim\.decay_rule='none' is not known; choose one of timm, deepmind"),
+        ("lr", -1.0, r"optim\.lr=-1\.0; expected at least 0"),
+        ("momentum", 1.0, r"optim\.momentum=1\.0; expected at least 0 and less than 1"),
+        ("betas", (0.9, 1.0), r"optim\.betas=\(0\.9, 1\.0\); expected each"),
+        ("weight_decay", -0.1, r"optim\.weight_decay=-0\.1; expected at least 0"),
+        ("clip_grad", 0.0, r"optim\.clip_grad=0\.0; expected more than 0, or None"),
+        ("layer_decay", 1.5, r"optim\.layer_decay=1\.5; expected in \(0, 1\], or None"),
+        ("lr_base_size", 0, r"optim\.lr_base_size=0; expected more than 0, or None"),
+    ],
+)
+def test_what_means_nothing_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(dataclasses.replace(Optim(), **{field: value}))
+    validate(Optim())

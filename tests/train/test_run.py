@@ -1,36 +1,47 @@
-"""A run from config to final model: interrupted, continued, on several devices, and what the user is told."""
+"""A run from config to final model: interrupted, continued, gone wrong, and what the user is told."""
 
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
+import jax
 import numpy as np
 import pytest
 
 import nfjax
+from train import config as c
 from train import data as pipeline
-from train.checkpoint import Checkpoints, claim
-from train.config import Config, Data, Model, Optim
-from train.loop import run
+from train.build import build
+from train.checkpoint import Checkpoints
+from train.flags import Profile
+from train.loop import Stopped, run
+from train.mesh import put_batch
+from train.watch import NonFiniteError
 
 
 def tiny(**changes):
-    config = Config(
+    config = c.Config(
         epochs=2,
-        eval_epochs=1,
-        checkpoint_epochs=1,
-        log_steps=5,
-        model=Model(drop_rate=0.2, drop_path_rate=0.2),
-        data=Data(batch_size=120, image_size=16, shift=1),
-        optim=Optim(lr=0.05, agc=0.015),
+        model=c.Model(drop_rate=0.2, drop_path_rate=0.2),
+        data=c.Data(batch_size=120, image_size=16, shift=1),
+        optim=c.Optim(lr=0.05, clip_grad=0.015),
+        schedule=c.Schedule("plateau", patience_epochs=0),  # it learns of evaluations
+        ema=c.Ema(decay=0.9),
+        log=c.Log(every_steps=5),
     )
     return dataclasses.replace(config, **changes)
 
 
 def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(workdir):
+    return nfjax.state_dict(nfjax.load(f"local-dir:{workdir / 'final'}"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +54,9 @@ def test_a_run_leaves_what_it_promises(whole):
     result, workdir = whole
     assert result.steps == 24
     assert str(result) == f"top1={result.top1:.4f} top5={result.top5:.4f} steps=24 workdir={workdir}"
-    assert sorted(p.name for p in workdir.iterdir()) == ["checkpoints", "config.json", "final", "metrics.jsonl"]
+    assert {p.name for p in workdir.iterdir() if not p.name.startswith(".")} == {
+        "checkpoints", "config.json", "curves.png", "environment.json", "final", "metrics.jsonl", "tensorboard",
+    }  # fmt: skip
     logged = lines(workdir)
     assert [line["step"] for line in logged] == [5, 10, 12, 15, 20, 24, 24]
     assert {"loss", "top1", "grad_norm", "clip_rate", "lr"} < set(logged[0])
@@ -57,141 +70,224 @@ def test_timm_reads_the_final_model(whole):
     from nfjax.parity import oracle
 
     theirs = oracle.timm().create_model(f"local-dir:{whole[1] / 'final'}", pretrained=True)
-    ours = nfjax.state_dict(nfjax.load(f"local-dir:{whole[1] / 'final'}"))
+    ours = weights(whole[1])
     assert all(tensor.numpy().tobytes() == ours[key].tobytes() for key, tensor in theirs.state_dict().items())
     assert theirs.pretrained_cfg["input_size"] == [1, 16, 16]
 
 
-def test_a_continued_run_is_the_same_to_the_bit(whole, tmp_path, monkeypatch):
-    """Killed after the first checkpoint and started again, with dropout, shuffling and augmentation on."""
+class Killed(Exception):
+    pass
 
-    class Killed(Exception):
-        pass
 
+@pytest.fixture
+def killed_after_save(monkeypatch):
+    """Dies right after the first checkpoint, once."""
     save, seen = Checkpoints.save, []
 
-    def save_then_die(self, state):
-        save(self, state)
+    def save_then_die(self, state, *args):
+        save(self, state, *args)
         seen.append(int(state.step))
-        raise Killed
+        if len(seen) == 1:
+            raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_then_die)
-        with pytest.raises(Killed):
-            run(tiny(), tmp_path)
-    assert seen == [12]
+    monkeypatch.setattr(Checkpoints, "save", save_then_die)
+    return seen
+
+
+def test_a_continued_run_is_the_same_to_the_bit(whole, tmp_path, killed_after_save):
+    """With dropout, stochastic depth, shuffling, augmentation and a moving average on."""
+    with pytest.raises(Killed):
+        run(tiny(), tmp_path)
+    assert killed_after_save == [12]
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 15, "loss": 0}\n')  # written by the killed run, after its last checkpoint
     again = run(tiny(), tmp_path)
-    first, second = (nfjax.state_dict(nfjax.load(f"local-dir:{d / 'final'}")) for d in (whole[1], tmp_path))
+    first, second = weights(whole[1]), weights(tmp_path)
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)
     assert lines(tmp_path) == lines(whole[1])
     assert (again.top1, again.top5) == (whole[0].top1, whole[0].top5)
 
 
+def test_asked_to_stop_in_a_step(whole, tmp_path, monkeypatch):
+    """Ctrl-C, or SIGTERM, between two checkpoints: nothing of what was done is done again."""
+    log, steps = c.Log(every_steps=5), []
+
+    def interrupt(batches):
+        for number, batch in enumerate(batches, start=1):
+            steps.append(number)
+            if number == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    batches = pipeline.train_batches
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "train_batches", lambda *args: interrupt(batches(*args)))
+        with pytest.raises(Stopped, match="SIGTERM: saved step 7 of 24"):
+            run(tiny(log=log), tmp_path)
+    assert steps == list(range(1, 8))
+    run(tiny(log=log), tmp_path)
+    first, second = weights(whole[1]), weights(tmp_path)
+    assert all(first[key].tobytes() == second[key].tobytes() for key in first)
+    assert lines(tmp_path) == lines(whole[1])
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_asked_to_stop_in_an_evaluation(whole, tmp_path, monkeypatch, last):
+    """The evaluation is owed: it is made when the run goes on, and its result is that of an uninterrupted run."""
+    batches, calls = pipeline.test_batches, []
+
+    def interrupt(*args):
+        calls.append(args)
+        if len(calls) == 1 + last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batches(*args)
+
+    monkeypatch.setattr(pipeline, "test_batches", interrupt)
+    with pytest.raises(Stopped, match=f"saved step {24 if last else 12} of 24"):
+        run(tiny(), tmp_path)
+    assert run(tiny(), tmp_path).top1 == whole[0].top1
+    assert lines(tmp_path) == lines(whole[1])
+    assert all(value.tobytes() == weights(tmp_path)[key].tobytes() for key, value in weights(whole[1]).items())
+
+
 def test_a_finished_run_is_not_trained_again(whole):
     before = lines(whole[1])
     assert run(tiny(), whole[1]) == whole[0]
-    assert lines(whole[1])[: len(before) - 1] == before[:-1]
+    assert lines(whole[1]) == before
 
 
 def test_another_config_is_refused(whole):
     with pytest.raises(ValueError, match=r"optim\.lr: 0\.05 there, 0\.5 here"):
-        run(tiny(optim=Optim(lr=0.5, agc=0.015)), whole[1])
+        run(tiny(optim=c.Optim(lr=0.5, clip_grad=0.015)), whole[1])
 
 
-def test_claim_writes_once(tmp_path):
-    claim(tmp_path / "new", {"a": {"b": 1}})
-    claim(tmp_path / "new", {"a": {"b": 1}})
-    with pytest.raises(ValueError, match=r"a\.b: 1 there, 2 here"):
-        claim(tmp_path / "new", {"a": {"b": 2}})
+def test_other_images_are_refused(whole, monkeypatch):
+    monkeypatch.setattr(pipeline.Split, "fingerprint", lambda self: "other")
+    with pytest.raises(ValueError, match="'fingerprint': 'other'"):
+        run(tiny(), whole[1])
 
 
-def test_eight_devices_do_what_one_does(tmp_path):
-    """The same two steps on a mesh of eight virtual devices, in float64: the same parameters."""
-    code = """
-import sys, jax
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-import numpy as np
-from nfjax.params import split
-import nfjax
-from train.config import Optim
-from train.optim import optimizer, schedule
-from train.step import Normalize, batch_sharding, data_mesh, init_state, make_train_step
-mesh = data_mesh()
-graphdef, params = split(nfjax.load("test_nfnet", None, in_chans=1, num_classes=10, dtype="float64", drop_rate=0.3))
-optim = Optim(agc=0.015)
-tx = optimizer(optim, schedule(optim, 4, 2))
-step = make_train_step(graphdef, tx, Normalize((0.5,), (0.5,)), mesh, seed=0)
-state = init_state(params, tx, mesh)
-rng = np.random.default_rng(0)
-for _ in range(2):
-    batch = {"image": rng.integers(0, 256, (16, 16, 16, 1), np.uint8), "label": rng.integers(0, 10, 16)}
-    state, metrics = step(state, jax.device_put(batch, batch_sharding(mesh)))
-np.savez(sys.argv[2], **state.params, loss=metrics["loss"], devices=jax.device_count())
-"""
+def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, killed_after_save):
+    """Named with its step and images; what was good is still there."""
+    with pytest.raises(Killed):
+        run(tiny(), tmp_path)
+    restore = Checkpoints.restore
+
+    def poisoned(self, like, report):
+        state, meta = restore(self, like, report)
+        return dataclasses.replace(
+            state, params=state.params | {"head/fc/bias": state.params["head/fc/bias"] * np.nan}
+        ), meta
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "restore", poisoned)
+        with pytest.raises(
+            NonFiniteError, match=r"step 13: loss = nan and grad_norm = nan.*good checkpoint is step 12"
+        ) as error:
+            run(tiny(), tmp_path)
+    batch = np.load(tmp_path / "nonfinite_step_13.process_0.npz")
+    expected = next(pipeline.train_batches(pipeline.load(tiny().data).train, tiny().data, 0, 12))
+    assert all(np.array_equal(batch[key], expected[key]) for key in expected)
+    assert f"training images {expected['index'][0]}, " in str(error.value)
+    assert sorted(int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()) == [12]
+
+
+def test_frozen_parameters_and_a_trace(whole, tmp_path):
+    config = tiny(epochs=1, optim=c.Optim(lr=0.05, freeze=("stem/.*",)), ema=c.Ema())
+    run(config, tmp_path, profile=Profile(3, 5))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    fresh = nfjax.state_dict(build(config).model)
+    changed = {name for name, value in weights(tmp_path).items() if value.tobytes() != fresh[name].tobytes()}
+    assert changed == {name for name in fresh if not name.startswith("stem.")}
+
+
+def test_a_trace_beyond_the_end(tmp_path):
+    with pytest.raises(ValueError, match="not within those that are left, 1 to 12"):
+        run(tiny(epochs=1), tmp_path, profile=Profile(10, 20))
+
+
+def test_starting_from_another_run(whole):
+    config = tiny(model=c.Model(weights=str(whole[1])), ema=c.Ema())
+    start, end = nfjax.state_dict(build(config).model), weights(whole[1])
+    assert all(start[key].tobytes() == end[key].tobytes() for key in end)
+
+
+def test_parts_of_a_batch_add_up_to_it(x64):
+    """Without random choices, a step in parts is the step of the whole batch."""
     results = []
-    for devices in ("1", "8"):
-        file = tmp_path / f"{devices}.npz"
-        subprocess.run([sys.executable, "-c", code, devices, str(file)], check=True, env=os.environ | {"XLA_FLAGS": ""})
-        results.append(np.load(file))
-    one, eight = results
-    assert (one["devices"], eight["devices"]) == (1, 8)
-    for key in set(one.files) - {"devices"}:
-        scale = np.abs(one[key]).max()
-        assert np.abs(one[key] - eight[key]).max() <= 1e-10 * scale, key
+    for parts in (1, 3):
+        config = tiny(grad_accum_steps=parts, model=c.Model(dtype="float64"), schedule=c.Schedule("constant"))
+        experiment = build(config)
+        batch = next(pipeline.train_batches(experiment.dataset.train, config.data, 0, 0))
+        batch = put_batch(experiment.mesh, {key: batch[key] for key in ("image", "label")})
+        state, metrics = experiment.train_step(experiment.init(), batch)
+        results.append(jax.device_get((metrics, state.params)))
+    (whole, params), (sums, others) = results
+    for key, value in whole.items():
+        assert float(sums[key]) == pytest.approx(float(value), rel=1e-12), key
+    for path, value in params.items():
+        np.testing.assert_allclose(others[path], value, rtol=0, atol=1e-12 * np.abs(value).max())
 
 
-def test_batches_depend_on_seed_and_step_alone():
-    split = pipeline.digits(8).train
-    data = Data(batch_size=64, shift=2)
-    whole = pipeline.train_batches(split, data, seed=1, start_step=0)
-    batches = [next(whole) for _ in range(30)]  # into the second epoch
-    later = pipeline.train_batches(split, data, seed=1, start_step=27)
-    for expected in batches[27:]:
-        batch = next(later)
-        assert all(np.array_equal(batch[key], expected[key]) for key in expected)
-    other = next(pipeline.train_batches(split, data, seed=2, start_step=0))
-    assert not np.array_equal(other["label"], batches[0]["label"])
-    first_epoch = np.concatenate([b["label"] for b in batches])[: len(split)]
-    assert np.array_equal(np.bincount(first_epoch), np.bincount(split.labels))  # every image once
+def test_bfloat16_and_recomputation():
+    """The computation is rounded, what is kept is not."""
+    half = tiny(model=c.Model("test_vit2", dtype="bfloat16", grad_checkpointing=True), schedule=c.Schedule("constant"))
+    full = build(tiny(model=c.Model("test_vit2")))
+    experiment = build(half)
+    batch = next(pipeline.train_batches(full.dataset.train, half.data, 0, 0))
+    batch = put_batch(full.mesh, {key: batch[key] for key in ("image", "label")})
+    assert "remat" in str(jax.make_jaxpr(experiment.train_step)(experiment.state, batch))
+    expected = full.eval_step(full.params, batch | put_batch(full.mesh, {"valid": np.ones(120, bool)}))
+    state, metrics = experiment.train_step(experiment.init(), batch)
+    loss = float(expected["loss"]) / 120
+    assert 0 < abs(float(metrics["loss"]) / loss - 1) < 1e-2
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state)} == {"float32", "int32", "uint32"}
+    assert np.any(state.params["head/kernel"] != full.params["head/kernel"])
 
 
-def test_digits_are_split_once_and_for_all():
-    data = pipeline.digits(8)
-    assert (len(data.train), len(data.test)) == (1437, 360)
-    assert data.test.images.dtype == np.uint8
-    assert data.test.labels[:8].tolist() == [0, 8, 8, 9, 8, 3, 7, 5]
-    images = np.concatenate([data.train.images, data.test.images])
-    assert images.shape == (1797, 8, 8, 1)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": c.Data(name="letters")}, r"data\.name='letters' is not known; choose one of digits"),
+        ({"data": c.Data(batch_size=121)}, r"data\.batch_size=121 does not divide into 2 devices .* a multiple of 2"),
+        ({"data": c.Data(batch_size=120), "grad_accum_steps": 7}, "take a multiple of 14"),
+        ({"data": c.Data(batch_size=2000)}, "more than the 1437 training images"),
+        ({"model": c.Model(num_classes=9)}, r"model\.num_classes=9 is fewer than the 10 classes"),
+        ({"model": c.Model(dtype="float64")}, "JAX_ENABLE_X64=1"),
+        ({"mesh": c.Mesh(fsdp=3)}, r"mesh\.fsdp=3 must be the number of devices, 2"),
+        ({"optim": c.Optim(freeze=("steem/.*",))}, r"matches no parameter.*stem/"),
+        ({"model": c.Model(weights="nowhere.safetensors")}, "nowhere.safetensors"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_computed(tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(tiny(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-def test_test_batches_cover_every_image_once():
-    split = pipeline.digits(8).test
-    batches = list(pipeline.test_batches(split, 100))
-    assert [int(b["valid"].sum()) for b in batches] == [100, 100, 100, 60]
-    labels = np.concatenate([b["label"][b["valid"]] for b in batches])
-    np.testing.assert_array_equal(labels, split.labels)
+def command(*arguments, **kwargs):
+    return subprocess.run([sys.executable, "-m", "train.main", *arguments], capture_output=True, text=True, **kwargs)
 
 
-def command(*arguments, cwd=None):
-    return subprocess.run([sys.executable, "-m", "train.main", *arguments], capture_output=True, text=True, cwd=cwd)
+def test_errors_on_the_command_line(tmp_path):
+    result = command("--config=train/configs/digits.py", "--config.data.name=letters", f"--workdir={tmp_path}")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "error: data.name='letters' is not known; choose one of digits.\n"
 
 
-def test_misspelt_field():
-    result = command("--config=train/configs/digits.py", "--config.optim.lrr=1")
-    assert result.returncode
-    assert "lrr" in result.stderr
-
-
-def test_missing_config_file():
-    result = command("--config=train/configs/letters.py")
-    assert result.returncode
-    assert "train/configs/letters.py: there is no such file" in result.stderr + result.stdout
-
-
-def test_unknown_data_set(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.name='letters' is not known; choose one of digits"):
-        run(tiny(data=Data(name="letters")), tmp_path)
+def test_sigterm_on_the_command_line(tmp_path):
+    """A preempted machine: saved within ten seconds, exit status 0."""
+    arguments = ["--config=train/configs/digits.py", f"--workdir={tmp_path}", "--config.log.every_steps=1"]
+    process = subprocess.Popen([sys.executable, "-m", "train.main", *arguments], stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert process.poll() is None
+        time.sleep(0.1)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert time.monotonic() - asked < 10
+    last = lines(tmp_path)[-1]["step"]
+    assert f"SIGTERM: saved step {last} of 870; the same command continues from there." in output
+    assert (tmp_path / "checkpoints" / str(last)).is_dir()

@@ -1,0 +1,202 @@
+"""What a run measures, written where people look: metrics.jsonl, TensorBoard, Weights & Biases."""
+
+import json
+import math
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from train import config
+
+FILE = "metrics.jsonl"
+
+
+class Sink(Protocol):
+    """Something that takes measurements."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self, failed: bool) -> None: ...
+
+
+class Metrics:
+    """Measurements by step, from process 0 to every sink that the config asks for; the other processes write nothing.
+
+    WORKDIR/metrics.jsonl has one JSON object a line: `step`, the number of steps done, and what was measured then. A
+    value that is not finite is null. Lines must come in the order of their steps, and those of a step before its
+    checkpoint is saved: then a run that was killed and continued leaves the same file as one that was not.
+
+    Use it as a context manager: leaving closes the sinks.
+
+    Args:
+        workdir: folder of the run.
+        log: which sinks there are.
+        start: step that the run continues from. What was written about later ones is dropped.
+
+    Raises:
+        ValueError: if metrics.jsonl is damaged elsewhere than at its end.
+        ImportError: if a sink needs a package that is not installed.
+    """
+
+    def __init__(self, workdir: Path, log: config.Log, start: int):
+        self._sinks: list[Sink] = []
+        self._start = start
+        if jax.process_index() != 0:
+            return
+        workdir.mkdir(parents=True, exist_ok=True)
+        lines = JsonLines(workdir / FILE, start)
+        self._sinks.append(lines)
+        # What the step `start` has been measured by already: a finished run that is started again adds nothing.
+        self._known = [line.keys() - {"step"} for line in lines.at_start]
+        try:
+            if log.tensorboard:
+                self._sinks.append(TensorBoard(workdir / "tensorboard", start))
+            if log.wandb is not None:
+                self._sinks.append(Wandb(workdir, log.wandb))
+        except BaseException:
+            self._close(failed=True)
+            raise
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self._close(failed=kind is not None)
+
+    def _close(self, failed: bool) -> None:
+        for sink in self._sinks:
+            sink.close(failed)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add what was measured after `step` steps, unless the run that is continued has already written it."""
+        if self._sinks and step == self._start and values.keys() in self._known:
+            return
+        for sink in self._sinks:
+            sink.write(step, values)
+
+
+class JsonLines:
+    """metrics.jsonl, open for more lines.
+
+    Attributes:
+        at_start: the lines of the step `start`. Those after it are cut off, and a last one that is incomplete.
+    """
+
+    def __init__(self, path: Path, start: int):
+        self.at_start: list[dict[str, Any]] = []
+        length = 0
+        for line, end in _complete_lines(path):
+            if line["step"] > start:
+                break
+            if line["step"] == start:
+                self.at_start.append(line)
+            length = end
+        self._file = path.open("a")
+        os.truncate(path, length)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self._file.write(json.dumps({"step": step} | finite) + "\n")
+        self._file.flush()  # at once: a process that is killed loses nothing
+
+    def close(self, failed: bool) -> None:
+        self._file.close()
+
+
+def read(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; none if there is no such file."""
+    return [line for line, _ in _complete_lines(workdir / FILE)]
+
+
+def _complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each line, and the offset of its end. A kill may have cut the last one short: it is left out."""
+    if not path.exists():
+        return
+    end = 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, text in enumerate(lines, 1):
+        end += len(text)
+        try:
+            line = json.loads(text)
+            complete = isinstance(line["step"], int) and text.endswith(b"\n")
+        except (ValueError, KeyError, TypeError):
+            complete = False
+        if complete:
+            yield line, end
+        elif number < len(lines):
+            raise ValueError(
+                f"{path}, line {number} is {text[:60]!r}; expected a JSON object with the key step. "
+                "Repair the line or move the file away."
+            )
+
+
+class TensorBoard:
+    """TensorBoard's event files, written without tensorflow; `tensorboard --logdir=RUNS` shows them."""
+
+    def __init__(self, folder: Path, start: int):
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError as error:
+            raise ImportError(
+                f"log.tensorboard needs tensorboard ({error}): pip install tensorboard, or set log.tensorboard=false."
+            ) from error
+        self._event, self._summary = Event, Summary
+        folder.mkdir(exist_ok=True)
+        # Files are read in the order of their names, so that a later one must have a name that is greater.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
+        self._records = RecordWriter((folder / name).open("wb"))
+        self._write(file_version="brain.Event:2")
+        # Makes readers forget what the files before hold of later steps.
+        self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        tags = {f"test/{k.removeprefix('test_')}" if k.startswith("test_") else f"train/{k}": k for k in values}
+        scalars = [self._summary.Value(tag=tag, simple_value=values[key]) for tag, key in tags.items()]
+        self._write(step=step, summary=self._summary(value=scalars))
+
+    def _write(self, **fields: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        self._records.flush()
+
+    def close(self, failed: bool) -> None:
+        self._records.close()
+
+
+class Wandb:
+    """A run of Weights & Biases. Its id is kept in the work folder, so that a continued run goes on with the same one.
+
+    Weights & Biases itself ignores steps that it already has: what is computed again adds nothing.
+    """
+
+    def __init__(self, workdir: Path, project: str):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError(
+                f"log.wandb={project!r} needs wandb ({error}): pip install wandb, or set log.wandb=none."
+            ) from error
+        identity, settings = workdir / "wandb_id", workdir / "config.json"
+        if not identity.exists():
+            identity.write_text(secrets.token_hex(4))
+        self._run = wandb.init(
+            project=project,
+            id=identity.read_text(),
+            name=workdir.name,
+            resume="allow",
+            dir=str(workdir),
+            config=json.loads(settings.read_text()) if settings.exists() else None,
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))

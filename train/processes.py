@@ -1,0 +1,51 @@
+"""Agreement between the processes of a run; without effect when there is but one."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+_LENGTH = 1024  # of exchanged texts in bytes
+
+
+def from_first_process(values: list[int]) -> list[int]:
+    """The list of process 0, on all of them; they wait for each other."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(values))))
+    padded = np.resize(np.array([*values, 0], np.int32), count)
+    return [int(value) for value in multihost_utils.broadcast_one_to_all(padded)] if count else []
+
+
+def from_any_process(text: str) -> str:
+    """The first text that is not empty, on all processes; they wait for each other."""
+    if jax.process_count() == 1:
+        return text
+    from jax.experimental import multihost_utils
+
+    padded = np.frombuffer(text.encode()[:_LENGTH].ljust(_LENGTH), np.uint8)
+    texts = [
+        bytes(row).decode(errors="replace").strip() for row in np.asarray(multihost_utils.process_allgather(padded))
+    ]
+    return next(filter(None, texts), "")
+
+
+def by_first_process(act: Callable[[], None]) -> None:
+    """Process 0 does it, and the others wait; what it fails of, all fail of.
+
+    Raises:
+        ValueError, OSError: from process 0; on the others, a ValueError with the same text.
+    """
+    failure: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            act()
+        except (ValueError, OSError) as error:
+            failure = error
+    reason = from_any_process(str(failure or ""))
+    if failure is not None:
+        raise failure
+    if reason:
+        raise ValueError(reason)

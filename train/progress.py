@@ -1,0 +1,205 @@
+"""What a person sees while a run goes on: a bar in a terminal, a line now and then in the log of a batch job."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+REFRESH = 1.0  # seconds between redrawings of the bar: each takes a millisecond from the loop
+LINES = 10.0  # seconds between lines where there is no terminal
+MEMORY = 30.0  # seconds of training that the shown speed is about the mean of
+
+
+class Progress:
+    """Where a run is, how fast, and for how long; only process 0 shows it.
+
+    It reads no arrays and starts no thread: it is told numbers, and draws when it is told of a step. Use it as a
+    context manager; inside, print through `print`, lest the bar be torn.
+
+    Args:
+        total: steps of the run.
+        start: steps that were done before this process began.
+        images_per_step: the global batch size.
+        steps_per_epoch: may be fractional.
+        console: where to; standard output unless given.
+        clock: seconds from any origin.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        *,
+        images_per_step: int,
+        steps_per_epoch: float,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._total, self._images, self._per_epoch = total, images_per_step, steps_per_epoch
+        self._step, self._first = start, start + 1
+        self._console = console or Console()
+        self._shown = jax.process_index() == 0
+        self._speed = Speed(start, clock)
+        self._clock = clock
+        self._drawn = self._printed = -math.inf
+        self._note = ""
+        self._bar: Bar | None = None
+        if self._shown and self._console.is_terminal:
+            width = min(max(self._console.width - 90, 8), 40)  # the numbers matter more
+            self._bar = Bar(
+                TextColumn("{task.description}"), BarColumn(width), MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self._console, auto_refresh=False,
+            )  # fmt: skip
+            self._training = self._bar.add_task("training", total=total, completed=start, note="compiling")
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None:
+            self._bar.start()
+            self._draw()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._draw()
+            self._bar.stop()
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The speed of late, without compilation and evaluation; None until something was measured."""
+        per_step = self._speed.seconds_per_step
+        return None if per_step is None else self._images / per_step
+
+    def step(self, step: int) -> None:
+        """`step` steps have been started; to be called after each, it is cheap."""
+        self._step = step
+        if step == self._first:  # it has just been compiled, and starts on the device now
+            self._speed.restart(step - 1)
+        if self._bar is not None and self._clock() - self._drawn > REFRESH:
+            self._draw()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """What was measured after `step` steps, all of them finished: whoever has the numbers has waited for them.
+
+        Args:
+            step: steps done.
+            values: "loss" and "lr" are shown.
+        """
+        self._step = step
+        self._speed.measure(step)
+        shown = {"loss": "{:.4g}", "lr": "{:.3g}"}
+        parts = [f"{key} {form.format(values[key])}" for key, form in shown.items() if key in values]
+        self._note = " ".join(parts)
+        due = self._clock() - self._printed >= LINES or step == self._total
+        if self._shown and self._bar is None and due:
+            self._printed = self._clock()
+            self.print(f"step {step}/{self._total} {self._status()}")
+
+    @contextlib.contextmanager
+    def evaluation(self, total: int) -> Iterator[Callable[[], None]]:
+        """Around an evaluation of `total` batches; gives a function to call after each batch.
+
+        Its time is kept out of the speed, and counted in the time that is left.
+        """
+        began = self._clock()
+        task: TaskID | None = None
+        if self._bar is not None:
+            task = self._bar.add_task("evaluation", total=total, note="")
+            self._draw()
+
+        def advance() -> None:
+            if self._bar is not None and task is not None:
+                self._bar.advance(task)
+                if self._clock() - self._drawn > REFRESH:
+                    self._draw()
+
+        try:
+            yield advance
+        finally:
+            if self._bar is not None and task is not None:
+                self._bar.remove_task(task)
+                self._draw()
+            self._speed.pause(self._clock() - began)
+
+    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
+        """Print the result of an evaluation after `step` steps: keys such as "test_top1", shares in percent."""
+        parts = []
+        for key, value in values.items():
+            name = key.removeprefix("test_")
+            parts.append(f"{name} {100 * value:.2f} %" if name.startswith("top") else f"{name} {value:.4g}")
+        self.print(f"step {step}/{self._total} epoch {step / self._per_epoch:.2f} evaluation: {', '.join(parts)}")
+
+    def print(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._shown:
+            # As it is: rich would break lines at 80 columns where there is no terminal, and read [..] as markup.
+            self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def _draw(self) -> None:
+        assert self._bar is not None
+        self._drawn = self._clock()
+        self._bar.update(self._training, completed=self._step, note=self._status() or "compiling")
+        self._bar.refresh()
+
+    def _status(self) -> str:
+        if self._step < self._first:
+            return ""
+        parts = [f"epoch {self._step / self._per_epoch:.2f}", self._note]
+        if self.images_per_second is not None:
+            left = self._speed.left(self._total - self._step)
+            parts += [f"{self.images_per_second:.4g} images/s", f"ETA {duration(left)}"]
+        return " ".join(part for part in parts if part)
+
+
+class Speed:
+    """Seconds a step, without the first one, which compiles, and without evaluations.
+
+    Steps are started ahead of the device, so that the time is taken only at those that are known to be finished.
+    """
+
+    def __init__(self, start: int, clock: Callable[[], float]):
+        self._start, self._clock = start, clock
+        self._since, self._step, self._paused = clock(), start, 0.0
+        self._mean, self._weight = 0.0, 0.0
+        self._evaluations = 0.0
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """The mean, in which what lies back counts less and less; None before the first measurement."""
+        return self._mean / self._weight if self._weight else None
+
+    def restart(self, step: int) -> None:
+        """Forget the time up to now."""
+        self._since, self._step, self._paused = self._clock(), step, 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Some of the time was an evaluation's."""
+        self._paused += seconds
+        self._evaluations += seconds
+
+    def measure(self, step: int) -> None:
+        """`step` steps are finished."""
+        seconds, steps = self._clock() - self._since - self._paused, step - self._step
+        self.restart(step)
+        if steps > 0 and seconds > 0:
+            keep = math.exp(-seconds / MEMORY)
+            self._mean = keep * self._mean + (1 - keep) * seconds / steps
+            self._weight = keep * self._weight + (1 - keep)
+
+    def left(self, steps: int) -> float:
+        """Seconds for so many more steps, with evaluations as often and as long as up to now."""
+        done = max(self._step - self._start, 1)
+        return steps * ((self.seconds_per_step or 0.0) + self._evaluations / done)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2 days 1:02:03."""
+    days, rest = divmod(round(seconds), 86400)
+    hours, rest = divmod(rest, 3600)
+    text = f"{hours}:{rest // 60:02}:{rest % 60:02}"
+    return f"{days} {'day' if days == 1 else 'days'} {text}" if days else text

@@ -1,0 +1,189 @@
+"""The learning rate as a function of the step, and how long a run is (timm `create_scheduler_v2`)."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train.config import Schedule
+
+# From progress in [0, 1) through a cycle to the share of the way from `min_lr` to the peak.
+CYCLES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "cosine": lambda progress: 0.5 * (1 + jnp.cos(jnp.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+}
+NAMES = (*CYCLES, "step", "wsd", "plateau", "constant")
+
+
+class Plateau(NamedTuple):
+    """What a plateau schedule remembers.
+
+    Attributes:
+        best: the best metric so far.
+        bad: evaluations since then, or since the last decay.
+        lr: the learning rate after warm-up.
+    """
+
+    best: jax.Array
+    bad: jax.Array
+    lr: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, so that it can be jitted
+class LearningRate:
+    """`(step, plateau) -> learning rate`, a traceable function of the steps done; and how long the run is.
+
+    Times are in steps if the schedule changes with every step, otherwise in epochs, and may be fractions.
+
+    Attributes:
+        config: the schedule.
+        lr: its peak.
+        period: steps to a unit of time.
+        main: time of the schedule without what is added to it.
+        warmup: time of the warm-up.
+        decay: time between two decays of "step", or of the decay of "wsd".
+        total_steps: steps of the whole run, with the epochs that warm-up, cycles and cooldown add.
+    """
+
+    config: Schedule
+    lr: float
+    period: int
+    main: float
+    warmup: float
+    decay: float
+    total_steps: int
+
+    def init(self) -> Any:
+        """The plateau before the first evaluation; empty unless the schedule has one."""
+        if self.config.name != "plateau":
+            return ()
+        return Plateau(jnp.array(-jnp.inf), jnp.zeros((), jnp.int32), jnp.asarray(self.lr, float))
+
+    def __call__(self, step: jax.Array, plateau: Any = ()) -> jax.Array:
+        """The learning rate of the step that follows `step` others: float64 if jax has it, else float32."""
+        time = jnp.asarray(step // self.period, float)
+        start = self.config.warmup_lr
+        match self.config.name:
+            case "plateau":
+                value = plateau.lr
+            case "constant":
+                value = jnp.asarray(self.lr, float)
+            case "step":
+                value = self._steps(time)
+            case "wsd":
+                value = self._wsd(time)
+            case _:
+                value = self._cycles(time)
+        if not self.warmup:
+            return value
+        return jnp.where(time < self.warmup, start + time * ((self.lr - start) / self.warmup), value)
+
+    def evaluated(self, plateau: Any, metric: jax.Array, step: jax.Array) -> Any:
+        """The plateau after an evaluation, whose metric is better the larger it is; those in the warm-up do not count.
+
+        As torch's `ReduceLROnPlateau` with a relative threshold.
+
+        Args:
+            plateau: before it.
+            metric: a scalar; of a loss, give its negative.
+            step: how many steps were done.
+        """
+        if self.config.name != "plateau":
+            return plateau
+        best, bad, lr = plateau
+        better = metric > best + self.config.threshold * jnp.where(jnp.isfinite(best), jnp.abs(best), 0)
+        bad = jnp.where(better, 0, bad + 1)
+        lower = jnp.maximum(lr * self.config.decay_rate, self.config.min_lr)
+        decays = bad > self.config.patience_epochs
+        after = Plateau(
+            jnp.where(better, metric, best).astype(best.dtype),
+            jnp.where(decays, 0, bad),
+            jnp.where(decays & (lr - lower > 1e-8), lower, lr),
+        )
+        counts = jnp.asarray(step // self.period) > self.warmup
+        return jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, plateau)
+
+    def _cycles(self, time: jax.Array) -> jax.Array:
+        """Each cycle falls from its own peak to `min_lr`, where it stays after the last one."""
+        c = self.config
+        time = time - self.warmup if c.warmup_prefix else time
+        number = np.arange(c.cycle_limit)
+        length, peak = self.main * np.power(c.cycle_mul, number), self.lr * np.power(c.cycle_decay, number)
+        end = jnp.asarray(np.cumsum(length), float)
+        cycle = jnp.sum(time >= end)
+        progress = 1 + (time - end[cycle]) / jnp.asarray(length, float)[cycle]
+        value = c.min_lr + (jnp.asarray(peak, float)[cycle] - c.min_lr) * CYCLES[c.name](progress)
+        return jnp.where(cycle < c.cycle_limit, value, c.min_lr)
+
+    def _steps(self, time: jax.Array) -> jax.Array:
+        time = time - self.warmup if self.config.warmup_prefix else time
+        return self.lr * self.config.decay_rate ** (time // self.decay)
+
+    def _wsd(self, time: jax.Array) -> jax.Array:
+        """Stable, then down by one minus the root of the progress through the decay (2405.18392)."""
+        stable = max(self.lr, self.config.min_lr)
+        progress = (time - self.warmup - (self.main - self.decay)) / self.decay
+        return self.config.min_lr + (stable - self.config.min_lr) * (1 - jnp.sqrt(jnp.clip(progress, 0, 1)))
+
+
+def make_schedule(schedule: Schedule, *, lr: float, epochs: int, steps_per_epoch: int) -> LearningRate:
+    """The schedule of a run.
+
+    Args:
+        schedule: its options.
+        lr: peak learning rate.
+        epochs: of the run, without those that the schedule adds.
+        steps_per_epoch: of the run.
+
+    Raises:
+        ValueError: for an unknown schedule, or numbers that mean nothing.
+    """
+    validate(schedule)
+    if epochs < 1 or steps_per_epoch < 1:
+        raise ValueError(f"a schedule needs epochs and steps; found epochs={epochs}, {steps_per_epoch} steps each.")
+    unit = steps_per_epoch if schedule.on_updates else 1
+    main: float = epochs * unit
+    warmup, cooldown, decay = (getattr(schedule, f"{part}_epochs") * unit for part in ("warmup", "cooldown", "decay"))
+    prefix = warmup if schedule.warmup_prefix else 0
+    if schedule.name == "wsd":
+        main -= warmup - prefix  # its warm-up always comes first, so that this is what remains
+        decay = round(schedule.decay_epochs * main if schedule.decay_epochs < 1 else decay)
+        if not 0 < decay <= main:
+            raise ValueError(
+                f"schedule.decay_epochs={schedule.decay_epochs} is a decay of {decay / unit:g} epochs; expected more "
+                f"than 0 and no more than the {main / unit:g} that the warm-up leaves."
+            )
+        length = main + warmup + cooldown
+    elif schedule.name in CYCLES:
+        length = math.floor(sum(main * schedule.cycle_mul**i for i in range(schedule.cycle_limit))) + prefix + cooldown
+    else:
+        length = main + prefix
+    total = math.floor(length / unit) * steps_per_epoch  # whole epochs, as timm's loop
+    return LearningRate(schedule, lr, steps_per_epoch // unit, main, warmup, decay, total)
+
+
+def validate(schedule: Schedule) -> None:
+    """Refuse names and numbers that mean nothing.
+
+    Raises:
+        ValueError: with what would be right.
+    """
+    if schedule.name not in NAMES:
+        raise ValueError(f"schedule.name={schedule.name!r} is not known; choose one of {', '.join(NAMES)}.")
+    least = {
+        "warmup_epochs": 0, "warmup_lr": 0, "min_lr": 0, "cooldown_epochs": 0, "patience_epochs": 0, "cycle_limit": 1,
+    }  # fmt: skip
+    for field, minimum in least.items():
+        if getattr(schedule, field) < minimum:
+            raise ValueError(f"schedule.{field}={getattr(schedule, field)}; expected at least {minimum}.")
+    for field in ("cycle_mul", "decay_epochs", "decay_rate"):
+        if getattr(schedule, field) <= 0:
+            raise ValueError(f"schedule.{field}={getattr(schedule, field)}; expected more than 0.")
+    if schedule.name == "step" and schedule.decay_epochs < 1:
+        raise ValueError(
+            f"schedule.decay_epochs={schedule.decay_epochs}; expected at least 1 for schedule.name='step'."
+        )
