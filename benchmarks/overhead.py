@@ -1,0 +1,134 @@
+"""What the training loop costs beside its compiled step.
+
+    python benchmarks/overhead.py [--model eca_nfnet_l0] [--size 224] [--batch 8] [--steps 8] [--rounds 3]
+
+The rival is the compiled step alone: the same executable, called again and again on a batch that is on the device
+already, its result awaited. The loop is the whole of `train.loop.run` with logging at every step, one evaluation and
+one checkpoint at its end, which are not counted; its data are ready beforehand, so that no wait for them is counted
+either. Both are timed step by step, in alternation; the target is that a step of the loop takes at most 1.02 times as
+long. Beside it stands what the host was busy with, which overlaps with the device's work.
+"""
+
+import argparse
+import contextlib
+import io
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+
+from train import config as c
+from train import data, loop
+from train.build import Experiment, build
+from train.mesh import put_batch
+
+TARGET = 1.02
+SECTIONS = {"put_batch": "batch to device", "_log": "metrics, progress"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="eca_nfnet_l0")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    data.DATASETS["random"] = lambda size: random_images(size, args.batch * args.steps)
+    config = c.Config(
+        epochs=1,
+        model=c.Model(name=args.model),
+        data=c.Data(name="random", image_size=args.size, batch_size=args.batch),
+        optim=c.Optim(clip_grad=0.015),
+        log=c.Log(every_steps=1),
+    )
+    experiment = build(config)
+    compiled = experiment.compile()
+    batch = next(data.train_batches(experiment.dataset.train, config.data, 0, 0))
+    alone, within, busy = [], [], defaultdict(list)
+    for done in range(args.rounds):
+        alone += steps_alone(experiment, compiled, batch, args.steps)
+        within += steps_of_loop(experiment, compiled, batch, busy)
+        print(f"round {done + 1} of {args.rounds}", file=sys.stderr)
+    step, whole = statistics.median(alone), statistics.median(within)
+    print(
+        f"{args.model} at {args.size}, batch {args.batch}, {args.rounds} rounds of {args.steps} steps; "
+        "median [least, most]"
+    )
+    print(f"compiled step alone {spread(alone)} ms")
+    print(f"step of the loop    {spread(within)} ms, ratio {whole / step:.4f}, target {TARGET}")
+    for section, times in busy.items():
+        print(f"  host, {SECTIONS[section]:<18} {spread(times)} ms, {statistics.median(times) / step:.2%} of a step")
+    return 0 if whole / step <= TARGET else 1
+
+
+def random_images(size: int, count: int) -> data.Dataset:
+    """Noise: the time of a step does not depend on what is in the images."""
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    split = data.Split(images, np.arange(count, dtype=np.int32) % 10)
+    test = data.Split(images[:8], split.labels[:8])
+    return data.Dataset(split, test, num_classes=1000, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def steps_alone(experiment: Experiment, compiled: Any, batch: data.Batch, count: int) -> list[float]:
+    """Seconds of each step, awaited."""
+    state = experiment.init()
+    on_device = put_batch(experiment.mesh, {key: batch[key] for key in loop.DEVICE_KEYS})
+    times = []
+    for _ in range(count + 1):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state, on_device))
+        times.append(time.perf_counter() - start)
+    return times[1:]
+
+
+def steps_of_loop(
+    experiment: Experiment, compiled: Any, batch: data.Batch, busy: dict[str, list[float]]
+) -> list[float]:
+    """Seconds from each step of `train.loop.run` to the next, once the loop is as far ahead as it gets."""
+    starts = []
+
+    def batches(*_: Any) -> Iterator[data.Batch]:
+        for _ in itertools.count():
+            starts.append(time.perf_counter())
+            yield batch
+
+    def timed(section: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            start = time.perf_counter()
+            value = function(*args)
+            busy[section].append(time.perf_counter() - start)
+            return value
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        for target, name, replacement in [
+            (loop, "build", lambda config: experiment),
+            (Experiment, "compile", lambda self: compiled),
+            (data, "train_batches", batches),
+            (loop, "put_batch", timed("put_batch", put_batch)),
+            (loop._Run, "_log", timed("_log", loop._Run._log)),
+        ]:
+            stack.enter_context(mock.patch.object(target, name, replacement))
+        loop.run(experiment.config, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    # The first steps only fill the queue, and the last one ends with the evaluation.
+    return [after - before for before, after in itertools.pairwise(starts[3:])]
+
+
+def spread(seconds: list[float]) -> str:
+    return f"{1e3 * statistics.median(seconds):.2f} [{1e3 * min(seconds):.2f}, {1e3 * max(seconds):.2f}]"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
