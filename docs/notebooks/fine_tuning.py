@@ -14,7 +14,7 @@ import nfjax
 from nfjax.params import merge, split
 from train.config import Optim
 from train.data import digits
-from train.optim import optimizer
+from train.optim import make_optimizer
 
 data = digits(32)  # 8x8 scans of handwriting, resized
 print(data.train.images.shape, data.train.labels.shape)
@@ -29,23 +29,24 @@ def train(model, images, labels, epochs, lr, batch_size=50):
     """SGD with timm's adaptive gradient clipping; the trained parameters."""
     graphdef, params = split(model)
     steps = epochs * (len(labels) // batch_size)
-    tx = optimizer(Optim(agc=0.015, momentum=0.9), optax.cosine_decay_schedule(lr, steps))
+    tx = make_optimizer(Optim("sgd", clip_mode="agc", clip_grad=0.015))
+    schedule = optax.cosine_decay_schedule(lr, steps)
 
     @jax.jit
-    def step(params, state, x, y, key):
+    def step(params, state, x, y, i):
         def loss(params):
-            logits = merge(graphdef, params)(x, key=key)
+            logits = merge(graphdef, params)(x, key=jax.random.key(i))
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
         value, grads = jax.value_and_grad(loss)(params)
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(grads, state, params, learning_rate=schedule(i))
         return optax.apply_updates(params, updates), state, value
 
     rng, state = np.random.default_rng(0), tx.init(params)
     for i in range(steps):
         batch = rng.integers(0, len(labels), batch_size)
         x, y = (images[batch] / 127.5 - 1).astype("float32"), labels[batch]
-        params, state, value = step(params, state, x, y, jax.random.key(i))
+        params, state, value = step(params, state, x, y, i)
     print(f"{steps} steps, last loss {value:.3f}")
     return merge(graphdef, params)
 
