@@ -1,0 +1,252 @@
+"""The transform of a training image: a random part of it, resized, flipped, and changed by a policy."""
+
+import dataclasses
+import difflib
+import math
+import operator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nfjax.data_config import IMAGENET_MEAN, DataConfig
+from nfjax.images import Mode, convert
+from nfjax.transforms import INTERPOLATIONS
+from train.augment import ops
+from train.augment.policies import Policy, create_policy
+
+RANDOM_INTERPOLATION = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+JITTERS = (ops.brightness, ops.contrast, ops.color, ops.hue)
+Box = tuple[int, int, int, int]
+
+
+@dataclasses.dataclass
+class Augment:
+    """How training images are changed at random; names and defaults are those of timm's train script.
+
+    Attributes:
+        no_aug: resize the whole image with the model's own interpolation, without keeping its aspect ratio, and do
+            nothing else.
+        scale: smallest and largest area of the part that is cut out, as shares of the image.
+        ratio: smallest and largest aspect ratio of that part, width over height.
+        interpolation: "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", or "random": bilinear or bicubic.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+        auto_augment: "rand-m9-mstd0.5-inc1" or another policy of `train.augment.policies.create_policy`; None for none.
+        color_jitter: largest change of brightness, contrast and saturation, or of each, and of hue, at most 0.5, as a
+            fourth; empty for none. Left out where there is a policy, other than those with "3a".
+        color_jitter_prob: how often colours are changed; None for always.
+        grayscale_prob: probability of becoming grey.
+    """
+
+    no_aug: bool = False
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "random"
+    hflip: float = 0.5
+    vflip: float = 0.0
+    auto_augment: str | None = None
+    color_jitter: tuple[float, ...] = (0.4,)
+    color_jitter_prob: float | None = None
+    grayscale_prob: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTransform:
+    """`(image, rng) -> uint8 (height, width, channels)`; made by `create_train_transform`.
+
+    The result depends on the image and on the state of `rng` alone. Random numbers are taken in the order of timm's
+    `transforms_imagenet_train`.
+
+    Attributes:
+        size: height and width of the result, in pixels.
+        mode: "RGB" or "L".
+        resample: filters; one is drawn if there are several.
+        augment: probabilities and ranges.
+        policy: applied after the flips; None for none.
+        jitter: ranges of the factors of brightness, contrast and saturation, and of the turn of the hue; None for those
+            that stay.
+    """
+
+    size: tuple[int, int]
+    mode: Mode
+    resample: tuple[Image.Resampling, ...]
+    augment: Augment
+    policy: Policy | None
+    jitter: tuple[tuple[float, float] | None, ...]
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """One image, changed at random.
+
+        Args:
+            image: of any size and mode (see `nfjax.images.convert`).
+            rng: of this image alone: fold the seed, the epoch and the index of the image into it.
+
+        Raises:
+            nfjax.images.ImageError: not a PIL image, or one whose pixels have no agreed scale.
+        """
+        image = convert(image, self.mode)
+        if not self.augment.no_aug:
+            image = image.crop(random_box(image.width, image.height, self.augment.scale, self.augment.ratio, rng))
+        resample = self.resample[rng.integers(len(self.resample))] if len(self.resample) > 1 else self.resample[0]
+        image = image.resize((self.size[1], self.size[0]), resample)
+        if not self.augment.no_aug:
+            image = self._change(image, rng)
+        return np.asarray(image).reshape(*self.size, -1)
+
+    def _change(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Everything after cutting and resizing."""
+        augment = self.augment
+        if augment.hflip > 0 and rng.random() < augment.hflip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if augment.vflip > 0 and rng.random() < augment.vflip:
+            image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        if self.policy is not None:
+            image = self.policy(image, rng)
+        if self.jitter and (augment.color_jitter_prob is None or rng.random() <= augment.color_jitter_prob):
+            image = color_jitter(image, self.jitter, rng)
+        if augment.grayscale_prob > 0 and rng.random() < augment.grayscale_prob:
+            image = ops.grayscale(image)
+        return image
+
+
+def random_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> Box:
+    """Left, upper, right and lower edge of a random part of an image (timm `RandomResizedCropAndInterpolation`).
+
+    Area and logarithm of the aspect ratio are drawn evenly, ten times at most until they fit. If none fits, it is the
+    largest centred part whose aspect ratio is within `ratio`. It has at least one pixel each way, where timm fails.
+    """
+    logs = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = rng.uniform(*scale) * (width * height)
+        aspect = math.exp(rng.uniform(*logs))
+        w, h = max(1, round(math.sqrt(area * aspect))), max(1, round(math.sqrt(area / aspect)))
+        if w <= width and h <= height:
+            top = int(rng.integers(height - h + 1))
+            left = int(rng.integers(width - w + 1))
+            return left, top, left + w, top + h
+    w, h = width, height
+    if width / height < min(ratio):
+        h = round(w / min(ratio))
+    elif width / height > max(ratio):
+        w = round(h * max(ratio))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def color_jitter(
+    image: Image.Image, ranges: tuple[tuple[float, float] | None, ...], rng: np.random.Generator
+) -> Image.Image:
+    """Brightness, contrast, saturation and hue changed in random order (torchvision `ColorJitter`).
+
+    Args:
+        image: RGB or greyscale.
+        ranges: of the three factors and of the turn of the hue; None for those that stay.
+        rng: the order is drawn first, then the values.
+    """
+    order = rng.permutation(len(JITTERS))
+    values = [None if bounds is None else rng.uniform(*bounds) for bounds in ranges]
+    for index in order:
+        value = values[index]
+        if value is not None:
+            image = JITTERS[index](image, value)
+    return image
+
+
+def create_train_transform(
+    data: DataConfig | int | tuple[int, int],
+    *,
+    img_size: int | tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    **options: Any,
+) -> TrainTransform:
+    """The transform of training images (timm `create_transform(is_training=True)`); normalising is left to the device.
+
+    Args:
+        data: data config of a model, or the size of the result alone: one number, or height and width.
+        img_size: instead of the data config's.
+        mean: by channel, of pixels in [0, 1]; the policies fill with this colour. Instead of the data config's or of
+            ImageNet's. One value makes greyscale images.
+        options: fields of `Augment`. `interpolation=None` takes the data config's, and `color_jitter` may be a number.
+
+    Returns:
+        `(image, rng) -> uint8 array (height, width, channels)`. It can be pickled.
+
+    Raises:
+        ValueError: for unknown options, and for values out of range.
+    """
+    if not isinstance(data, DataConfig):
+        data = DataConfig(input_size=(len(mean or IMAGENET_MEAN), *_pair(data)), mean=mean or IMAGENET_MEAN)
+    augment = _augment(options, data.interpolation)
+    size = _pair(img_size) if img_size is not None else data.input_size[1:]
+    if min(size) < 1:
+        raise ValueError(f"image size {size}; expected a height and a width of at least 1 pixel.")
+    mean = tuple(mean or data.mean)
+    if len(mean) not in (1, 3):
+        raise ValueError(f"mean={mean}; expected three numbers for RGB or one for greyscale.")
+    levels = tuple(min(255, round(255 * value)) for value in mean)
+    random = augment.interpolation == "random"
+    resample = RANDOM_INTERPOLATION if random else (INTERPOLATIONS[augment.interpolation],)
+    policy = None
+    if augment.auto_augment is not None:
+        policy = create_policy(augment.auto_augment, fill=levels if len(levels) > 1 else levels[0], resample=resample)
+    jitters = policy is None or "3a" in str(augment.auto_augment)
+    return TrainTransform(
+        size=(size[0], size[1]),
+        mode="L" if len(mean) == 1 else "RGB",
+        resample=resample,
+        augment=augment,
+        policy=policy,
+        jitter=_jitter_ranges(augment.color_jitter) if jitters else (),
+    )
+
+
+def _augment(options: dict[str, Any], interpolation: str) -> Augment:
+    """The options, checked."""
+    known = [field.name for field in dataclasses.fields(Augment)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=2) or known
+            raise ValueError(f"unknown option {name!r}; there is {', '.join(close)}.")
+    if options.get("interpolation", "") is None or options.get("no_aug"):
+        options["interpolation"] = interpolation
+    jitter = options.get("color_jitter", Augment.color_jitter)
+    options["color_jitter"] = () if jitter is None else tuple(np.atleast_1d(jitter).tolist())
+    augment = Augment(**options)
+    if augment.interpolation not in ("random", *INTERPOLATIONS):
+        known = ["random", *INTERPOLATIONS]
+        raise ValueError(f"interpolation={augment.interpolation!r} is not known; choose one of {', '.join(known)}.")
+    for name in ("hflip", "vflip", "color_jitter_prob", "grayscale_prob"):
+        value = getattr(augment, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}; expected a probability from 0 to 1.")
+    for name, most in (("scale", 1.0), ("ratio", math.inf)):
+        low, high = getattr(augment, name)
+        if not 0 < low <= high <= most:
+            raise ValueError(f"{name}={low, high}; expected two positive numbers, the smaller one first, up to {most}.")
+    return augment
+
+
+def _jitter_ranges(strengths: tuple[float, ...]) -> tuple[tuple[float, float] | None, ...]:
+    """What the factors of brightness, contrast and saturation, and the turn of the hue, are drawn from."""
+    if not strengths:
+        return ()
+    if len(strengths) not in (1, 3, 4) or min(strengths) < 0 or (len(strengths) == 4 and strengths[3] > 0.5):
+        raise ValueError(
+            f"color_jitter={strengths}; expected one number for brightness, contrast and saturation, one for each, or "
+            "another one, at most 0.5, for hue; none of them negative."
+        )
+    factors = strengths * 3 if len(strengths) == 1 else strengths
+    ranges = [(max(0.0, 1 - value), 1 + value) if value > 0 else None for value in factors[:3]]
+    turn = factors[3] if len(factors) == 4 else 0
+    return (*ranges, (-turn, turn) if turn > 0 else None)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """One number, or height and width, as two."""
+    if np.shape(size) not in ((), (2,)):
+        raise ValueError(f"image size {size!r}; expected one number, or (height, width).")
+    height, width = np.broadcast_to(size, 2).tolist()
+    return operator.index(height), operator.index(width)

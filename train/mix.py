@@ -1,0 +1,278 @@
+"""Mixing the images of a batch with each other, and erasing parts of them: on the device, inside the compiled step.
+
+Random numbers are drawn apart from what is done with them, so that the latter can be compared with timm's for the same
+numbers. Everything is a function of the key alone: the same on any mesh.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MODES = ("batch", "pair", "elem")
+FILLS = ("const", "rand", "pixel")
+ATTEMPTS = 10  # at a rectangle that fits
+
+
+@dataclasses.dataclass
+class Mix:
+    """What happens to batches on the device; names and defaults are those of timm's train script.
+
+    Attributes:
+        mixup: alpha of the beta distribution that mixup's shares are drawn from; 0 for no mixup (1710.09412).
+        cutmix: likewise of cutmix (1905.04899).
+        cutmix_minmax: smallest and largest side of cutmix's rectangles, as shares of the image, instead of `cutmix`.
+        mixup_prob: probability of mixing at all.
+        mixup_switch_prob: probability of cutmix, where both are on.
+        mixup_mode: what is drawn once for the "batch", once for each "pair" of images or once for each "elem".
+        mixup_off_epoch: epoch from which on nothing is mixed; 0 for never.
+        reprob: probability that parts of an image are erased (1708.04896).
+        remode: what stands there instead: "pixel", noise; "rand", one random colour; or "const", the mean colour.
+        recount: largest number of parts; their number is random.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    cutmix_minmax: tuple[float, float] | None = None
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
+    mixup_mode: str = "batch"
+    mixup_off_epoch: int = 0
+    reprob: float = 0.0
+    remode: str = "pixel"
+    recount: int = 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """How the images of a batch are mixed. All arrays have one row for the batch, or one for each image.
+
+    Attributes:
+        lam: share of the image itself, float.
+        cut: cutmix instead of mixup, bool.
+        box: rows and columns of cutmix, `(rows, 4)` int32: top, bottom, left, right, the ends excluded.
+    """
+
+    lam: jax.Array
+    cut: jax.Array
+    box: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Erasing:
+    """What is erased from the images of a batch.
+
+    Attributes:
+        box: `(batch, recount, 4)` int32, as in `Mixing`; empty ones erase nothing.
+        fill: what stands there instead; broadcasts to `(batch, recount, height, width, channels)`.
+    """
+
+    box: jax.Array
+    fill: jax.Array
+
+
+MixFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def make_mix(mix: Mix, num_classes: int, *, smoothing: float = 0.0, off_step: int | None = None) -> MixFn | None:
+    """Mixup and cutmix of a batch: `(images, labels, key, step) -> (images, targets)` (timm `Mixup`).
+
+    Each image is mixed with its mirror image in the order of the batch, the last with the first. Batches may be
+    spread over devices: one permutation of them swaps their shares, and nothing is gathered. Images may have any range:
+    mixing before normalising is the same and moves a quarter of the bytes if they are uint8.
+
+    Images are `(batch, height, width, channels)` of an even batch and come back as floating point, of their own range.
+    Labels are `(batch,)` integers; targets are `(batch, num_classes)` and add up to 1.
+
+    Args:
+        mix: see there.
+        num_classes: of the targets.
+        smoothing: share of the targets that is spread evenly over all classes, also where nothing is mixed.
+        off_step: step from which on nothing is mixed; None for never.
+
+    Returns:
+        The function, or None if the options say that nothing is ever mixed.
+
+    Raises:
+        ValueError: for options that mean nothing.
+    """
+    _check_mix(mix)
+    if not (mix.mixup or mix.cutmix or mix.cutmix_minmax) or not mix.mixup_prob:
+        return None
+
+    def apply(images: jax.Array, labels: jax.Array, key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        batch, height, width, _ = images.shape
+        if batch % 2:
+            raise ValueError(f"a batch of {batch} images cannot be mixed in pairs; take an even data.batch_size.")
+        mixing = draw_mixing(key, mix, batch, height, width)
+        if off_step is not None:
+            mixing = dataclasses.replace(
+                mixing, lam=jnp.where(step < off_step, mixing.lam, 1), cut=mixing.cut & (step < off_step)
+            )
+        targets = jax.nn.one_hot(labels, num_classes, dtype=mixing.lam.dtype)
+        return apply_mixing(mixing, images, targets * (1 - smoothing) + smoothing / num_classes)
+
+    return apply
+
+
+def make_erase(mix: Mix) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """Random erasing: `(images, key) -> images`, of normalised images `(batch, height, width, channels)`.
+
+    Up to `recount` rectangles of an image, together 2 % to a third of its area, with aspect ratios from 0.3 to 1 / 0.3
+    (timm `RandomErasing`).
+
+    Returns:
+        The function, or None if the options say that nothing is ever erased.
+
+    Raises:
+        ValueError: for options that mean nothing.
+    """
+    _check_probabilities(mix, "reprob")
+    if mix.remode not in FILLS:
+        raise ValueError(f"mix.remode={mix.remode!r} is not known; choose one of {', '.join(FILLS)}.")
+    if mix.recount < 1:
+        raise ValueError(f"mix.recount={mix.recount}; expected at least 1, or mix.reprob=0 to erase nothing.")
+    if not mix.reprob:
+        return None
+    return lambda images, key: apply_erasing(draw_erasing(key, mix, images.shape, images.dtype), images)
+
+
+def draw_mixing(key: jax.Array, mix: Mix, batch: int, height: int, width: int) -> Mixing:
+    """How to mix a batch, drawn at random; the areas of rectangles are in `lam` already."""
+    rows = {"batch": 1, "pair": batch // 2, "elem": batch}[mix.mixup_mode]
+    keys = jax.random.split(key)
+    on, switch, *place = jax.random.uniform(
+        keys[0], (6, rows)
+    )  # in one go: each call of jax.random takes long to compile
+    cutmix = 1.0 if mix.cutmix_minmax else mix.cutmix  # with minmax the share says no more than whether to mix
+    cut = (switch < mix.mixup_switch_prob) | (not mix.mixup) if cutmix else jnp.zeros(rows, bool)
+    alpha = jnp.where(cut, cutmix, mix.mixup)
+    on = on < mix.mixup_prob
+    lam, cut = jnp.where(on, jax.random.beta(keys[1], alpha, alpha, (rows,)), 1), cut & on
+    if mix.cutmix_minmax:
+        low, high = mix.cutmix_minmax
+        h = _below(int(height * high) - int(height * low), place[0]) + int(height * low)
+        w = _below(int(width * high) - int(width * low), place[1]) + int(width * low)
+        top, left = _below(height - h + 1, place[2]), _below(width - w + 1, place[3])
+        box = jnp.stack([top, top + h, left, left + w], -1)
+    else:
+        box = cutmix_box(lam, _below(height, place[0]), _below(width, place[1]), height, width)
+    mixing = Mixing(corrected(lam, cut, box, height, width), cut, box)
+    if mix.mixup_mode == "pair":
+        mixing = jax.tree.map(lambda a: jnp.concatenate([a, a[::-1]]), mixing)
+    return mixing
+
+
+def _below(end: jax.Array | int, chance: jax.Array) -> jax.Array:
+    """An integer from 0 to end - 1 for each number in [0, 1)."""
+    return jnp.floor(chance * end).astype(jnp.int32)
+
+
+def cutmix_box(lam: jax.Array, y: jax.Array, x: jax.Array, height: int, width: int) -> jax.Array:
+    """Rectangles of 1 - lam of the area around the pixels (y, x), clipped to the image (timm `rand_bbox`)."""
+    ratio = jnp.sqrt(1 - lam)
+    h, w = (height * ratio).astype(jnp.int32), (width * ratio).astype(jnp.int32)
+    rows, columns = jnp.stack([y - h // 2, y + (h + 1) // 2], -1), jnp.stack([x - w // 2, x + (w + 1) // 2], -1)
+    return jnp.concatenate([rows.clip(0, height), columns.clip(0, width)], -1)
+
+
+def corrected(lam: jax.Array, cut: jax.Array, box: jax.Array, height: int, width: int) -> jax.Array:
+    """The shares of the images themselves: with cutmix, what their rectangles leave (timm `correct_lam`)."""
+    top, bottom, left, right = jnp.moveaxis(box, -1, 0)
+    area = ((bottom - top) * (right - left)).astype(lam.dtype)
+    return jnp.where(cut, 1 - area / (height * width), lam)
+
+
+def apply_mixing(mixing: Mixing, images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Images `(batch, height, width, channels)` and targets `(batch, classes)`, each mixed with its mirror image."""
+    lam, cut = mixing.lam[:, None, None], mixing.cut[:, None, None]
+    own = jnp.where(cut, ~inside(mixing.box, *images.shape[1:3]), lam)[..., None].astype(lam.dtype)
+    share = mixing.lam[:, None]
+    return images * own + images[::-1] * (1 - own), targets * share + targets[::-1] * (1 - share)
+
+
+def draw_erasing(key: jax.Array, mix: Mix, shape: tuple[int, ...], dtype: Any) -> Erasing:
+    """What to erase from images of a shape `(batch, height, width, channels)`, drawn at random."""
+    batch, height, width, channels = shape
+    keys = jax.random.split(key)
+    chances = jax.random.uniform(keys[0], (batch, 2 + mix.recount * (2 + 2 * ATTEMPTS)))
+    on, count, place, area, aspect = jnp.split(chances, np.cumsum([1, 1, 2 * mix.recount, ATTEMPTS * mix.recount]), -1)
+    tries = batch, mix.recount, ATTEMPTS
+    box = erase_boxes(
+        count=jnp.where(on < mix.reprob, 1 + _below(mix.recount, count), 0),
+        area=0.02 + (1 / 3 - 0.02) * area.reshape(tries),
+        aspect=jnp.exp(math.log(0.3) * (1 - 2 * aspect.reshape(tries))),
+        place=place.reshape(batch, mix.recount, 2),
+        height=height,
+        width=width,
+    )
+    if mix.remode == "pixel":
+        fill = jax.random.normal(keys[1], (batch, 1, height, width, channels), dtype)
+    elif mix.remode == "rand":
+        fill = jax.random.normal(keys[1], (batch, mix.recount, 1, 1, channels), dtype)
+    else:
+        fill = jnp.zeros((1, 1, 1, 1, 1), dtype)
+    return Erasing(box, fill)
+
+
+def erase_boxes(
+    count: jax.Array, area: jax.Array, aspect: jax.Array, place: jax.Array, height: int, width: int
+) -> jax.Array:
+    """Rectangles to erase, `(batch, recount, 4)`; those after the first `count`, and those that never fit, are empty.
+
+    Args:
+        count: how many rectangles there are, `(batch, 1)`.
+        area: of all rectangles of an image as a share of it, `(batch, recount, attempts)`; the first that fits counts.
+        aspect: height over width, likewise.
+        place: from 0, top and left, to 1, bottom and right, `(batch, recount, 2)`.
+        height: of the images in pixels.
+        width: likewise.
+    """
+    pixels = area * (height * width) / jnp.maximum(count, 1)[..., None]
+    h, w = jnp.round(jnp.sqrt(pixels * aspect)), jnp.round(jnp.sqrt(pixels / aspect))
+    fits = (h < height) & (w < width)
+    first = fits.argmax(-1, keepdims=True)
+    on = fits.any(-1) & (jnp.arange(area.shape[1]) < count)
+    h, w = (jnp.where(on, jnp.take_along_axis(s, first, -1)[..., 0], 0).astype(jnp.int32) for s in (h, w))
+    top, left = _below(height - h + 1, place[..., 0]), _below(width - w + 1, place[..., 1])
+    return jnp.stack([top, top + h, left, left + w], -1)
+
+
+def apply_erasing(erasing: Erasing, images: jax.Array) -> jax.Array:
+    """Images with rectangles filled, the later over the earlier."""
+    for index in range(erasing.box.shape[1]):
+        erased = inside(erasing.box[:, index], *images.shape[1:3])[..., None]
+        fill = erasing.fill[:, min(index, erasing.fill.shape[1] - 1)]
+        images = jnp.where(erased, fill, images)
+    return images
+
+
+def inside(box: jax.Array, height: int, width: int) -> jax.Array:
+    """Which pixels are inside of the rectangles `(rows, 4)`: `(rows, height, width)` bool."""
+    top, bottom, left, right = jnp.moveaxis(box[..., None], -2, 0)
+    y, x = jnp.arange(height), jnp.arange(width)
+    return ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None]
+
+
+def _check_mix(mix: Mix) -> None:
+    """Refuse options of mixing that mean nothing."""
+    _check_probabilities(mix, "mixup_prob", "mixup_switch_prob")
+    for name in ("mixup", "cutmix", "mixup_off_epoch"):
+        if not 0 <= getattr(mix, name) < math.inf:
+            raise ValueError(f"mix.{name}={getattr(mix, name)}; expected a positive number, or 0 for none.")
+    if mix.mixup_mode not in MODES:
+        raise ValueError(f"mix.mixup_mode={mix.mixup_mode!r} is not known; choose one of {', '.join(MODES)}.")
+    if mix.cutmix_minmax and not 0 < mix.cutmix_minmax[0] < mix.cutmix_minmax[1] <= 1:
+        raise ValueError(f"mix.cutmix_minmax={mix.cutmix_minmax}; expected two shares such as (0.2, 0.8).")
+
+
+def _check_probabilities(mix: Mix, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(mix, name) <= 1:
+            raise ValueError(f"mix.{name}={getattr(mix, name)}; expected a probability from 0 to 1.")
