@@ -4,14 +4,16 @@ A damaged checkpoint is put aside for an older one, and the run says so. What ne
 going on from wrong values, or losing the last good checkpoint to a write that failed.
 """
 
+import functools
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import jax
+import numpy as np
 
 from train import config
 from train.checksums import checksums, prepare
@@ -108,12 +110,15 @@ class Checkpoints:
                 return
             flat = flatten(state)
             described = Description(step, meta, metrics or {}, leaves(flat), checksums(flat))
-            try:
-                response = write_async(self._workdir, step, flat)
-            except Exception as error:
-                raise self._failed(step, error) from error
+            if jax.process_count() == 1:
+                # Orbax would fetch the arrays one by one while the loop waits: they are copied here, in one go, and all
+                # the rest is left to the thread. Several processes must call Orbax between the same two steps.
+                copies = {name: np.array(array) for name, array in flat.items()}
+                start = functools.partial(write_async, self._workdir, step, copies)
+            else:
+                start = self._start(step, flat)
         self._latest, self._metrics[step] = step, described.metrics
-        self._writing = self._thread.submit(self._finish, response, described)
+        self._writing = self._thread.submit(self._finish, start, described)
 
     def restore(self, like: State, report: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
         """The newest good state and its meta; None if there is no checkpoint at all.
@@ -185,10 +190,18 @@ class Checkpoints:
         if writing is not None:
             writing.result()
 
-    def _finish(self, response: Any, described: Description) -> None:
+    def _start(self, step: int, flat: Mapping[str, jax.Array]) -> Callable[[], Any]:
+        """Start a write now; the result gives what there is to wait for."""
+        try:
+            response = write_async(self._workdir, step, flat)
+        except Exception as error:
+            raise self._failed(step, error) from error
+        return lambda: response
+
+    def _finish(self, start: Callable[[], Any], described: Description) -> None:
         """In the thread: the end of a write, then the removal of what it supersedes."""
         try:
-            response.result()
+            start().result()
             if jax.process_index() == 0:
                 seal(self._workdir, described)
         except Exception as error:

@@ -92,8 +92,8 @@ def best_first(metrics: Mapping[int, Mapping[str, float]], metric: str) -> list[
     return sorted(known, key=lambda step: (scores[step], step), reverse=True)
 
 
-def write_async(workdir: Path, step: int, flat: Mapping[str, jax.Array]) -> ocp.AsyncResponse[None]:
-    """Start writing arrays. They may be donated at once; `result()` waits, and raises what went wrong."""
+def write_async(workdir: Path, step: int, flat: Mapping[str, jax.Array | np.ndarray]) -> ocp.AsyncResponse[None]:
+    """Start writing arrays. Those on devices may be donated at once; `result()` waits, and raises what went wrong."""
     with _context():
         return ocp.save_checkpointables_async(_unsealed(workdir, step), _groups(flat))
 

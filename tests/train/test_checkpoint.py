@@ -227,11 +227,11 @@ def test_a_write_that_fails_last_is_told_on_leaving(tmp_path, small_files):
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path):
-    with Checkpoints(tmp_path, KEEP) as checkpoints:
-        shutil.rmtree(tmp_path / "checkpoints")
-        (tmp_path / "checkpoints").write_text("not a folder")
-        with pytest.raises(OSError, match="step 3 could not be written"):
-            checkpoints.save(put(make_state(3)), META)
+    checkpoints = Checkpoints(tmp_path, KEEP)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").write_text("not a folder")
+    with pytest.raises(OSError, match="step 3 could not be written"), checkpoints:
+        checkpoints.save(put(make_state(3)), META)
 
 
 def test_weights_alone(pristine, tmp_path):
