@@ -27,7 +27,10 @@ def make_state(step, *, ema=True, wide=8):
         "head/fc/bias": np.zeros(16, np.float32),  # its file could be lost unnoticed, were it not for the checksum
     }
     opt_state = jax.device_get(optax.chain(optax.identity(), optax.adam(0.1)).init(params))
-    opt_state = jax.tree.map(lambda a: a + np.asarray(step, a.dtype), opt_state)
+    opt_state = jax.tree.map(
+        lambda a: a + np.asarray(step, a.dtype) if a.ndim == 0 else np.asarray(rng.standard_normal(a.shape), a.dtype),
+        opt_state,
+    )
     average = {path: array + array for path, array in params.items()} if ema else {}
     plateau = (np.float32(step), np.bool_(True), np.zeros((0, 3), np.float32))
     return State(np.int32(step), params, opt_state, average, np.array([7, step], np.uint32), plateau)

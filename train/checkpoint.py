@@ -110,6 +110,7 @@ class Checkpoints:
                 return
             flat = flatten(state)
             described = Description(step, meta, metrics or {}, leaves(flat), checksums(flat))
+            start: Callable[[], Any]
             if jax.process_count() == 1:
                 # Orbax would fetch the arrays one by one while the loop waits: they are copied here, in one go, and all
                 # the rest is left to the thread. Several processes must call Orbax between the same two steps.

@@ -8,13 +8,14 @@ both; other damage goes unnoticed once in 2^64.
 
 import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 _ONE, _TWO = np.uint32(1), np.uint32(2)
 _STRIDE, _FACTOR = np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B)  # odd: multiplying by them loses nothing
@@ -45,7 +46,7 @@ def prepare(arrays: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> None:
         if not sharding.is_fully_replicated:
             _sharded_sums.lower(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding), sharding).compile()
         else:
-            local = SingleDeviceSharding(next(iter(sharding.addressable_devices)))
+            local = SingleDeviceSharding(_first_device(sharding))
             _local_sums.lower(jax.ShapeDtypeStruct(shape, dtype, sharding=local)).compile()
 
 
@@ -56,8 +57,14 @@ def _parts(array: jax.Array | np.ndarray) -> list[Any]:
     if not array.is_fully_replicated:
         return [shard.data for shard in _sharded_sums(array, array.sharding).addressable_shards]
     if jax.process_index() == 0:  # every process has all of it; one of them counts
-        return [_local_sums(array.addressable_data(0))]
+        first = _first_device(array.sharding)
+        return [_local_sums(next(shard.data for shard in array.addressable_shards if shard.device == first))]
     return [np.zeros(2, np.uint32)]
+
+
+def _first_device(sharding: Sharding) -> jax.Device:
+    """Always the same of the local devices: which one a set gives first differs from process to process."""
+    return min(sharding.addressable_devices, key=operator.attrgetter("id"))
 
 
 def _terms(words: Any, index: Any) -> tuple[Any, Any]:
