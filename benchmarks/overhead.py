@@ -43,7 +43,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    data.DATASETS["random"] = lambda size: random_images(size, args.batch * args.steps)
+    noise = random_images(args.size, args.batch * args.steps)
+    data.SOURCES["random"] = lambda *_: {"train": noise, "test": noise}
     config = c.Config(
         epochs=1,
         model=c.Model(name=args.model),
@@ -71,12 +72,10 @@ def main() -> int:
     return 0 if whole / step <= TARGET else 1
 
 
-def random_images(size: int, count: int) -> data.Dataset:
+def random_images(size: int, count: int) -> data.Arrays:
     """Noise: the time of a step does not depend on what is in the images."""
     images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
-    split = data.Split(images, np.arange(count, dtype=np.int32) % 10)
-    test = data.Split(images[:8], split.labels[:8])
-    return data.Dataset(split, test, num_classes=1000, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return data.Arrays(images, np.arange(count) % 10, tuple(map(str, range(1000))))
 
 
 def steps_alone(experiment: Experiment, compiled: Any, batch: data.Batch, count: int) -> list[float]:

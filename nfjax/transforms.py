@@ -91,16 +91,20 @@ class EvalTransform:
         Raises:
             nfjax.images.ImageError: not a PIL image, or one whose pixels have no agreed scale.
         """
-        image = convert(image, self.mode)
-        height, width = self._resized(image.height, image.width)
-        image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
         # Rows of (width * channels): numpy is several times slower on an innermost axis of three.
-        rows = np.array(self._crop(image), np.float32).reshape(self.size[0], -1)
+        rows = self.pixels(image).astype(np.float32).reshape(self.size[0], -1)
         # The three roundings of torch's ToTensor and Normalize, in their order: folding them changes bits.
         rows /= np.float32(255)
         rows -= np.tile(np.asarray(self.mean, np.float32), self.size[1])
         rows /= np.tile(np.asarray(self.std, np.float32), self.size[1])
         return rows.reshape(*self.size, len(self.mean))
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """One image, resized and cropped, but not normalised: uint8 array of the same shape."""
+        image = convert(image, self.mode)
+        height, width = self._resized(image.height, image.width)
+        image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+        return np.asarray(self._crop(image)).reshape(*self.size, len(self.mean))
 
     def batch(self, images: Iterable[Image.Image | ImageFile], *, threads: int | None = None) -> np.ndarray:
         """Many images, decoded and transformed in threads (Pillow lets go of Python's lock).

@@ -62,10 +62,9 @@ class Experiment:
 
     def compile(self) -> jax.stages.Compiled:
         """The train step, compiled for this state and batch ahead of time: it can be asked what it will take."""
-        spread, images = batch_sharding(self.mesh), self.dataset.train.images
-        size = self.config.data.batch_size
+        spread, size = batch_sharding(self.mesh), self.config.data.batch_size
         batch = {
-            "image": jax.ShapeDtypeStruct((size, *images.shape[1:]), images.dtype, sharding=spread),
+            "image": jax.ShapeDtypeStruct((size, *self.dataset.train.shape), jnp.uint8, sharding=spread),
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=spread),
         }
         return self.train_step.lower(self.state, batch).compile()
@@ -88,7 +87,7 @@ def build(config: Config) -> Experiment:
             f"data.batch_size={config.data.batch_size} does not divide into {mesh.size} devices times "
             f"grad_accum_steps={config.grad_accum_steps}; take a multiple of {parts}."
         )
-    dataset = pipeline.load(config.data)
+    dataset = pipeline.for_config(config)
     if config.data.batch_size > len(dataset.train):
         raise ValueError(
             f"data.batch_size={config.data.batch_size} is more than the {len(dataset.train)} training images that "
@@ -142,24 +141,22 @@ def build_model(config: Config, dataset: pipeline.Dataset) -> nfjax.ImageModel:
         options.name,
         weights=weights,
         num_classes=classes,
-        in_chans=dataset.train.images.shape[-1],
-        img_size=config.data.image_size,
+        in_chans=dataset.train.shape[-1],
+        img_size=dataset.train.shape[:2],
         drop_rate=options.drop_rate,
         drop_path_rate=options.drop_path_rate,
         dtype=options.dtype,
         seed=config.seed,
     )
     model.set_grad_checkpointing(options.grad_checkpointing)
+    names = dataset.class_names if classes == dataset.num_classes else None
     # The trained weights belong to these images, not to those that the architecture was published with.
     model.data_config = dataclasses.replace(
-        model.data_config,
+        dataset.data_config,
         tag=config.data.name,
         hf_hub_id=None,
-        mean=dataset.mean,
-        std=dataset.std,
-        test_input_size=None,
-        test_crop_pct=None,
-        crop_pct=1.0,
         pool_size=None,
+        num_classes=classes,
+        label_names=names,
     )
     return model

@@ -35,16 +35,57 @@ class Data:
     """The images.
 
     Attributes:
-        name: a data set of `train.data.DATASETS`.
-        image_size: side of the images in pixels.
+        name: where they come from, see docs/data.md: digits, folder, manifest, tfds/NAME or hfds/ORG/NAME.
+        root: folder or file with the images; None where the source has a usual place.
+        train_split: to train on, with TFDS slices: train[:99%], train[:1000]+extra.
+        val_split: to test on; None for the first there is of validation, val, valid and test, and where there is none
+            for `val_share` of the training images.
+        val_share: of the images of each class.
+        class_map: file with a class name a line, in the order of the model's outputs; None for the source's own order.
+        input_key: column or feature with the image; None for the usual names.
+        target_key: column or feature with the label; None for the usual names.
+        in_chans: 3 for RGB, 1 for greyscale; None for what the data set has.
+        image_size: side of the training images in pixels; None for the model's own.
+        test_size: side of the test images in pixels; None for `image_size` where it is given, and otherwise for the
+            size that the model's weights do best with.
+        crop_pct: share of the resized test image that is kept; None for the model's own.
+        crop_mode: center, squash or border, of test images; None for the model's own.
+        interpolation: of test images; None for the model's own.
+        mean: by channel, of pixels in [0, 1]; None for the data set's own or else the model's.
+        std: likewise.
         batch_size: images per step, over all devices.
         shift: largest random shift in training, in pixels.
+        aug_repeats: how often in a row an image is taken in training, changed differently each time; a pass then sees
+            one of so many images. 0 or 1 for once.
+        cache: keep the images in memory once they are decoded, in each worker: for small data sets.
+        workers: processes that read images, on each host; 0 for threads of the trainer.
+        stall_seconds: how long a batch may take to come.
+        max_broken: share of the training images that may be unreadable; others take their places.
     """
 
     name: str = "digits"
-    image_size: int = 32
+    root: str | None = None
+    train_split: str = "train"
+    val_split: str | None = None
+    val_share: float = 0.2
+    class_map: str | None = None
+    input_key: str | None = None
+    target_key: str | None = None
+    in_chans: int | None = None
+    image_size: int | None = None
+    test_size: int | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     batch_size: int = 64
     shift: int = 0
+    aug_repeats: int = 0
+    cache: bool = False
+    workers: int = 0
+    stall_seconds: float = 600.0
+    max_broken: float = 0.01
 
 
 @dataclasses.dataclass

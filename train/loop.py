@@ -157,7 +157,8 @@ class _Run:
                 compiled=train_step,
             )
         )
-        batches = pipeline.train_batches(experiment.dataset.train, self.config.data, self.config.seed, start)
+        train, report = experiment.dataset.train, self.workdir / pipeline.REPORT
+        batches = pipeline.train_batches(train, self.config.data, self.config.seed, start, report)
         try:
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                 for step in range(start + 1, self.total + 1):
@@ -204,7 +205,7 @@ class _Run:
         experiment, size = self.experiment, self.config.data.batch_size
         test, sums = experiment.dataset.test, []
         with self.progress.evaluation(math.ceil(len(test) / size)) as advance:
-            for batch in pipeline.test_batches(test, size):
+            for batch in pipeline.test_batches(test, self.config.data, size):
                 if self.interrupt():
                     return state
                 sums.append(experiment.eval_step(state.eval_params, put_batch(experiment.mesh, batch)))

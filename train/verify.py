@@ -170,6 +170,7 @@ def verify(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) ->
     start = oracle.random_state(theirs, seed)
     rng = np.random.default_rng(seed)
     side, rows = config.data.image_size, config.data.batch_size
+    assert side is not None  # every recipe says it
     batches = [
         {
             "image": rng.integers(0, 256, (rows, side, side, theirs.in_chans), np.uint8),

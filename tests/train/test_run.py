@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, killed_after_save):
         ) as error:
             run(tiny(), tmp_path)
     batch = np.load(tmp_path / "nonfinite_step_13.process_0.npz")
-    expected = next(pipeline.train_batches(pipeline.load(tiny().data).train, tiny().data, 0, 12))
+    expected = next(pipeline.train_batches(pipeline.for_config(tiny()).train, tiny().data, 0, 12))
     assert all(np.array_equal(batch[key], expected[key]) for key in expected)
     assert f"training images {expected['index'][0]}, " in str(error.value)
     assert sorted(int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()) == [12]

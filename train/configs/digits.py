@@ -11,7 +11,7 @@ def get_config() -> Config:
         epochs=30,
         eval_epochs=5,
         model=Model(name="test_nfnet", drop_rate=0.1, drop_path_rate=0.05),
-        data=Data(name="digits", image_size=32, batch_size=50, shift=2),
+        data=Data(name="digits", image_size=32, batch_size=50, shift=2, cache=True),
         loss=Loss(smoothing=0.1),
         optim=Optim(lr=0.1, weight_decay=2e-5, clip_mode="agc", clip_grad=0.015),
         schedule=Schedule(warmup_epochs=2),

@@ -1,0 +1,52 @@
+"""A folder of real photographs to learn from: pieces of those that scikit-image and scikit-learn bundle."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TRAIN, VAL = (0.0, 0.7), (0.7, 1.0)  # shares of the width, so that no pixel is in both
+
+
+def photographs() -> dict[str, np.ndarray]:
+    """Photographs by name: uint8 arrays (height, width, 3)."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    return {
+        "astronaut": data.astronaut(),
+        "cat": data.chelsea(),
+        "coffee": data.coffee(),
+        "flower": load_sample_image("flower.jpg"),
+        "hubble": data.hubble_deep_field(),
+        "palace": load_sample_image("china.jpg"),
+        "retina": data.retina(),
+        "rocket": data.rocket(),
+    }
+
+
+def make_folder(root: Path, *, train: int, val: int, size: int = 96, classes: int = 8) -> Path:
+    """`root/train/CLASS/*.jpg` and `root/val/CLASS/*.jpg`, pieces of about `size` pixels, from disjoint regions.
+
+    Args:
+        root: folder to make.
+        train: pieces of each class for training, from the left of its photograph.
+        val: pieces of each class for testing, from the right.
+        size: sides are between this and twice this.
+        classes: how many photographs to use.
+    """
+    rng = np.random.default_rng(0)
+    for name, photo in list(photographs().items())[:classes]:
+        for split, (left, right), count in (("train", TRAIN, train), ("val", VAL, val)):
+            region = photo[:, int(left * photo.shape[1]) : int(right * photo.shape[1])]
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = (
+                    int(rng.integers(min(size, side), min(2 * size, side) + 1)) for side in region.shape[:2]
+                )
+                top = int(rng.integers(region.shape[0] - height + 1))
+                start = int(rng.integers(region.shape[1] - width + 1))
+                piece = np.ascontiguousarray(region[top : top + height, start : start + width])
+                Image.fromarray(piece).save(folder / f"{number:04}.jpg", quality=90)
+    return root

@@ -1,0 +1,53 @@
+"""Images that cannot be read, in training: which they are, and how many are too many."""
+
+from pathlib import Path
+
+from nfjax.images import ImageError, Mode
+from train.data.decode import decode
+from train.data.source import Source, brief
+
+REPORT = "broken_images.txt"
+
+
+class BrokenImages:
+    """The images of a source that turned out to be broken.
+
+    Args:
+        source: of the images.
+        mode: "RGB" or "L".
+        limit: share of the source's images that may be broken.
+        report: file that receives a line for each, name and reason; those that it has already count. None for no file.
+    """
+
+    def __init__(self, source: Source, mode: Mode, limit: float, report: Path | None):
+        self._source, self._mode, self._limit, self._report = source, mode, limit, report
+        self.keys: list[str] = []
+        if report is not None and report.exists():
+            self.keys = [line.partition("\t")[0] for line in report.read_text("utf-8", "surrogateescape").splitlines()]
+
+    def add(self, index: int) -> None:
+        """Take note of an image.
+
+        Raises:
+            ImageError: these are too many now.
+        """
+        key = self._source.key(index)
+        if key in self.keys:
+            return
+        self.keys.append(key)
+        if self._report is not None:
+            with self._report.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"{key}\t{self._reason(index, key)}\n")
+        if len(self.keys) > self._limit * len(self._source):
+            where = f" All of them are in {self._report}." if self._report else ""
+            raise ImageError(
+                f"{len(self.keys)} of {len(self._source)} training images cannot be read: {brief(self.keys)}.{where} "
+                f"Repair or remove them, or allow a larger share than data.max_broken={self._limit}."
+            )
+
+    def _reason(self, index: int, key: str) -> str:
+        try:
+            decode(self._source[index]["image"], key, self._mode)
+        except (ImageError, OSError) as error:
+            return " ".join(str(error).split())
+        return "it could be read at another time"

@@ -1,0 +1,220 @@
+"""From a config to a training and a test split: which images, at which size, and how they are changed."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nfjax.data_config import DataConfig
+from nfjax.loading import resolve
+from nfjax.transforms import EvalTransform, create_transform
+from train.augment import create_train_transform
+from train.config import Config, Data
+from train.data import slices
+from train.data.folder import folder
+from train.data.hub import hub
+from train.data.manifest import manifest
+from train.data.pipeline import Decoded, Split, Transform
+from train.data.records import records
+from train.data.source import Relabelled, Source, select, stratify
+
+VAL_SPLITS = ("validation", "val", "valid", "test")
+NAMED = ("tfds", "hfds")  # kinds that have many data sets in one place
+Opener = Callable[[Data, str], Mapping[str, Source]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A training and a test split, and what a model must know of them.
+
+    Attributes:
+        train: to train on.
+        test: to test on.
+        data_config: for a model that is trained on it: image sizes, mean, std, class names, cropping of test images.
+    """
+
+    train: Split
+    test: Split
+    data_config: DataConfig
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A name for each label."""
+        return self.train.source.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """By channel, of pixels in [0, 1]."""
+        return self.data_config.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """By channel, of pixels in [0, 1]."""
+        return self.data_config.std
+
+
+def for_config(config: Config) -> Dataset:
+    """The data set of a run."""
+    return load(config.data, resolve(config.model.name).data)
+
+
+def load(data: Data, model: DataConfig | None = None, augment: Mapping[str, Any] | None = None) -> Dataset:
+    """The data set that a config names.
+
+    Args:
+        data: which images, and what differs from the model's own preprocessing.
+        model: data config of the model, for everything that `data` leaves open; None for 224 pixels, as on ImageNet.
+        augment: options of `train.augment.create_train_transform`; None for resizing alone.
+
+    Raises:
+        ValueError, FileNotFoundError: says what is wrong with `data`, and what to give instead.
+    """
+    train, test = sources(data)
+    config = _data_config(data, model or DataConfig(), train.class_names)
+    channels, *size = config.input_size
+    options = {"no_aug": True} if augment is None else dict(augment)
+    transform: Transform = create_train_transform(config, **options)
+    if data.shift:
+        transform = Shifted(transform, data.shift)
+    evaluation = create_transform(config, use_test_size=True)
+    return Dataset(
+        Split(train, transform, (size[0], size[1], channels), Decoded() if data.cache else None),
+        Split(test, Evaluation(evaluation), (*evaluation.size, channels), Decoded() if data.cache else None),
+        config,
+    )
+
+
+def sources(data: Data) -> tuple[Source, Source]:
+    """The images to train on and those to test on."""
+    kind, _, name = data.name.partition("/")
+    nameless = kind in NAMED and not name and data.root is None
+    if kind not in SOURCES or (name and kind not in NAMED) or nameless:
+        known = "digits, folder, manifest, tfds/NAME or hfds/ORG/NAME"
+        raise ValueError(f"data.name={data.name!r} is not known; expected {known}.")
+    splits = SOURCES[kind](data, name)
+    if data.class_map is not None:
+        names = _class_map(data.class_map)
+        splits = {split: Relabelled(source, names) for split, source in splits.items()}
+    train = select(splits, data.train_split)
+    if data.val_split is not None:
+        _check_apart(data.train_split, data.val_split, splits)
+        return train, select(splits, data.val_split)
+    found = next((name for name in VAL_SPLITS if name in splits and name != data.train_split), None)
+    return (train, splits[found]) if found else stratify(train, data.val_share)
+
+
+def _root(data: Data) -> Path:
+    if data.root is None:
+        raise ValueError(f"data.name={data.name!r} needs data.root, the {data.name}.")
+    return Path(data.root).expanduser()
+
+
+def _optional_root(data: Data) -> Path | None:
+    return None if data.root is None else _root(data)
+
+
+def _check_apart(train: str, val: str, splits: Mapping[str, Source]) -> None:
+    """Refuse to test on images that were trained on."""
+    sizes = {name: len(source) for name, source in splits.items()}
+    for name, rows in slices.parse(train, sizes):
+        for other, tested in slices.parse(val, sizes):
+            if name == other and rows.start < tested.stop and tested.start < rows.stop:
+                raise ValueError(
+                    f"data.train_split={train} and data.val_split={val} have images in common; cut them apart: "
+                    f"{name}[:90%] and {name}[90%:]."
+                )
+
+
+def _digits(data: Data, name: str) -> Mapping[str, Source]:
+    from train.data.digits import digits
+
+    return digits(_optional_root(data))
+
+
+SOURCES: dict[str, Opener] = {
+    "digits": _digits,
+    "folder": lambda data, name: folder(_root(data)),
+    "manifest": lambda data, name: manifest(_root(data), data.input_key, data.target_key),
+    "tfds": lambda data, name: records(name, _optional_root(data), data.input_key, data.target_key),
+    "hfds": lambda data, name: hub(name, _optional_root(data), data.input_key, data.target_key),
+}
+
+# What a data set knows better than the model.
+_OWN: dict[str, dict[str, Any]] = {"digits": {"in_chans": 1, "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}}
+
+
+def _class_map(file: str) -> list[str]:
+    """The names in a file, one a line."""
+    names = [line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8").splitlines()]
+    names = [name for name in names if name]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"data.class_map={file}: {twice!r} is there twice.")
+    return names
+
+
+def _data_config(data: Data, model: DataConfig, class_names: tuple[str, ...]) -> DataConfig:
+    """The model's data config with everything put in that the data set or the config decides."""
+    own = _OWN.get(data.name, {})
+    given: dict[str, Any] = {
+        name: own.get(name) if getattr(data, name) is None else getattr(data, name)
+        for name in ("in_chans", "mean", "std", "crop_pct", "crop_mode", "interpolation")
+    }
+    channels = given.pop("in_chans") or 3
+    size, test_size = model.input_size[1:], model.test_input_size
+    if data.image_size is not None:
+        size, test_size = (data.image_size, data.image_size), None
+    if data.test_size is not None:
+        test_size = (channels, data.test_size, data.test_size)
+    elif test_size is not None:
+        test_size = (channels, *test_size[1:])
+    if test_size == (channels, *size):
+        test_size = None
+    transform = create_transform(model, input_size=(channels, *size), **given)
+    test_crop = given["crop_pct"] or (model.test_crop_pct if data.test_size is None else None) or transform.crop_pct
+    return dataclasses.replace(
+        model,
+        input_size=(channels, *size),
+        test_input_size=test_size,
+        crop_pct=transform.crop_pct,
+        test_crop_pct=test_crop if test_size is not None else None,
+        crop_mode=transform.crop_mode,
+        interpolation=transform.interpolation,
+        mean=transform.mean,
+        std=transform.std,
+        num_classes=len(class_names),
+        label_names=class_names,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The evaluation transform without normalising, which the device does."""
+
+    transform: EvalTransform
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        return self.transform.pixels(image)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifted:
+    """A transform, and then a move by up to `reach` pixels in either direction; the edge fills what comes in."""
+
+    transform: Transform
+    reach: int
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        pixels = self.transform(image, rng)
+        down, right = rng.integers(-self.reach, self.reach + 1, 2)
+        rows = np.clip(np.arange(pixels.shape[0]) + down, 0, pixels.shape[0] - 1)
+        columns = np.clip(np.arange(pixels.shape[1]) + right, 0, pixels.shape[1] - 1)
+        return pixels[rows[:, None], columns]

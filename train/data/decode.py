@@ -1,0 +1,63 @@
+"""From the bytes of an image file to a Pillow image."""
+
+import functools
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nfjax.images import Mode, convert, load_image
+
+
+class _File(io.BytesIO):
+    """Bytes with a name, for messages."""
+
+    name: str
+
+
+def decode(image: bytes | np.ndarray, name: str, mode: Mode = "RGB") -> Image.Image:
+    """An image of a source, as Pillow decodes it, and so timm; the orientation that EXIF asks for is not applied.
+
+    Args:
+        image: the bytes of a file, or pixels.
+        name: of the image, for messages.
+        mode: "RGB" or "L".
+
+    Raises:
+        nfjax.images.ImageError: no image, or damaged.
+    """
+    if isinstance(image, np.ndarray):
+        return convert(Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image), mode)
+    fast = _jpeg(image) if mode == "RGB" and image.startswith(b"\xff\xd8\xff") else None
+    if fast is not None:
+        return fast
+    file = _File(image)
+    file.name = name
+    return load_image(file, mode)
+
+
+def _jpeg(data: bytes) -> Image.Image | None:
+    """A common, undamaged JPEG, decoded by simplejpeg: the same pixels as Pillow's, sooner; None for any other.
+
+    Damage that simplejpeg refuses, Pillow may still read; CMYK it reads differently.
+    """
+    library = _simplejpeg()
+    if library is None:
+        return None
+    try:
+        height, width, colorspace, _ = library.decode_jpeg_header(data)
+        if colorspace != "YCbCr" or height * width > (Image.MAX_IMAGE_PIXELS or height * width):
+            return None
+        return Image.fromarray(library.decode_jpeg(data, "RGB"))
+    except ValueError:
+        return None
+
+
+@functools.cache
+def _simplejpeg() -> Any:
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg

@@ -1,0 +1,185 @@
+"""What is in a data set: classes, sizes, broken files, images in both splits, and how training sees them."""
+
+import dataclasses
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from nfjax.images import ImageError
+from train.data.dataset import Dataset
+from train.data.decode import decode
+from train.data.pipeline import Split
+from train.data.source import Source, brief
+
+CLASSES = 40  # with more, only the smallest and the largest are listed
+BLOCK = 256  # images that are looked at together
+MARGIN, TITLE = 4, 14  # of a contact sheet, in pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What one image turned out to be.
+
+    Attributes:
+        key: its name.
+        label: its class.
+        hash: of its file.
+        bytes: how many it has.
+        kind: file format and mode of the pixels, such as "JPEG RGB".
+        size: width and height in pixels; None if it cannot be decoded.
+        error: why it cannot be.
+    """
+
+    key: str
+    label: int
+    hash: bytes
+    bytes: int
+    kind: str
+    size: tuple[int, int] | None
+    error: str = ""
+
+
+def look_at(source: Source, index: int) -> Look:
+    """Read and decode one image."""
+    try:
+        example = source[index]
+    except OSError as error:
+        labels = source.labels()
+        return Look(source.key(index), -1 if labels is None else int(labels[index]), b"", 0, "", None, str(error))
+    key, label, data = example["key"], example["label"], example["image"]
+    content = data if isinstance(data, bytes) else data.tobytes()
+    kind, hashed = "array", hashlib.sha256(content).digest()
+    try:
+        size = decode(data, key).size
+        if isinstance(data, bytes):
+            with Image.open(io.BytesIO(data)) as image:
+                kind = f"{image.format} {image.mode}"
+    except (ImageError, OSError) as error:
+        return Look(key, label, hashed, len(content), "", None, str(error))
+    return Look(key, label, hashed, len(content), kind, size)
+
+
+def look_through(source: Source, limit: int | None = None) -> Iterator[Look]:
+    """Look at all images of a source, or at `limit` of them, evenly spread."""
+    count = len(source)
+    indices = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(indices), BLOCK):
+            yield from pool.map(lambda index: look_at(source, int(index)), indices[start : start + BLOCK])
+
+
+def describe(name: str, split: Split, looks: list[Look]) -> list[str]:
+    """A split in lines of text."""
+    source, good = split.source, [look for look in looks if look.size]
+    height, width, channels = split.shape
+    seen = "" if len(looks) == len(source) else f", of which {len(looks)} were read"
+    lines = [f"{name}: {len(source)} images{seen}; used as {width}x{height}x{channels}"]
+    if good:
+        sides = np.array([look.size for look in good])
+        small, middle, large = (np.percentile(sides, share, axis=0).astype(int) for share in (0, 50, 100))
+        lines.append(f"  width {small[0]} to {large[0]}, median {middle[0]}")
+        lines.append(f"  height {small[1]} to {large[1]}, median {middle[1]}")
+        if enlarged := int((sides < (width, height)).any(axis=1).sum()):
+            lines.append(f"  {enlarged} are smaller than {width}x{height}")
+        kinds = Counter(look.kind for look in good).most_common()
+        megabytes = sum(look.bytes for look in looks) / 1e6
+        lines.append(f"  {', '.join(f'{count} {kind}' for kind, count in kinds)}; {megabytes:.4g} MB")
+    copies = len(good) - len({look.hash for look in good})
+    lines += [f"  {copies} are copies of others"] if copies else []
+    return lines + [f"  BROKEN {look.key}: {look.error}" for look in looks if not look.size]
+
+
+def classes(splits: Mapping[str, Split], looks: Mapping[str, list[Look]]) -> list[str]:
+    """How many images of each class the splits have; of many classes only the extremes."""
+    counts = []
+    for name, split in splits.items():
+        labels = split.source.labels()
+        found = [look.label for look in looks[name]] if labels is None else labels.tolist()
+        counts.append(Counter(found))
+    names = next(iter(splits.values())).source.class_names
+    order = sorted(range(len(names)), key=lambda label: counts[0][label])
+    shown = range(len(names)) if len(names) <= CLASSES else [*order[: CLASSES // 2], *order[-CLASSES // 2 :]]
+    width = max(len("class"), *(len(names[label]) for label in shown))
+    lines = [f"{'class':{width}}" + "".join(f"{name:>10}" for name in splits)]
+    lines += [f"{names[label]:{width}}" + "".join(f"{count[label]:10}" for count in counts) for label in shown]
+    if len(names) > CLASSES:
+        lines.append(f"{len(names) - len(shown)} classes in between are left out.")
+    return lines
+
+
+def in_both(train: list[Look], test: list[Look]) -> list[str]:
+    """Names of test images whose very files are among those for training."""
+    known = {look.hash for look in train if look.size}
+    return [look.key for look in test if look.size and look.hash in known]
+
+
+def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: int = 0) -> Image.Image:
+    """Training images as they are, as they would be tested, and as training sees them, a row each.
+
+    Args:
+        dataset: of the images.
+        rows: how many different images; classes take turns.
+        columns: how many random versions of each.
+        seed: of the choice of images and of the versions.
+    """
+    split, height, width = dataset.train, *dataset.train.shape[:2]
+    tested = dataclasses.replace(dataset.test, source=split.source)
+    sheet = Image.new("RGB", ((columns + 2) * (width + MARGIN), rows * (height + TITLE + MARGIN)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, index in enumerate(_varied(split.source, rows, seed)):
+        example = split.source[index]
+        whole = decode(example["image"], example["key"], split.mode)
+        whole.thumbnail((width, height))
+        versions = [
+            split.read(index, np.random.default_rng((seed, index, column)))["image"] for column in range(columns)
+        ]
+        test = tested.read(index, np.random.default_rng(0))["image"]
+        tiles = [whole, *(Image.fromarray(pixels.squeeze()) for pixels in (test, *versions))]
+        top = row * (height + TITLE + MARGIN)
+        draw.text((2, top), f"{split.source.class_names[example['label']]}   {example['key']}", "black")
+        for column, tile in enumerate(tiles):
+            tile.thumbnail((width, height))
+            sheet.paste(tile, (column * (width + MARGIN), top + TITLE))
+    return sheet
+
+
+def _varied(source: Source, count: int, seed: int) -> list[int]:
+    """Indices of images that can be read, of as many classes as there are."""
+    found: dict[int, list[int]] = {}
+    for index in np.random.default_rng(seed).permutation(len(source))[: max(64, 8 * count)].tolist():
+        look = look_at(source, index)
+        if look.size:
+            found.setdefault(look.label, []).append(index)
+    turns = [own[turn] for turn in range(count) for own in found.values() if turn < len(own)]
+    return turns[:count]
+
+
+def inspect(dataset: Dataset, out: Path, limit: int | None = None) -> bool:
+    """Print what is in a data set, and save its contact sheet.
+
+    Args:
+        dataset: to look through.
+        out: PNG file to write.
+        limit: how many images of each split to read; None for all.
+
+    Returns:
+        Whether all images that were read are sound, and none of the test images is among those for training.
+    """
+    splits = {"train": dataset.train, "test": dataset.test}
+    looks = {name: list(look_through(split.source, limit)) for name, split in splits.items()}
+    print("\n".join(classes(splits, looks)))
+    for name, split in splits.items():
+        print("\n".join(describe(name, split, looks[name])))
+    leaked = in_both(looks["train"], looks["test"])
+    if leaked:
+        print(f"LEAKED: {len(leaked)} test images are also training images: {brief(leaked, 10)}")
+    contact_sheet(dataset).save(out)
+    print(f"contact sheet: {out}: each image whole, as tested, and as training changes it")
+    return not leaked and all(look.size for of_split in looks.values() for look in of_split)

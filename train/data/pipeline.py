@@ -1,0 +1,231 @@
+"""From a source to batches: order, rows of this process, decoding and transforms, on the host.
+
+A batch is a dict of numpy arrays: `image` `(rows, height, width, channels)` uint8, `label` `(rows,)` int32, and `index`
+`(rows,)` int64, the images' places in the split. Of several processes each gets its own rows of every batch.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from PIL import Image
+
+from nfjax.images import ImageError, Mode
+from train.config import Data
+from train.data.broken import BrokenImages
+from train.data.decode import decode
+from train.data.source import Source, brief
+from train.data.stream import Batch, Batches
+
+Element = dict[str, Any]  # a row of a batch
+Transform = Callable[[Image.Image, np.random.Generator], np.ndarray]
+NEIGHBOURS = 100  # broken images in a row that are put up with
+
+
+class Decoded(dict[int, tuple[Image.Image, int]]):
+    """Images and labels of a source by index, as far as they were read; worker processes start without any."""
+
+    def __reduce__(self) -> Any:
+        return Decoded, ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images and what is done to them.
+
+    Attributes:
+        source: of the images.
+        transform: `(image, rng) -> uint8 array` of `shape`; a function of its arguments alone that can be pickled.
+        shape: height, width and channels.
+        decoded: receives all images that were read, so that each is read once; None to read them each time.
+    """
+
+    source: Source
+    transform: Transform
+    shape: tuple[int, int, int]
+    decoded: Decoded | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def mode(self) -> Mode:
+        """Pillow's mode of the images."""
+        return "L" if self.shape[-1] == 1 else "RGB"
+
+    def fingerprint(self) -> str:
+        """Of the images, by name and label: a run is not continued on others."""
+        return self.source.fingerprint()
+
+    def read(self, index: int, rng: np.random.Generator) -> Element:
+        """One image, ready for a batch.
+
+        Raises:
+            nfjax.images.ImageError, OSError: it cannot be read.
+        """
+        image, label = self._image(index)
+        try:
+            pixels = self.transform(image, rng)
+        except Exception as error:
+            error.add_note(f"The image was {self.source.key(index)}.")
+            raise
+        return {"image": pixels, "label": np.int32(label), "index": np.int64(index)}
+
+    def _image(self, index: int) -> tuple[Image.Image, int]:
+        """An image before it is transformed, and its label."""
+        if self.decoded is not None and index in self.decoded:
+            return self.decoded[index]
+        example = self.source[index]
+        found = decode(example["image"], example["key"], self.mode), example["label"]
+        if self.decoded is not None:
+            self.decoded[index] = found
+        return found
+
+
+class Repeats(grain.MapDataset):
+    """Each element several times in a row, and as much less of each pass (timm `RepeatAugSampler`).
+
+    A pass has as many elements as before, so that it sees one of `count` images; another one with each pass.
+    """
+
+    def __init__(self, parent: grain.MapDataset, count: int):
+        super().__init__(parent)
+        self._count = count
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        epoch, place = divmod(index, len(self))
+        return self._parent[epoch * len(self) + place // self._count]
+
+
+class Rows(grain.MapDataset):
+    """Of every `batch_size` elements the `rows` that one process works on, with the number of their batch as `step`."""
+
+    def __init__(self, parent: grain.MapDataset, batch_size: int, rows: slice):
+        super().__init__(parent)
+        self._batch_size, self._start, self._count = batch_size, rows.start, rows.stop - rows.start
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._count
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, self._count)
+        return self._parent[batch * self._batch_size + self._start + row] | {"step": np.int64(batch)}
+
+
+def own_rows(batch_size: int) -> slice:
+    """The rows of a batch of all processes that belong to this one."""
+    import jax  # here, because worker processes need this file but not its devices
+
+    count = batch_size // jax.process_count()
+    return slice(jax.process_index() * count, (jax.process_index() + 1) * count)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Train:
+    """From an index to a training image; a broken one is replaced by the next that is not."""
+
+    split: Split
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Element:
+        count = len(self.split)
+        for place in range(index, index + min(count, NEIGHBOURS)):
+            try:
+                return self.split.read(place % count, rng) | {"wanted": np.int64(index)}
+            except (ImageError, OSError) as error:
+                last = error
+        raise ImageError(f"{min(count, NEIGHBOURS)} images in a row cannot be read; the last one: {last}")
+
+
+def train_batches(split: Split, data: Data, seed: int, start_step: int = 0, report: Path | None = None) -> Batches:
+    """Endless shuffled batches from `start_step` on.
+
+    The n-th batch of all processes depends on the split, the seed, `data.batch_size` and `data.aug_repeats` alone; the
+    random choices for an image on the seed, the pass and the image's place in it.
+
+    Args:
+        split: to train on.
+        data: `batch_size`, `aug_repeats`, `workers`, `stall_seconds` and `max_broken` matter here.
+        seed: of the order and the transforms.
+        start_step: number of the first batch.
+        report: file for the names of images that cannot be read.
+
+    Raises:
+        nfjax.images.ImageError: while iterating: more images than `data.max_broken` cannot be read.
+        TimeoutError, ChildProcessError: while iterating, see `train.data.stream.Batches`.
+    """
+    rows, broken = own_rows(data.batch_size), BrokenImages(split.source, split.mode, data.max_broken, report)
+
+    def check(batch: Batch) -> Batch:
+        wanted = batch.pop("wanted")
+        for index in wanted[wanted != batch["index"]]:
+            broken.add(int(index))
+        return batch
+
+    order = grain.MapDataset.range(len(split)).seed(seed).shuffle()
+    if data.aug_repeats > 1:
+        order = Repeats(order, data.aug_repeats)
+    elements = order.repeat().random_map(_Train(split))
+    batches = Rows(elements, data.batch_size, rows).batch(rows.stop - rows.start)
+    return Batches(
+        batches[start_step:],
+        range(start_step, sys.maxsize),
+        workers=data.workers,
+        stall_seconds=data.stall_seconds,
+        check=check,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Test:
+    """From an index to a test image; beyond the last one, padding."""
+
+    split: Split
+
+    def __call__(self, index: int) -> Element:
+        valid, broken = index < len(self.split), False
+        if valid:
+            try:
+                element = self.split.read(index, np.random.default_rng(0))
+            except (ImageError, OSError):
+                broken = True
+        if broken or not valid:
+            image = np.zeros(self.split.shape, np.uint8)
+            element = {"image": image, "label": np.int32(0), "index": np.int64(index if broken else -1)}
+        return element | {"valid": np.bool_(valid), "broken": np.bool_(broken)}
+
+
+def test_batches(split: Split, data: Data, batch_size: int) -> Iterator[Batch]:
+    """Every image once, in order. The last batch is padded; `valid` is False for the padding.
+
+    Args:
+        split: to test on.
+        data: `workers` and `stall_seconds` matter here.
+        batch_size: of all processes.
+
+    Raises:
+        nfjax.images.ImageError: while iterating, at the end: images cannot be read; names all that this process met.
+            From the first of them on no batches come.
+        TimeoutError, ChildProcessError: while iterating, see `train.data.stream.Batches`.
+    """
+    rows, count = own_rows(batch_size), math.ceil(len(split) / batch_size)
+    elements = grain.MapDataset.range(count * batch_size).map(_Test(split))
+    batches = Rows(elements, batch_size, rows).batch(rows.stop - rows.start)
+    keys: list[str] = []
+    for batch in Batches(batches, range(count), workers=data.workers, stall_seconds=data.stall_seconds):
+        keys += map(split.source.key, batch["index"][batch.pop("broken")].tolist())
+        if not keys:
+            yield batch
+    if keys:
+        raise ImageError(f"{len(keys)} of {len(split)} test images cannot be read: {brief(keys, 20)}.")

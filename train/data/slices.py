@@ -1,0 +1,59 @@
+"""Parts of splits in the notation of TensorFlow Datasets: `train[:99%]`, `train[10:20]`, `train[:-5%]+validation`."""
+
+import re
+from collections.abc import Mapping
+
+_NUMBER = r"(-?\d+(?:\.\d+)?)(%?)"
+_PART = re.compile(rf"([\w.-]+)(?:\[(?:{_NUMBER})?:(?:{_NUMBER})?\])?")
+
+
+def parse(spec: str, sizes: Mapping[str, int]) -> list[tuple[str, range]]:
+    """Which images of which splits a specification means.
+
+    Percentages are rounded to the closest image and negative numbers count from the end, both as in
+    `tfds.core.ReadInstruction`; its unit `shard` is not known here.
+
+    Args:
+        spec: one or more splits, each with or without a slice, joined by "+".
+        sizes: how many images each split has.
+
+    Returns:
+        Split and images of each part, in the order of the specification.
+
+    Raises:
+        ValueError: for a specification that cannot be read, an unknown split, a slice that reaches beyond it, or one
+            without images.
+    """
+    return [_part(part.strip(), spec, sizes) for part in spec.split("+")]
+
+
+def _part(part: str, spec: str, sizes: Mapping[str, int]) -> tuple[str, range]:
+    match = _PART.fullmatch(part)
+    if match is None:
+        raise ValueError(
+            f"{spec!r} is no split: {part!r} is neither a name nor a name with a slice, such as train[:99%] or "
+            "train[10:20]."
+        )
+    name, start, start_unit, stop, stop_unit = match.groups()
+    if name not in sizes:
+        raise ValueError(f"{spec!r}: there is no split {name!r}; there is {', '.join(sizes)}.")
+    units = {unit for number, unit in ((start, start_unit), (stop, stop_unit)) if number is not None}
+    if len(units) > 1:
+        raise ValueError(f"{spec!r}: {part!r} mixes images and percent; write both ends in one of them.")
+    size, percent = sizes[name], units == {"%"}
+    images = range(_bound(start, 0, size, percent, spec), _bound(stop, size, size, percent, spec))
+    if not images:
+        raise ValueError(f"{spec!r}: {part!r} has no images; {name} has {size}.")
+    return name, images
+
+
+def _bound(text: str | None, default: int, size: int, percent: bool, spec: str) -> int:
+    """One end of a slice as a number of images from the beginning."""
+    if text is None:
+        return default
+    if not percent and "." in text:
+        raise ValueError(f"{spec!r}: {text} is not a whole number of images; did you mean {text}%?")
+    bound = round(float(text) * size / 100) if percent else int(text)
+    if abs(bound) > size:
+        raise ValueError(f"{spec!r}: {text}{'%' if percent else ''} reaches beyond the {size} images of the split.")
+    return bound if bound >= 0 else size + bound

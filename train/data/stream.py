@@ -1,0 +1,167 @@
+"""Batches made ahead by threads or worker processes: failures and stalls are errors, and nothing outlives the run."""
+
+import atexit
+import gc
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+Batch = dict[str, np.ndarray]
+THREADS = 16  # more of them wait for Python's lock more than for data
+STUCK_SECONDS = 10.0
+
+
+class Batches(Iterator[Batch]):
+    """The batches of a Grain data set, the next of which are being made while one is used.
+
+    Iterating raises TimeoutError if nothing comes for too long, ChildProcessError if a worker process died, and
+    whatever reading or transforming an image raised; after an error the same error again: it never ends early. Worker
+    processes end with `close`, when the object is no longer used, and when this process ends, however it does.
+
+    Args:
+        dataset: of batches, each with its number in the sequence as `step`, which is taken out.
+        steps: the numbers that must come.
+        workers: processes that make batches; 0 for threads of this process.
+        stall_seconds: how long a batch may take.
+        check: sees every batch before it is given out, and may change it or raise.
+    """
+
+    def __init__(
+        self,
+        dataset: grain.MapDataset,
+        steps: range,
+        *,
+        workers: int = 0,
+        stall_seconds: float = 600.0,
+        check: Callable[[Batch], Batch] = lambda batch: batch,
+    ):
+        self._steps, self._check = iter(steps), check
+        self._workers, self._stall_seconds = workers, stall_seconds
+        self._error: Exception | None = None
+        self._queue: queue.Queue[Any] = queue.Queue(1)
+        self._stop = threading.Event()
+        # The thread must not know this object, or the object would never be given up.
+        arguments = (_prefetched(dataset, workers), self._queue, self._stop)
+        self._thread = threading.Thread(target=_fill, args=arguments, name="batches", daemon=True)
+        _running[self._thread] = self._stop
+        self._thread.start()
+        weakref.finalize(self, self._stop.set)
+
+    def close(self) -> None:
+        """End the worker processes, and wait until they and their memory are gone."""
+        self._stop.set()
+        self._thread.join()
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        if self._error is None:
+            step = next(self._steps, None)
+            if step is None:
+                self._stop.set()
+                raise StopIteration
+            try:
+                return self._check(self._get(step))
+            except Exception as error:
+                self._error = error
+        raise self._error
+
+    def _get(self, step: int) -> Batch:
+        try:
+            found = self._queue.get(timeout=self._stall_seconds)
+        except queue.Empty:
+            who = f"{self._workers} worker processes" if self._workers else "the threads that make them"
+            raise TimeoutError(
+                f"no batch of images came for {self._stall_seconds:g} seconds. Either {who} wait for the disk or the "
+                "network, or a batch takes longer: set data.stall_seconds."
+            ) from None
+        if isinstance(found, StopIteration):
+            raise ChildProcessError(f"the images ended before step {step}; a worker process must have died.")
+        if isinstance(found, RuntimeError) and "Worker process was terminated" in str(found):
+            raise ChildProcessError(
+                f"a worker process that reads images died: {found} If its exit code is -9, memory was short: use "
+                "fewer data.workers."
+            ) from found
+        if isinstance(found, BaseException):
+            raise found
+        came = set(np.unique(found.pop("step")).tolist())
+        if came != {step}:
+            raise ChildProcessError(f"batch {step} is missing, {came} came instead; a worker process must have died.")
+        return found
+
+
+def _prefetched(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
+    """The data set with its elements made ahead."""
+    if not workers:
+        threads = min(THREADS, os.cpu_count() or 1)
+        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain hands its flags on to the workers, and absl lets nobody read them before
+    one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    return dataset.to_iter_dataset(one).mp_prefetch(options, worker_init_fn=_init_worker)
+
+
+def _init_worker(index: int, count: int) -> None:
+    """In a worker process: end with the parent, and only then or when it says so."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job, where the trainer still saves
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+_running: dict[threading.Thread, threading.Event] = {}
+
+
+def _fill(dataset: grain.IterDataset, batches: queue.Queue[Any], stop: threading.Event) -> None:
+    """In a thread: move batches, or what went wrong, from a data set to a queue, and clear up."""
+    iterator: Any = None
+    found: Any = None
+    while not (stop.is_set() or isinstance(found, BaseException)):
+        try:
+            iterator = iterator or iter(dataset)
+            # Copies, because arrays in shared memory are better not left to whoever gets them.
+            found = {name: np.array(array) for name, array in next(iterator).items()}
+        except BaseException as error:
+            found = error
+        while not stop.is_set():
+            try:
+                batches.put(found, timeout=0.1)
+                break
+            except queue.Full:
+                pass
+    stop.wait()
+    if iterator is not None:
+        iterator.close()
+    del iterator
+    gc.collect()  # Grain's objects know each other, and one of them its last batch
+    del _running[threading.current_thread()]
+
+
+@atexit.register
+def _end() -> None:
+    """Before Python ends: workers that still wait for the disk are not waited for."""
+    for stop in list(_running.values()):
+        stop.set()
+    for thread in list(_running):
+        thread.join(timeout=STUCK_SECONDS)
+        if thread.is_alive():
+            for process in multiprocessing.active_children():
+                process.kill()
