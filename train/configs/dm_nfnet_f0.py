@@ -4,7 +4,8 @@ python -m train.main --config=train/configs/dm_nfnet_f0.py --config.data.root=TF
 
 Published: top-1 83.6 % at 256 pixels (the paper); timm finds 83.47 % with DeepMind's weights. Trained at 192 pixels.
     All that is below is published, with two differences in kind: RandAugment is timm's, four operations of magnitude 5;
-    mixup or cutmix is drawn for a whole batch, where DeepMind splits it. For F1 and F2 the magnitude is 10, from F3 on 15.
+    mixup or cutmix is drawn for a whole batch, where DeepMind splits it. For F1 and F2 the magnitude is 10, from F3
+    on 15.
 Hardware: 4096 images in bfloat16 want some 32 GPUs of 24 GB; fewer take --config.grad_accum_steps.
 Measured here: nothing but that the step compiles.
 """
