@@ -41,7 +41,10 @@ from PIL import Image
 
 RAND = "rand-m9-mstd0.5-inc1"
 SIZE, BATCH, WARM = 224, 64, 8
-TARGETS = {"RandAugment on the host": ("nfjax", 1.15), "RandAugment left to the device": ("nfjax, no RandAugment", 1.35)}
+TARGETS = {
+    "RandAugment on the host": ("nfjax", 1.15),
+    "RandAugment left to the device": ("nfjax, no RandAugment", 1.35),
+}
 TIMM = "timm"
 WORKERS = {TIMM: (1, 2, 3), "nfjax": (0, 2), "nfjax, no RandAugment": (0, 2)}  # 0: threads
 VERSIONS = ("timm", "torch", "torchvision", "pillow", "simplejpeg", "grain", "numpy")
@@ -69,7 +72,9 @@ def main() -> int:
             for kind, workers in settings:
                 command = [sys.executable, __file__, "--batches", str(args.batches)]
                 command += ["--child", kind, str(workers), str(folder)]
-                runs[kind, workers].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+                runs[kind, workers].append(
+                    json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+                )
             decoding.append(decode_alone(folder))
             print(f"round {done + 1} of {args.rounds}", file=sys.stderr)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},", end=" ")
@@ -78,7 +83,9 @@ def main() -> int:
         f"{args.files} files of {mean_size / 1024:.0f} KiB on average, {args.rounds} rounds of {args.batches} batches of "
         f"{BATCH}; median [least, most]"
     )
-    print(f"bare decode by Pillow, one process: {spread([1e3 * s for s in decoding], '.2f')} ms of processor time an image")
+    print(
+        f"bare decode by Pillow, one process: {spread([1e3 * s for s in decoding], '.2f')} ms of processor time an image"
+    )
     for kind, workers in settings:
         rates, work = ([run[key] for run in runs[kind, workers]] for key in ("rate", "cpu"))
         shares = [alone / all_ for alone, all_ in zip(decoding, work, strict=True)]
@@ -159,7 +166,9 @@ def check_pixels(folder: Path) -> None:
     still: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 1.0, "interpolation": "bicubic"}
     dataset, _ = ours(folder, 0, still | {"color_jitter": None})
     theirs = timms(folder, 0, **still, color_jitter=0.0).dataset
-    places = {os.path.relpath(theirs.filename(index, absolute=True), folder / "train"): index for index in range(len(theirs))}
+    places = {
+        os.path.relpath(theirs.filename(index, absolute=True), folder / "train"): index for index in range(len(theirs))
+    }
     for index in range(0, len(dataset.train), 4):
         place = places[dataset.train.source.key(index)]
         pixels = dataset.train.read(index, np.random.default_rng(0))["image"]
