@@ -41,13 +41,10 @@ from PIL import Image
 
 RAND = "rand-m9-mstd0.5-inc1"
 SIZE, BATCH, WARM = 224, 64, 8
-TARGETS = {
-    "RandAugment on the host": ("nfjax", 1.15),
-    "RandAugment left to the device": ("nfjax, no RandAugment", 1.35),
-}
-TIMM = "timm"
-WORKERS = {TIMM: (1, 2, 3), "nfjax": (0, 2), "nfjax, no RandAugment": (0, 2)}  # 0: threads
-VERSIONS = ("timm", "torch", "torchvision", "pillow", "simplejpeg", "grain", "numpy")
+TIMM, NFJAX, PLAIN = "timm", "nfjax", "nfjax, no RandAugment"
+WORKERS = {TIMM: (1, 2, 3), NFJAX: (0, 2), PLAIN: (0, 2)}  # 0: threads
+TARGETS = {"RandAugment on the host": (NFJAX, 1.15), "RandAugment left to the device": (PLAIN, 1.35)}
+VERSIONS = ("timm", "torch", "torchvision", "pillow", "simplejpeg", "numba", "grain", "numpy")
 
 
 def main() -> int:
@@ -70,28 +67,26 @@ def main() -> int:
         check_pixels(folder)
         for done in range(args.rounds):
             for kind, workers in settings:
-                command = [sys.executable, __file__, "--batches", str(args.batches)]
+                command = [sys.executable, "-W", "ignore", __file__, "--batches", str(args.batches)]
                 command += ["--child", kind, str(workers), str(folder)]
-                runs[kind, workers].append(
-                    json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-                )
+                found = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+                runs[kind, workers].append(json.loads(found))
             decoding.append(decode_alone(folder))
             print(f"round {done + 1} of {args.rounds}", file=sys.stderr)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},", end=" ")
     print(", ".join(f"{package} {importlib.metadata.version(package)}" for package in VERSIONS))
     print(
-        f"{args.files} files of {mean_size / 1024:.0f} KiB on average, {args.rounds} rounds of {args.batches} batches of "
-        f"{BATCH}; median [least, most]"
+        f"{args.files} files of {mean_size / 1024:.0f} KiB on average, {args.rounds} rounds of {args.batches} batches"
     )
-    print(
-        f"bare decode by Pillow, one process: {spread([1e3 * s for s in decoding], '.2f')} ms of processor time an image"
-    )
+    print(f"of {BATCH}; median [least, most]; work is processor time an image")
+    print(f"{'bare decode by Pillow':<34}{'':23}work {spread([1e3 * s for s in decoding], '.2f')} ms")
     for kind, workers in settings:
         rates, work = ([run[key] for run in runs[kind, workers]] for key in ("rate", "cpu"))
         shares = [alone / all_ for alone, all_ in zip(decoding, work, strict=True)]
+        name = f"{kind}, {f'{workers} workers' if workers else 'threads'}"
         print(
-            f"{kind + ', ' + (f'{workers} workers' if workers else 'threads'):<33} {spread(rates, '.0f')} images/s, "
-            f"{spread([1e3 * s for s in work], '.2f')} ms of processor time an image, bare decode {spread(shares, '.0%')} of it"
+            f"{name:<34}{spread(rates, '.0f')} images/s, work {spread([1e3 * s for s in work], '.2f')} ms, "
+            f"bare decode {spread(shares, '.0%')} of it"
         )
     best = {kind: max(choices, key=lambda n: median(runs[kind, n], "rate")) for kind, choices in WORKERS.items()}
     reached = True
@@ -196,7 +191,7 @@ def stream(kind: str, workers: int, folder: Path) -> Iterator[Any]:
             yield from loader
     from train import data
 
-    augment = {"auto_augment": RAND} if kind == "nfjax" else {"color_jitter": None}
+    augment = {"auto_augment": RAND} if kind == NFJAX else {"color_jitter": None}
     dataset, config = ours(folder, workers, augment)
     yield from data.train_batches(dataset.train, config, seed=0)
 

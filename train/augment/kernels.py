@@ -15,7 +15,7 @@ BITS = 22  # of the weights behind the point
 PIXELS = numba.types.Array(numba.uint8, 3, "A", readonly=True)  # any strides: compiled once for all
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[misc]
+@numba.njit(nogil=True, cache=True)
 def _weight(x: float, cubic: bool) -> float:
     """Of a pixel at a distance `x` (Pillow's `bilinear_filter` and `bicubic_filter`)."""
     if not cubic:
@@ -25,7 +25,7 @@ def _weight(x: float, cubic: bool) -> float:
     return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 if x < 2.0 else 0.0
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[misc]
+@numba.njit(nogil=True, cache=True)
 def _turned(pixels: np.ndarray) -> np.ndarray:
     """Columns as rows."""
     rows, columns, channels = pixels.shape
@@ -37,7 +37,7 @@ def _turned(pixels: np.ndarray) -> np.ndarray:
     return turned
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[misc]
+@numba.njit(nogil=True, cache=True)
 def _rows(pixels: np.ndarray, count: int, cubic: bool) -> np.ndarray:
     """`count` rows instead of as many as there are."""
     rows, columns, channels = pixels.shape
@@ -47,7 +47,7 @@ def _rows(pixels: np.ndarray, count: int, cubic: bool) -> np.ndarray:
     scale = rows / count
     spread = max(scale, 1.0)
     reach = spread * (2.0 if cubic else 1.0)
-    weights = np.empty(int(math.ceil(reach)) * 2 + 1)
+    weights = np.empty(math.ceil(reach) * 2 + 1)
     for place in range(count):
         center = (place + 0.5) * scale
         first = max(int(center - reach + 0.5), 0)
@@ -67,7 +67,7 @@ def _rows(pixels: np.ndarray, count: int, cubic: bool) -> np.ndarray:
     return resized.reshape(count, columns, channels)
 
 
-@numba.njit(numba.uint8[:, :, ::1](PIXELS, numba.int64, numba.int64, numba.boolean), nogil=True, cache=True)  # type: ignore[misc]
+@numba.njit(numba.uint8[:, :, ::1](PIXELS, numba.int64, numba.int64, numba.boolean), nogil=True, cache=True)
 def resize(pixels: np.ndarray, height: int, width: int, cubic: bool) -> np.ndarray:
     """An image of another size.
 

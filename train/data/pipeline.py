@@ -39,8 +39,8 @@ class Split:
 
     Attributes:
         source: of the images.
-        transform: `(pixels, rng) -> uint8 array` of `shape`, pixels as `train.data.decode` gives them; a function of its
-            arguments alone that can be pickled.
+        transform: `(pixels, rng) -> uint8 array` of `shape`, pixels as `train.data.decode` gives them; a function
+            of its arguments alone that can be pickled.
         shape: height, width and channels.
         decoded: receives all images that were read, so that each is read once; None to read them each time.
     """
