@@ -1,6 +1,6 @@
 """Training images a second from JPEG files, beside timm's own loader of uint8 batches on the same files.
 
-    python benchmarks/data.py [--files 2048] [--rounds 7] [--batches 24]
+    python benchmarks/data.py [--files 2048] [--rounds 5] [--batches 24]
 
 The files are pieces of the photographs that scikit-image and scikit-learn bundle, of about 500 x 375 pixels and
 qualities of 88 to 96, as those of ImageNet. The rival is `timm.data.create_loader(..., use_prefetcher=True)` as far as
@@ -50,7 +50,7 @@ VERSIONS = ("timm", "torch", "torchvision", "pillow", "simplejpeg", "numba", "gr
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=24)
     parser.add_argument("--child", nargs=3, metavar=("KIND", "WORKERS", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()

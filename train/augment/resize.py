@@ -40,7 +40,7 @@ def _compiled() -> Resize | None:
     """Compiled resizing; None without numba, or if the Pillow that is installed computes otherwise than version 12."""
     try:
         from train.augment import kernels
-    except ImportError:
+    except (ImportError, RuntimeError):  # no numba; none for this numpy; no folder where it may keep compiled code
         return None
 
     def resize(part: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
