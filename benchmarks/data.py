@@ -76,9 +76,9 @@ def main() -> int:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},", end=" ")
     print(", ".join(f"{package} {importlib.metadata.version(package)}" for package in VERSIONS))
     print(
-        f"{args.files} files of {mean_size / 1024:.0f} KiB on average, {args.rounds} rounds of {args.batches} batches"
+        f"{args.files} files of {mean_size / 1024:.0f} KiB, {args.rounds} rounds of {args.batches} batches of {BATCH}; "
+        "median [least, most]; work is processor time an image"
     )
-    print(f"of {BATCH}; median [least, most]; work is processor time an image")
     print(f"{'bare decode by Pillow':<34}{'':23}work {spread([1e3 * s for s in decoding], '.2f')} ms")
     for kind, workers in settings:
         rates, work = ([run[key] for run in runs[kind, workers]] for key in ("rate", "cpu"))
