@@ -224,8 +224,14 @@ def test_images_of_any_mode(photo):
         image = photo.convert(mode)
         found, expected = (transform(x, np.random.default_rng(3)) for x in (image, image.convert("RGB")))
         np.testing.assert_array_equal(found, expected)
-    with pytest.raises(ImageError, match="found ndarray"):
-        transform(np.zeros((4, 4, 3)), np.random.default_rng(0))
+    np.testing.assert_array_equal(
+        transform(np.asarray(photo), np.random.default_rng(3)), transform(photo, np.random.default_rng(3))
+    )
+    for wrong in (np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), np.uint8)):
+        with pytest.raises(ImageError, match=r"found an array \(4, 4.* expected uint8 \(height, width, 3\)"):
+            transform(wrong, np.random.default_rng(0))
+    with pytest.raises(ImageError, match="found str"):
+        transform("photo.jpg", np.random.default_rng(0))
 
 
 def test_options_are_checked():

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from photos import make_folder
+from PIL import Image
 
 import nfjax
 from nfjax.data_config import DataConfig
@@ -65,7 +66,7 @@ def test_test_images_are_those_of_the_models_own_transform(root):
     mean, std = (np.array(values, np.float32) for values in (dataset.mean, dataset.std))
     for index in range(len(dataset.test)):
         example = dataset.test.source[index]
-        expected = transform(decode(example["image"], "x"))
+        expected = transform(Image.fromarray(decode(example["image"], "x")))
         pixels = dataset.test.read(index, np.random.default_rng(0))["image"]
         np.testing.assert_array_equal((pixels.astype(np.float32) / np.float32(255) - mean) / std, expected)
 

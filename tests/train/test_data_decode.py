@@ -104,4 +104,4 @@ def test_exif_orientation_is_not_applied():
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(file, "JPEG", exif=exif)
-    assert decode(file.getvalue(), "x").size == (30, 20)
+    assert decode(file.getvalue(), "x").shape == (20, 30, 3)

@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image
 
 from nfjax.data_config import IMAGENET_MEAN, DataConfig
-from nfjax.images import Mode, convert
+from nfjax.images import ImageError, Mode, convert
 from nfjax.transforms import INTERPOLATIONS
 from train.augment import ops
 from train.augment.policies import Policy, create_policy
+from train.augment.resize import Box, resize_part
 from train.config import Augment
 
 RANDOM_INTERPOLATION = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 JITTERS = (ops.brightness, ops.contrast, ops.color, ops.hue)
-Box = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,24 +45,27 @@ class TrainTransform:
     policy: Policy | None
     jitter: tuple[tuple[float, float] | None, ...]
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """One image, changed at random.
 
         Args:
-            image: of any size and mode (see `nfjax.images.convert`).
+            image: of any size and mode (see `nfjax.images.convert`); or its pixels, of `mode` already: uint8
+                `(height, width, 3)`, or `(height, width)` for greyscale, which saves Pillow's copies.
             rng: of this image alone: fold the seed, the epoch and the index of the image into it.
 
         Raises:
-            nfjax.images.ImageError: not a PIL image, or one whose pixels have no agreed scale.
+            nfjax.images.ImageError: neither a PIL image nor such an array, or pixels that have no agreed scale.
         """
-        image = convert(image, self.mode)
+        pixels = _checked(image, self.mode) if isinstance(image, np.ndarray) else np.asarray(convert(image, self.mode))
+        height, width = pixels.shape[:2]
+        box = 0, 0, width, height
         if not self.augment.no_aug:
-            image = image.crop(random_box(image.width, image.height, self.augment.scale, self.augment.ratio, rng))
+            box = random_box(width, height, self.augment.scale, self.augment.ratio, rng)
         resample = self.resample[rng.integers(len(self.resample))] if len(self.resample) > 1 else self.resample[0]
-        image = image.resize((self.size[1], self.size[0]), resample)
+        resized = resize_part(pixels, box, self.size, resample)
         if not self.augment.no_aug:
-            image = self._change(image, rng)
-        return np.asarray(image).reshape(*self.size, -1)
+            resized = self._change(resized, rng)
+        return np.asarray(resized).reshape(*self.size, -1)
 
     def _change(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Everything after cutting and resizing."""
@@ -78,6 +81,15 @@ class TrainTransform:
         if augment.grayscale_prob > 0 and rng.random() < augment.grayscale_prob:
             image = ops.grayscale(image)
         return image
+
+
+def _checked(pixels: np.ndarray, mode: Mode) -> np.ndarray:
+    """Pixels, if they are of a mode."""
+    channels = (3,) if mode == "RGB" else ()
+    if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] != channels:
+        expected = "(height, width, 3)" if channels else "(height, width)"
+        raise ImageError(f"found an array {pixels.shape} of {pixels.dtype}, expected uint8 {expected} or a PIL image.")
+    return pixels
 
 
 def random_box(

@@ -203,8 +203,8 @@ class Evaluation:
 
     transform: EvalTransform
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        return self.transform.pixels(image)
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return self.transform.pixels(Image.fromarray(image))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +214,7 @@ class Shifted:
     transform: Transform
     reach: int
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         pixels = self.transform(image, rng)
         down, right = rng.integers(-self.reach, self.reach + 1, 2)
         rows = np.clip(np.arange(pixels.shape[0]) + down, 0, pixels.shape[0] - 1)

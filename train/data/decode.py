@@ -1,4 +1,4 @@
-"""From the bytes of an image file to a Pillow image."""
+"""From the bytes of an image file to pixels."""
 
 import functools
 import io
@@ -16,28 +16,31 @@ class _File(io.BytesIO):
     name: str
 
 
-def decode(image: bytes | np.ndarray, name: str, mode: Mode = "RGB") -> Image.Image:
-    """An image of a source, as Pillow decodes it, and so timm; the orientation that EXIF asks for is not applied.
+def decode(image: bytes | np.ndarray, name: str, mode: Mode = "RGB") -> np.ndarray:
+    """The pixels of an image, as Pillow decodes it, and so timm; the orientation that EXIF asks for is not applied.
 
     Args:
         image: the bytes of a file, or pixels.
         name: of the image, for messages.
         mode: "RGB" or "L".
 
+    Returns:
+        uint8 `(height, width, 3)`, or `(height, width)` for "L".
+
     Raises:
         nfjax.images.ImageError: no image, or damaged.
     """
     if isinstance(image, np.ndarray):
-        return convert(Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image), mode)
+        return np.asarray(convert(Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image), mode))
     fast = _jpeg(image) if mode == "RGB" and image.startswith(b"\xff\xd8\xff") else None
     if fast is not None:
         return fast
     file = _File(image)
     file.name = name
-    return load_image(file, mode)
+    return np.asarray(load_image(file, mode))
 
 
-def _jpeg(data: bytes) -> Image.Image | None:
+def _jpeg(data: bytes) -> np.ndarray | None:
     """A common, undamaged JPEG, decoded by simplejpeg: the same pixels as Pillow's, sooner; None for any other.
 
     Damage that simplejpeg refuses, Pillow may still read; CMYK it reads differently.
@@ -49,7 +52,8 @@ def _jpeg(data: bytes) -> Image.Image | None:
         height, width, colorspace, _ = library.decode_jpeg_header(data)
         if colorspace != "YCbCr" or height * width > (Image.MAX_IMAGE_PIXELS or height * width):
             return None
-        return Image.fromarray(library.decode_jpeg(data, "RGB"))
+        pixels: np.ndarray = library.decode_jpeg(data, "RGB")
+        return pixels
     except ValueError:
         return None
 

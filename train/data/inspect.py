@@ -57,13 +57,13 @@ def look_at(source: Source, index: int) -> Look:
     content = data if isinstance(data, bytes) else data.tobytes()
     kind, hashed = "array", hashlib.sha256(content).digest()
     try:
-        size = decode(data, key).size
+        height, width = decode(data, key).shape[:2]
         if isinstance(data, bytes):
             with Image.open(io.BytesIO(data)) as image:
                 kind = f"{image.format} {image.mode}"
     except (ImageError, OSError) as error:
         return Look(key, label, hashed, len(content), "", None, str(error))
-    return Look(key, label, hashed, len(content), kind, size)
+    return Look(key, label, hashed, len(content), kind, (width, height))
 
 
 def look_through(source: Source, limit: int | None = None) -> Iterator[Look]:
@@ -135,7 +135,7 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
     draw = ImageDraw.Draw(sheet)
     for row, index in enumerate(_varied(split.source, rows, seed)):
         example = split.source[index]
-        whole = decode(example["image"], example["key"], split.mode)
+        whole = Image.fromarray(decode(example["image"], example["key"], split.mode))
         whole.thumbnail((width, height))
         versions = [
             split.read(index, np.random.default_rng((seed, index, column)))["image"] for column in range(columns)

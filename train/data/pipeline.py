@@ -13,7 +13,6 @@ from typing import Any
 
 import grain
 import numpy as np
-from PIL import Image
 
 from nfjax.images import ImageError, Mode
 from train.config import Data
@@ -23,11 +22,11 @@ from train.data.source import Source, brief
 from train.data.stream import Batch, Batches
 
 Element = dict[str, Any]  # a row of a batch
-Transform = Callable[[Image.Image, np.random.Generator], np.ndarray]
+Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 NEIGHBOURS = 100  # broken images in a row that are put up with
 
 
-class Decoded(dict[int, tuple[Image.Image, int]]):
+class Decoded(dict[int, tuple[np.ndarray, int]]):
     """Images and labels of a source by index, as far as they were read; worker processes start without any."""
 
     def __reduce__(self) -> Any:
@@ -40,7 +39,8 @@ class Split:
 
     Attributes:
         source: of the images.
-        transform: `(image, rng) -> uint8 array` of `shape`; a function of its arguments alone that can be pickled.
+        transform: `(pixels, rng) -> uint8 array` of `shape`, pixels as `train.data.decode` gives them; a function
+            of its arguments alone that can be pickled.
         shape: height, width and channels.
         decoded: receives all images that were read, so that each is read once; None to read them each time.
     """
@@ -76,8 +76,8 @@ class Split:
             raise
         return {"image": pixels, "label": np.int32(label), "index": np.int64(index)}
 
-    def _image(self, index: int) -> tuple[Image.Image, int]:
-        """An image before it is transformed, and its label."""
+    def _image(self, index: int) -> tuple[np.ndarray, int]:
+        """The pixels of an image before it is transformed, and its label."""
         if self.decoded is not None and index in self.decoded:
             return self.decoded[index]
         example = self.source[index]

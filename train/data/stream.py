@@ -50,7 +50,7 @@ class Batches(Iterator[Batch]):
         self._queue: queue.Queue[Any] = queue.Queue(1)
         self._stop = threading.Event()
         # The thread must not know this object, or the object would never be given up.
-        arguments = (_prefetched(dataset, workers), self._queue, self._stop)
+        arguments = (_prefetched(dataset, workers), self._queue, self._stop, workers > 0)
         self._thread = threading.Thread(target=_fill, args=arguments, name="batches", daemon=True)
         _running[self._thread] = self._stop
         self._thread.start()
@@ -130,15 +130,16 @@ def _end_with_parent() -> None:
 _running: dict[threading.Thread, threading.Event] = {}
 
 
-def _fill(dataset: grain.IterDataset, batches: queue.Queue[Any], stop: threading.Event) -> None:
+def _fill(dataset: grain.IterDataset, batches: queue.Queue[Any], stop: threading.Event, shared: bool) -> None:
     """In a thread: move batches, or what went wrong, from a data set to a queue, and clear up."""
     iterator: Any = None
     found: Any = None
     while not (stop.is_set() or isinstance(found, BaseException)):
         try:
             iterator = iterator or iter(dataset)
-            # Copies, because arrays in shared memory are better not left to whoever gets them.
-            found = {name: np.array(array) for name, array in next(iterator).items()}
+            found = next(iterator)
+            if shared:  # copies, because arrays in shared memory are better not left to whoever gets them
+                found = {name: np.array(array) for name, array in found.items()}
         except BaseException as error:
             found = error
         while not stop.is_set():
