@@ -50,7 +50,7 @@ def predict(
         ValueError: while iterating: logits that are not finite.
     """
     allowed = np.isin(np.arange(model.num_classes), places) if restrict else None
-    graphdef, params = split(nfjax.fold(model))
+    graphdef, params = split(model)
     whole, k = replicated(mesh), min(TOP, model.num_classes)
 
     def step(params: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
