@@ -53,6 +53,11 @@ def validate(model, root, forward=None):
     return files, np.concatenate(logits), np.concatenate(labels), hits.round().astype(int).tolist(), config
 
 
+def read(file):
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 def train_classifier(name, root):
     """timm's state dict of random weights, with a classifier that has learned a little: by ridge regression."""
     model = oracle.build(name, oracle.random_state(oracle.build(name, num_classes=8)), num_classes=8)
@@ -80,7 +85,7 @@ def check(name, photos, tmp_path):
     assert (
         main(["--model", f"local-dir:{saved}", "--data", str(photos), "--out", str(out), "--data.batch_size=30"]) == 0
     )
-    (row,) = csv.DictReader((out / "results.csv").open())
+    (row,) = read(out / "results.csv")
     assert [int(row["top1_count"]), int(row["top5_count"])] == counts
     assert int(row["count"]) == len(files)
     assert (int(row["img_size"]), float(row["crop_pct"])) == (config["input_size"][-1], config["crop_pct"])
@@ -89,7 +94,7 @@ def check(name, photos, tmp_path):
     assert float(row["param_count"]) == round(sum(p.numel() for p in theirs.parameters()) / 1e6, 2)
 
     (predictions,) = out.glob("*/predictions.csv")
-    ours = {row["key"]: row for row in csv.DictReader(predictions.open())}
+    ours = {row["key"]: row for row in read(predictions)}
     assert sorted(ours) == sorted(files)
     probabilities = torch.from_numpy(logits).double().softmax(-1).numpy()
     losses = -np.log(probabilities[np.arange(len(files)), labels])
