@@ -37,6 +37,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluate",
+        usage="%(prog)s --model NAME [NAME ...] [--data PLACE] [--out DIR] [--OPTION=VALUE ...]",
         description=DESCRIPTION,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,8 +1,9 @@
 """A model over the images of a split, on all devices of all processes."""
 
+import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from train.evaluation.predictions import TOP, Predictions
 from train.mesh import batch_sharding, put_batch, replicated
 from train.processes import from_any_process
 from train.step import Normalize
+
+T = TypeVar("T")
 
 
 def predict(
@@ -74,19 +77,28 @@ def predict(
     params = jax.device_put(params, whole)
     rest = pipeline.Split(Selection([(test.source, np.arange(start, len(test)))]), test.transform, test.shape)
     steps = math.ceil(len(rest) / batch_size)
-    pending: Any = None
-    for batch in _fed(pipeline.test_batches(rest, data, batch_size), rest, steps, batch_size):
-        rows = {
-            "image": batch["image"],
-            "label": places[batch["label"]],
-            "index": batch["index"].astype(np.int32),  # of padding -1
-        }
-        found = compiled(params, put_batch(mesh, rows))
-        if pending is not None:  # fetched while the devices work on the next ones
-            yield _predictions(pending, rest)
-        pending = found
-    if pending is not None:
-        yield _predictions(pending, rest)
+    fed = _fed(pipeline.test_batches(rest, data, batch_size), rest, steps, batch_size)
+    found = (compiled(params, put_batch(mesh, _device_rows(batch, places))) for batch in fed)
+    for number, rows in enumerate(_ahead(found)):
+        part = _on_host(rows, rest)
+        if len(part) < min(batch_size, len(rest) - number * batch_size):
+            for later in found:  # a process met an image that it cannot read: go on to the end, to hear of all
+                jax.block_until_ready(later)
+        yield part
+
+
+def _device_rows(batch: pipeline.Batch, places: np.ndarray) -> dict[str, np.ndarray]:
+    index = batch["index"].astype(np.int32)  # of padding -1
+    return {"image": batch["image"], "label": places[batch["label"]], "index": index}
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each after the next one was asked for: one is fetched while the devices work on another."""
+    before = list(itertools.islice(items, 1))
+    for item in items:
+        yield before.pop()
+        before.append(item)
+    yield from before
 
 
 def _fed(batches: Iterator[pipeline.Batch], split: pipeline.Split, steps: int, size: int) -> Iterator[pipeline.Batch]:
@@ -113,15 +125,15 @@ def _fed(batches: Iterator[pipeline.Batch], split: pipeline.Split, steps: int, s
         raise ImageError(failure or elsewhere)
 
 
-def _predictions(found: dict[str, jax.Array], split: pipeline.Split) -> Predictions:
-    """A batch on the host, without padding and in the order of the source: devices need not be in any."""
+def _on_host(found: dict[str, jax.Array], split: pipeline.Split) -> Predictions:
+    """A batch in the order of the source and without padding."""
     rows = jax.device_get(found)
-    order = np.argsort(rows["index"])
+    order = np.argsort(rows["index"])  # devices need not be in that of the processes
     order = order[rows["index"][order] >= 0]
-    if not rows["finite"][order].all():
-        first = rows["index"][order][~rows["finite"][order]][0]
+    finite = rows["finite"][order]
+    if not finite.all():
+        key = split.source.key(int(rows["index"][order][~finite][0]))
         raise ValueError(
-            f"the logits of {split.source.key(int(first))} are not finite; see whether float32 helps (--dtype), and "
-            "check the weights."
+            f"the logits of {key} are not finite; see whether --dtype=float32 helps, and check the weights."
         )
     return Predictions(*(rows[name][order] for name in ("label", "loss", "classes", "probabilities")))

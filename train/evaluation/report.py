@@ -69,7 +69,8 @@ def _confusion(path: Path, predictions: Predictions, names: Sequence[str]) -> No
     for label, found in zip(predictions.label.tolist(), predictions.classes[:, 0].tolist(), strict=True):
         counts[place[label], place[found]] += 1
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = _figure(*[3.5 + 0.35 * len(classes)] * 2)
+    side = 3.5 + 0.35 * len(classes)
+    figure = _figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     ticks = [_short(names[label]) for label in classes]
