@@ -49,6 +49,7 @@ def main() -> int:
         epochs=1,
         model=c.Model(name=args.model),
         data=c.Data(name="random", image_size=args.size, batch_size=args.batch),
+        augment=c.Augment(no_aug=True),
         optim=c.Optim(clip_grad=0.015),
         log=c.Log(every_steps=1),
     )

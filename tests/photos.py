@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+# Whose left and right look alike, so that who has learnt the one knows the other.
+ALIKE = ("brick", "coins", "flower", "gravel", "hubble", "palace", "rocket", "tissue")
 TRAIN, VAL = (0.0, 0.7), (0.7, 1.0)  # shares of the width, so that no pixel is in both
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """Photographs by name: uint8 arrays (height, width, 3)."""
+    """Photographs by name: uint8 arrays (height, width[, 3])."""
     from skimage import data
     from sklearn.datasets import load_sample_image
 
@@ -22,10 +24,14 @@ def photographs() -> dict[str, np.ndarray]:
         "palace": load_sample_image("china.jpg"),
         "retina": data.retina(),
         "rocket": data.rocket(),
+        "brick": data.brick(),
+        "coins": data.coins(),
+        "gravel": data.gravel(),
+        "tissue": data.immunohistochemistry(),
     }
 
 
-def make_folder(root: Path, *, train: int, val: int, size: int = 96, classes: int = 8) -> Path:
+def make_folder(root: Path, *, train: int, val: int, size: int = 96, classes: int | tuple[str, ...] = 8) -> Path:
     """`root/train/CLASS/*.jpg` and `root/val/CLASS/*.jpg`, pieces of about `size` pixels, from disjoint regions.
 
     Args:
@@ -33,10 +39,11 @@ def make_folder(root: Path, *, train: int, val: int, size: int = 96, classes: in
         train: pieces of each class for training, from the left of its photograph.
         val: pieces of each class for testing, from the right.
         size: sides are between this and twice this.
-        classes: how many photographs to use.
+        classes: which photographs to use, or how many.
     """
-    rng = np.random.default_rng(0)
-    for name, photo in list(photographs().items())[:classes]:
+    rng, photos = np.random.default_rng(0), photographs()
+    for name in classes if isinstance(classes, tuple) else tuple(photos)[:classes]:
+        photo = photos[name]
         for split, (left, right), count in (("train", TRAIN, train), ("val", VAL, val)):
             region = photo[:, int(left * photo.shape[1]) : int(right * photo.shape[1])]
             folder = root / split / name

@@ -16,10 +16,11 @@ from train import data as pipeline
 from train.average import run_weights
 from train.config import Config
 from train.groups import treatments
+from train.inputs import Normalize, make_inputs
 from train.mesh import batch_sharding, make_mesh
 from train.optim import base_lr, make_optimizer
 from train.schedules import LearningRate, make_schedule
-from train.step import Arrays, Normalize, State, init_state, make_eval_step, make_train_step
+from train.step import Arrays, State, init_state, make_eval_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,13 @@ def build(config: Config) -> Experiment:
     )
     state = init_state(params, tx, learning_rate, config, mesh, abstract=True)
     normalize = Normalize(dataset.mean, dataset.std, jnp.promote_types(config.model.dtype, jnp.float32))
+    inputs = make_inputs(
+        config,
+        normalize,
+        num_classes=model.num_classes,
+        steps_per_epoch=steps_per_epoch,
+        policy=dataset.policy,
+    )
     return Experiment(
         config=config,
         dataset=dataset,
@@ -118,7 +126,7 @@ def build(config: Config) -> Experiment:
         steps_per_epoch=steps_per_epoch,
         state=state,
         frozen=frozen,
-        train_step=make_train_step(graphdef, tx, learning_rate, normalize, config, mesh, state, frozen),
+        train_step=make_train_step(graphdef, tx, learning_rate, inputs, config, mesh, state, frozen),
         eval_step=make_eval_step(graphdef, normalize, mesh, state),
     )
 

@@ -89,6 +89,68 @@ class Data:
 
 
 @dataclasses.dataclass
+class Augment:
+    """How training images are changed at random; names and defaults are those of timm's train script.
+
+    Attributes:
+        no_aug: resize the whole image with the model's own interpolation, without keeping its aspect ratio, and do
+            nothing else.
+        scale: smallest and largest area of the part that is cut out, as shares of the image.
+        ratio: smallest and largest aspect ratio of that part, width over height.
+        interpolation: "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", or "random": bilinear or bicubic.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+        auto_augment: "rand-m9-mstd0.5-inc1" or another policy of `train.augment.policies.create_policy`; None for none.
+        color_jitter: largest change of brightness, contrast and saturation, or of each, and of hue, at most 0.5, as a
+            fourth; empty for none. Left out where there is a policy, other than those with "3a".
+        color_jitter_prob: how often colours are changed; None for always.
+        grayscale_prob: probability of becoming grey.
+        on_device: leave the policy, which must be a RandAugment, to the compiled step (see docs/augmentation.md).
+    """
+
+    no_aug: bool = False
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "random"
+    hflip: float = 0.5
+    vflip: float = 0.0
+    auto_augment: str | None = None
+    color_jitter: tuple[float, ...] = (0.4,)
+    color_jitter_prob: float | None = None
+    grayscale_prob: float = 0.0
+    on_device: bool = False
+
+
+@dataclasses.dataclass
+class Mix:
+    """What happens to batches on the device; names and defaults are those of timm's train script.
+
+    Attributes:
+        mixup: alpha of the beta distribution that mixup's shares are drawn from; 0 for no mixup (1710.09412).
+        cutmix: likewise of cutmix (1905.04899).
+        cutmix_minmax: smallest and largest side of cutmix's rectangles, as shares of the image, instead of `cutmix`.
+        mixup_prob: probability of mixing at all.
+        mixup_switch_prob: probability of cutmix, where both are on.
+        mixup_mode: what is drawn once for the "batch", once for each "pair" of images or once for each "elem".
+        mixup_off_epoch: epoch from which on nothing is mixed; 0 for never.
+        reprob: probability that parts of an image are erased (1708.04896).
+        remode: what stands there instead: "pixel", noise; "rand", one random colour; or "const", the mean colour.
+        recount: largest number of parts; their number is random.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    cutmix_minmax: tuple[float, float] | None = None
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
+    mixup_mode: str = "batch"
+    mixup_off_epoch: int = 0
+    reprob: float = 0.0
+    remode: str = "pixel"
+    recount: int = 1
+
+
+@dataclasses.dataclass
 class Loss:
     """What is minimised.
 
@@ -270,6 +332,8 @@ class Config:
         grad_accum_steps: parts that a batch is worked through in, to save memory.
         model: see `Model`.
         data: see `Data`.
+        augment: see `Augment`.
+        mix: see `Mix`.
         loss: see `Loss`.
         optim: see `Optim`.
         schedule: see `Schedule`.
@@ -285,6 +349,8 @@ class Config:
     grad_accum_steps: int = 1
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    mix: Mix = dataclasses.field(default_factory=Mix)
     loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)

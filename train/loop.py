@@ -149,6 +149,7 @@ class _Run:
                 self.config,
                 experiment.state,
                 experiment.mesh,
+                image_shape=experiment.dataset.train.shape,
                 steps=self.total,
                 steps_per_epoch=experiment.steps_per_epoch,
                 workdir=self.workdir,

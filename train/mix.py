@@ -13,38 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from train.config import Mix
+
 MODES = ("batch", "pair", "elem")
 FILLS = ("const", "rand", "pixel")
 ATTEMPTS = 10  # at a rectangle that fits
-
-
-@dataclasses.dataclass
-class Mix:
-    """What happens to batches on the device; names and defaults are those of timm's train script.
-
-    Attributes:
-        mixup: alpha of the beta distribution that mixup's shares are drawn from; 0 for no mixup (1710.09412).
-        cutmix: likewise of cutmix (1905.04899).
-        cutmix_minmax: smallest and largest side of cutmix's rectangles, as shares of the image, instead of `cutmix`.
-        mixup_prob: probability of mixing at all.
-        mixup_switch_prob: probability of cutmix, where both are on.
-        mixup_mode: what is drawn once for the "batch", once for each "pair" of images or once for each "elem".
-        mixup_off_epoch: epoch from which on nothing is mixed; 0 for never.
-        reprob: probability that parts of an image are erased (1708.04896).
-        remode: what stands there instead: "pixel", noise; "rand", one random colour; or "const", the mean colour.
-        recount: largest number of parts; their number is random.
-    """
-
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    cutmix_minmax: tuple[float, float] | None = None
-    mixup_prob: float = 1.0
-    mixup_switch_prob: float = 0.5
-    mixup_mode: str = "batch"
-    mixup_off_epoch: int = 0
-    reprob: float = 0.0
-    remode: str = "pixel"
-    recount: int = 1
 
 
 @jax.tree_util.register_dataclass

@@ -11,6 +11,7 @@ from flax import nnx
 
 from nfjax.params import merge
 from train import config
+from train.inputs import Inputs, Normalize
 from train.losses import make_loss, top_k
 from train.mesh import AXES, batch_sharding, replicated, state_shardings
 from train.schedules import LearningRate
@@ -43,19 +44,6 @@ class State:
     def eval_params(self) -> Arrays:
         """What is evaluated and saved: the moving average where there is one."""
         return self.ema or self.params
-
-
-@dataclasses.dataclass(frozen=True)
-class Normalize:
-    """uint8 images to what the model was made for, on the device."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    dtype: Any = jnp.float32
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        mean, std = jnp.array(self.mean, self.dtype), jnp.array(self.std, self.dtype)
-        return (images.astype(self.dtype) / 255 - mean) / std
 
 
 def init_state(
@@ -92,7 +80,7 @@ def make_train_step(
     graphdef: nnx.GraphDef,
     tx: optax.GradientTransformationExtraArgs,
     learning_rate: LearningRate,
-    normalize: Normalize,
+    inputs: Inputs,
     config: config.Config,
     mesh: jax.sharding.Mesh,
     state: State,
@@ -101,7 +89,8 @@ def make_train_step(
     """One optimisation step, jitted: `(state, batch) -> (state, metrics)`; the given state is consumed.
 
     Every random choice is folded from the state's key and step, so that a resumed run repeats none and skips none.
-    The metrics are scalars: `loss`, its mean over the batch; `top1`, the share that was classified correctly; `lr`, the
+    The metrics are scalars: `loss`, its mean over the batch; `top1`, the share that was classified
+    correctly, mixed images as what they are most; `lr`, the
     learning rate; `grad_norm`, of the gradient before clipping; `clip_rate`, the share of units that adaptive clipping
     clipped, if there is one.
 
@@ -109,7 +98,7 @@ def make_train_step(
         graphdef: of the model, from `nfjax.params.split`.
         tx: from `train.optim.make_optimizer`.
         learning_rate: from `train.schedules.make_schedule`.
-        normalize: from uint8 images to the model's input.
+        inputs: from `train.inputs.make_inputs`.
         config: of the run.
         mesh: of the devices.
         state: or its shapes.
@@ -119,23 +108,26 @@ def make_train_step(
     whole, spread = replicated(mesh), batch_sharding(mesh)
     shardings = state_shardings(mesh, state)
 
-    def gradients(params: Arrays, batch: Arrays, key: jax.Array) -> tuple[Arrays, Arrays]:
+    def gradients(params: Arrays, batch: Arrays, key: jax.Array, step: jax.Array) -> tuple[Arrays, Arrays]:
+        model_key, inputs_key = jax.random.split(key)
+        images, labels = inputs(batch["image"], batch["label"], inputs_key, step)
+
         def loss(trained: Arrays) -> tuple[jax.Array, Arrays]:
             # Each device works on its images with whole parameters: what fsdp divided is gathered here. Left to
             # itself, the compiler may gather activations instead, which are far larger.
             gathered = jax.lax.with_sharding_constraint(params | trained, whole)
-            logits = merge(graphdef, gathered)(normalize(batch["image"]), key=key)
+            logits = merge(graphdef, gathered)(images, key=model_key)
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-            value = loss_fn(logits, batch["label"])
-            return value, {"loss": value, "top1": jnp.mean(top_k(logits, batch["label"], 1), dtype=value.dtype)}
+            value = loss_fn(logits, labels)
+            return value, {"loss": value, "top1": jnp.mean(top_k(logits, labels, 1), dtype=value.dtype)}
 
         trained = {path: value for path, value in params.items() if path not in frozen}
         grads, metrics = jax.grad(loss, has_aux=True)(trained)
         return {path: jax.lax.with_sharding_constraint(g, shardings.params[path]) for path, g in grads.items()}, metrics
 
-    def accumulated(params: Arrays, batch: Arrays, key: jax.Array) -> tuple[Arrays, Arrays]:
+    def accumulated(params: Arrays, batch: Arrays, key: jax.Array, step: jax.Array) -> tuple[Arrays, Arrays]:
         if parts == 1:
-            return gradients(params, batch, key)
+            return gradients(params, batch, key, step)
         # Part i is rows i, i + parts, ...: each device finds all of its own parts among its own images.
         split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
         split = jax.lax.with_sharding_constraint(
@@ -144,16 +136,17 @@ def make_train_step(
 
         def part(total: tuple[Arrays, Arrays], index: jax.Array) -> tuple[tuple[Arrays, Arrays], None]:
             rows = {k: x[index] for k, x in split.items()}
-            return jax.tree.map(jnp.add, total, gradients(params, rows, jax.random.fold_in(key, index))), None
+            grads = gradients(params, rows, jax.random.fold_in(key, index), step)
+            return jax.tree.map(jnp.add, total, grads), None
 
         first = {k: x[0] for k, x in split.items()}
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradients, params, first, key))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradients, params, first, key, step))
         total, _ = jax.lax.scan(part, zeros, jnp.arange(parts))
         return jax.tree.map(lambda x: x / parts, total)
 
     def train_step(state: State, batch: Arrays) -> tuple[State, Arrays]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        grads, metrics = accumulated(state.params, batch, key)
+        grads, metrics = accumulated(state.params, batch, key, state.step)
         rate = learning_rate(state.step, state.plateau)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
         params: Arrays = optax.apply_updates(state.params, updates)

@@ -21,6 +21,7 @@ def describe(
     state: State,
     mesh: jax.sharding.Mesh,
     *,
+    image_shape: tuple[int, ...],
     steps: int,
     steps_per_epoch: float,
     workdir: Path,
@@ -35,6 +36,7 @@ def describe(
         config: of the run.
         state: the training state, or its shapes with shardings.
         mesh: of the devices.
+        image_shape: height, width and channels of a training image.
         steps: of the whole run.
         steps_per_epoch: may be fractional.
         workdir: folder of the run.
@@ -51,7 +53,7 @@ def describe(
     rows = {
         "work folder": f"{workdir}, " + (f"continued at step {start:,}" if start else "a new run"),
         "model": f"{config.model.name}, {_count(sum(counts.values()))} parameters{trained}",
-        "images": f"{config.data.name}, {config.data.image_size} pixels, {config.model.dtype}",
+        "images": f"{config.data.name}, {'x'.join(map(str, image_shape))}, computed in {config.model.dtype}",
         "devices": _devices(mesh),
         "batch": _batch(config, mesh.size),
         "length": f"{steps:,} steps, {steps / steps_per_epoch:.4g} epochs of {steps_per_epoch:.6g}",

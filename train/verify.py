@@ -23,10 +23,11 @@ import port
 from nfjax.params import split
 from nfjax.parity import oracle
 from train.config import Config, Data, Ema, Loss, Model, Optim, Schedule
+from train.inputs import Normalize, make_inputs
 from train.mesh import AXES, put_batch
 from train.optim import base_lr, make_optimizer
 from train.schedules import make_schedule
-from train.step import Normalize, init_state, make_train_step
+from train.step import init_state, make_train_step
 
 TOLERANCE = 1e-9
 EPOCHS = 4
@@ -218,7 +219,8 @@ def _ours(config: Config, start: Mapping[str, np.ndarray], options: Any, batches
         )
         mesh = jax.make_mesh((1, 1), AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
         state = init_state(params, tx, learning_rate, config, mesh)
-        step = make_train_step(graphdef, tx, learning_rate, normalize, config, mesh, state)
+        inputs = make_inputs(config, normalize, num_classes=model.num_classes, steps_per_epoch=per_epoch)
+        step = make_train_step(graphdef, tx, learning_rate, inputs, config, mesh, state)
         losses = []
         for batch in batches:
             state, metrics = step(state, put_batch(mesh, batch))

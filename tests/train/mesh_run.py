@@ -17,6 +17,8 @@ def config(name: str, fsdp: int, parts: int):
         grad_accum_steps=parts,
         model=c.Model(name=name, drop_rate=0.2, drop_path_rate=0.2, dtype="float64"),
         data=c.Data(batch_size=16, image_size=32, shift=1),
+        augment=c.Augment(auto_augment="rand-m9-mstd0.5-inc1", on_device=True),
+        mix=c.Mix(mixup=0.8, cutmix=1.0, mixup_mode="pair", reprob=0.5),
         optim=c.Optim(lr=0.05, clip_mode="agc", clip_grad=0.015, weight_decay=1e-2),
         schedule=c.Schedule(warmup_epochs=0.1),
         ema=c.Ema(decay=0.9),

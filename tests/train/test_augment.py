@@ -12,10 +12,11 @@ from replay import replayed
 import nfjax
 from nfjax.images import ImageError
 from nfjax.parity import oracle
-from train.augment import Augment, create_train_transform
+from train.augment import create_train_transform
 from train.augment.ops import TRIVIAL_OPS
 from train.augment.policies import AugMix, RandAugment, Settings, TrivialAugment, create_policy
 from train.augment.transform import random_box
+from train.config import Augment
 
 timm = oracle.timm()
 FILL, BICUBIC = (124, 116, 104), (Image.Resampling.BICUBIC,)

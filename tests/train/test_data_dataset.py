@@ -9,7 +9,7 @@ from photos import make_folder
 import nfjax
 from nfjax.data_config import DataConfig
 from train import data as pipeline
-from train.config import Data
+from train.config import Augment, Data
 from train.data.dataset import Shifted
 from train.data.decode import decode
 
@@ -98,10 +98,9 @@ def test_shifts():
 
 
 def test_augmentation_is_handed_on(root):
-    options = {"scale": (0.5, 1.0), "auto_augment": "rand-m9-mstd0.5-inc1"}
+    augment = Augment(scale=(0.5, 1.0), auto_augment="rand-m9-mstd0.5-inc1")
     data = Data(name="folder", root=str(root), image_size=32)
-    transform = pipeline.load(data, DataConfig(), options).train.transform
-    assert transform.augment.scale == (0.5, 1.0)
-    assert not transform.augment.no_aug
-    with pytest.raises(ValueError, match="unknown option 'scales'"):
-        pipeline.load(data, DataConfig(), {"scales": (0.5, 1.0)})
+    dataset = pipeline.load(data, DataConfig(), augment)
+    assert dataset.train.transform.augment == augment
+    assert dataset.policy == dataset.train.transform.policy
+    assert dataset.policy is not None

@@ -10,7 +10,7 @@ from photos import make_folder
 from PIL import Image
 
 from train import data as pipeline
-from train.config import Data
+from train.config import Augment, Data
 from train.data.inspect import contact_sheet, inspect
 
 
@@ -57,7 +57,8 @@ def test_what_is_wrong_is_found(root, tmp_path, capsys):
 
 
 def test_a_contact_sheet_shows_images_as_training_sees_them(root):
-    plain, changed = (np.asarray(contact_sheet(load(root, augment), rows=4, columns=3)) for augment in (None, {}))
+    datasets = load(root), load(root, Augment())
+    plain, changed = (np.asarray(contact_sheet(dataset, rows=4, columns=3)) for dataset in datasets)
 
     def tile(sheet, row, column):
         return sheet[row * 66 + 14 : row * 66 + 62, column * 52 : column * 52 + 48]

@@ -14,10 +14,10 @@ from nfjax.data_config import DataConfig
 from nfjax.images import ImageError
 from nfjax.parity import oracle
 from train import data as pipeline
-from train.config import Data
+from train.config import Augment, Data
 from train.data.pipeline import Repeats, Rows
 
-STRONG = {"auto_augment": "rand-m9-mstd0.5-inc1"}
+STRONG = Augment(auto_augment="rand-m9-mstd0.5-inc1")
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_choices_are_the_quoted_values():
     """A sentence that quotes something else beside the default would forbid the rest: look at what this lists."""
     assert {field.path for field in fields().values() if field.choices} == {
         "model.dtype", "loss.name", "optim.name", "optim.decay_rule", "optim.clip_mode", "schedule.name",
-        "checkpoint.metric",
+        "checkpoint.metric", "augment.interpolation", "mix.mixup_mode", "mix.remode",
     }  # fmt: skip
     assert fields()["loss.name"].choices == ("ce", "bce")
 
@@ -66,7 +66,10 @@ def other(field):
         "bool": (not field.value, str(not field.value).lower()),
         "str": ("a=b, c", "a=b, c"),
         "str or none": ("gs://bucket/x", "gs://bucket/x"),
+        "float,float": ((0.9, 0.95), "0.9,0.95"),
         "float,float or none": ((0.9, 0.95), "0.9,0.95"),
+        "float,...": ((0.5,), "0.5"),
+        "float,... or none": ((0.5, 0.25, 1.0), "0.5,0.25,1"),
         "str,...": (("stem/.*", "head/.*"), "stem/.*,head/.*"),
     }[field.type_name]
 

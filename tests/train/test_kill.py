@@ -25,7 +25,7 @@ from train.stored import load_arrays
 ROOT = Path(__file__).parents[2]
 SAVE_STEPS = 3
 CONFIG = """
-from train.config import Checkpoint, Config, Data, Ema, Log, Model, Optim, Schedule
+from train.config import Augment, Checkpoint, Config, Data, Ema, Log, Mix, Model, Optim, Schedule
 
 
 def get_config() -> Config:
@@ -33,6 +33,8 @@ def get_config() -> Config:
         epochs={epochs},
         model=Model(drop_rate=0.2, drop_path_rate=0.2),
         data=Data(batch_size=120, image_size=16, shift=1),
+        augment=Augment(auto_augment="rand-m9-mstd0.5-inc1"),
+        mix=Mix(mixup=0.2, cutmix=1.0, reprob=0.25),
         optim=Optim(lr=0.05, clip_mode="agc", clip_grad=0.02),
         schedule=Schedule(warmup_epochs=1),
         ema=Ema(decay=0.9, warmup=True),

@@ -79,6 +79,7 @@ def test_only_parameters_are_gathered(model, fsdp, parts):
         c.Config(
             model=c.Model(name=model, drop_rate=0.1, drop_path_rate=0.1),
             data=c.Data(batch_size=8, image_size=32),
+            mix=c.Mix(mixup=0.8, cutmix=1.0, reprob=0.5),
             optim=c.Optim(clip_grad=0.01),
             grad_accum_steps=parts,
             mesh=c.Mesh(fsdp=fsdp),

@@ -14,7 +14,8 @@ from replay import Forward
 
 from nfjax.parity import oracle
 from train import mix as module
-from train.mix import Mix, draw_mixing, make_erase, make_mix
+from train.config import Mix
+from train.mix import draw_mixing, make_erase, make_mix
 
 timm = oracle.timm()
 BATCH, CLASSES = 8, 5

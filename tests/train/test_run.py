@@ -28,6 +28,7 @@ def tiny(**changes):
         epochs=2,
         model=c.Model(drop_rate=0.2, drop_path_rate=0.2),
         data=c.Data(batch_size=120, image_size=16, shift=1),
+        augment=c.Augment(no_aug=True),
         optim=c.Optim(lr=0.05, clip_grad=0.015),
         schedule=c.Schedule("plateau", patience_epochs=0),  # it learns of evaluations
         ema=c.Ema(decay=0.9),
@@ -248,7 +249,7 @@ def test_bfloat16_and_recomputation():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": c.Data(name="letters")}, r"data\.name='letters' is not known; choose one of digits"),
+        ({"data": c.Data(name="letters")}, r"data\.name='letters' is not known; expected digits, folder, manifest"),
         ({"data": c.Data(batch_size=121)}, r"data\.batch_size=121 does not divide into 2 devices .* a multiple of 2"),
         ({"data": c.Data(batch_size=120), "grad_accum_steps": 7}, "take a multiple of 14"),
         ({"data": c.Data(batch_size=2000)}, "more than the 1437 training images"),
@@ -272,7 +273,10 @@ def command(*arguments, **kwargs):
 def test_errors_on_the_command_line(tmp_path):
     result = command("--config=train/configs/digits.py", "--config.data.name=letters", f"--workdir={tmp_path}")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "error: data.name='letters' is not known; choose one of digits.\n"
+    assert (
+        result.stderr
+        == "error: data.name='letters' is not known; expected digits, folder, manifest, tfds/NAME or hfds/ORG/NAME.\n"
+    )
 
 
 def test_sigterm_on_the_command_line(tmp_path):

@@ -62,8 +62,8 @@ def rows(text):
 def summary(config, compiled=None, width=200, **options):
     mesh = make_mesh(config.mesh)
     return describe(
-        config, shapes(mesh), mesh, steps=100, steps_per_epoch=20, workdir=Path("runs/x"), compiled=compiled,
-        width=width, **options,
+        config, shapes(mesh), mesh, image_shape=(64, 48, 1), steps=100, steps_per_epoch=20, workdir=Path("runs/x"),
+        compiled=compiled, width=width, **options,
     )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_what_it_says():
     assert said == {
         "work folder": "runs/x, a new run",
         "model": f"test_nfnet, {COUNT:,} parameters",
-        "images": "digits, 64 pixels, float32",
+        "images": "digits, 64x48x1, computed in float32",
         "devices": "2 x cpu; mesh data 2 x fsdp 1",
         "batch": "16 images, 8 a device",
         "length": "100 steps, 5 epochs of 20",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from train.augment.policies import LEVELS, RandAugment
+from train.augment.policies import LEVELS, Policy, RandAugment
 
 Table = dict[str, tuple[str, Callable[[jax.Array, jax.Array], jax.Array]]]
 
@@ -52,7 +52,7 @@ NEIGHBOURS = (-1, 0, 1, 2)
 KINDS = sorted({kind for kind, _ in TABLE.values()})
 
 
-def make_rand_augment(policy: RandAugment) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def make_rand_augment(policy: Policy) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """RandAugment of a batch: `(images, key) -> images`, uint8 `(batch, height, width, channels)`.
 
     Args:
@@ -61,8 +61,12 @@ def make_rand_augment(policy: RandAugment) -> Callable[[jax.Array, jax.Array], j
     Raises:
         ValueError: for another policy, or one with operations that are not here.
     """
-    missing = {step.name for step in policy.steps} - set(TABLE) if isinstance(policy, RandAugment) else {"all"}
-    if missing or not set(policy.settings.resample) <= {Image.Resampling.BILINEAR, Image.Resampling.BICUBIC}:
+    filters = {Image.Resampling.BILINEAR, Image.Resampling.BICUBIC}
+    if (
+        not isinstance(policy, RandAugment)
+        or not {step.name for step in policy.steps} <= set(TABLE)
+        or not set(policy.settings.resample) <= filters
+    ):
         raise ValueError(
             f"{type(policy).__name__}: on the device there is RandAugment, bilinear or bicubic, without Desaturate and "
             "GaussianBlur, as in 'rand-m9-mstd0.5-inc1'; leave other policies to the host."

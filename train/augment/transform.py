@@ -14,41 +14,11 @@ from nfjax.images import Mode, convert
 from nfjax.transforms import INTERPOLATIONS
 from train.augment import ops
 from train.augment.policies import Policy, create_policy
+from train.config import Augment
 
 RANDOM_INTERPOLATION = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 JITTERS = (ops.brightness, ops.contrast, ops.color, ops.hue)
 Box = tuple[int, int, int, int]
-
-
-@dataclasses.dataclass
-class Augment:
-    """How training images are changed at random; names and defaults are those of timm's train script.
-
-    Attributes:
-        no_aug: resize the whole image with the model's own interpolation, without keeping its aspect ratio, and do
-            nothing else.
-        scale: smallest and largest area of the part that is cut out, as shares of the image.
-        ratio: smallest and largest aspect ratio of that part, width over height.
-        interpolation: "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", or "random": bilinear or bicubic.
-        hflip: probability of a horizontal flip.
-        vflip: probability of a vertical flip.
-        auto_augment: "rand-m9-mstd0.5-inc1" or another policy of `train.augment.policies.create_policy`; None for none.
-        color_jitter: largest change of brightness, contrast and saturation, or of each, and of hue, at most 0.5, as a
-            fourth; empty for none. Left out where there is a policy, other than those with "3a".
-        color_jitter_prob: how often colours are changed; None for always.
-        grayscale_prob: probability of becoming grey.
-    """
-
-    no_aug: bool = False
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: str = "random"
-    hflip: float = 0.5
-    vflip: float = 0.0
-    auto_augment: str | None = None
-    color_jitter: tuple[float, ...] = (0.4,)
-    color_jitter_prob: float | None = None
-    grayscale_prob: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +33,7 @@ class TrainTransform:
         mode: "RGB" or "L".
         resample: filters; one is drawn if there are several.
         augment: probabilities and ranges.
-        policy: applied after the flips; None for none.
+        policy: applied after the flips, here or on the device; None for none.
         jitter: ranges of the factors of brightness, contrast and saturation, and of the turn of the hue; None for those
             that stay.
     """
@@ -101,7 +71,7 @@ class TrainTransform:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if augment.vflip > 0 and rng.random() < augment.vflip:
             image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-        if self.policy is not None:
+        if self.policy is not None and not augment.on_device:
             image = self.policy(image, rng)
         if self.jitter and (augment.color_jitter_prob is None or rng.random() <= augment.color_jitter_prob):
             image = color_jitter(image, self.jitter, rng)

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--limit", type=int, help="read only so many images of each split")
     options, others = parser.parse_known_args(argv)
 
-    from train.config import Data
+    from train.config import Augment, Data
     from train.flags import parse
 
     if options.folder is not None and others:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     from train.data.inspect import inspect
 
     try:
-        dataset = for_config(config) if config else load(Data(name="folder", root=options.folder), augment={})
+        dataset = for_config(config) if config else load(Data(name="folder", root=options.folder), augment=Augment())
         return 0 if inspect(dataset, options.out, options.limit) else 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,7 +12,8 @@ from nfjax.data_config import DataConfig
 from nfjax.loading import resolve
 from nfjax.transforms import EvalTransform, create_transform
 from train.augment import create_train_transform
-from train.config import Config, Data
+from train.augment.policies import Policy
+from train.config import Augment, Config, Data
 from train.data import slices
 from train.data.folder import folder
 from train.data.hub import hub
@@ -33,11 +34,13 @@ class Dataset:
     Attributes:
         train: to train on.
         test: to test on.
+        policy: of the training images, on the host or on the device; None for none.
         data_config: for a model that is trained on it: image sizes, mean, std, class names, cropping of test images.
     """
 
     train: Split
     test: Split
+    policy: Policy | None
     data_config: DataConfig
 
     @property
@@ -63,16 +66,16 @@ class Dataset:
 
 def for_config(config: Config) -> Dataset:
     """The data set of a run."""
-    return load(config.data, resolve(config.model.name).data)
+    return load(config.data, resolve(config.model.name).data, config.augment)
 
 
-def load(data: Data, model: DataConfig | None = None, augment: Mapping[str, Any] | None = None) -> Dataset:
+def load(data: Data, model: DataConfig | None = None, augment: Augment | None = None) -> Dataset:
     """The data set that a config names.
 
     Args:
         data: which images, and what differs from the model's own preprocessing.
         model: data config of the model, for everything that `data` leaves open; None for 224 pixels, as on ImageNet.
-        augment: options of `train.augment.create_train_transform`; None for resizing alone.
+        augment: of training images; None for resizing alone.
 
     Raises:
         ValueError, FileNotFoundError: says what is wrong with `data`, and what to give instead.
@@ -80,14 +83,13 @@ def load(data: Data, model: DataConfig | None = None, augment: Mapping[str, Any]
     train, test = sources(data)
     config = _data_config(data, model or DataConfig(), train.class_names)
     channels, *size = config.input_size
-    options = {"no_aug": True} if augment is None else dict(augment)
-    transform: Transform = create_train_transform(config, **options)
-    if data.shift:
-        transform = Shifted(transform, data.shift)
+    augmentation = create_train_transform(config, **dataclasses.asdict(augment or Augment(no_aug=True)))
+    transform: Transform = Shifted(augmentation, data.shift) if data.shift else augmentation
     evaluation = create_transform(config, use_test_size=True)
     return Dataset(
         Split(train, transform, (size[0], size[1], channels), Decoded() if data.cache else None),
         Split(test, Evaluation(evaluation), (*evaluation.size, channels), Decoded() if data.cache else None),
+        augmentation.policy,
         config,
     )
 

@@ -1,0 +1,68 @@
+"""Every recipe: it says what it is, and what it describes can be built and traced at its own size."""
+
+import ast
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train import data as pipeline
+from train.build import build
+from train.flags import parse
+
+CONFIGS = Path(__file__).parents[2] / "train" / "configs"
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
+SMALL = ["batch_size=8", "name=noise", "val_split=none", "workers=0"]
+
+
+@pytest.fixture
+def noise(monkeypatch):
+    """A data set with the classes of ImageNet."""
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    source = pipeline.Arrays(images, np.arange(16), tuple(map(str, range(1000))))
+    monkeypatch.setitem(pipeline.SOURCES, "noise", lambda data, name: {"train": source, "test": source})
+
+
+def test_there_are_recipes():
+    published = {
+        "eca_nfnet_l0",
+        "eca_nfnet_l1",
+        "eca_nfnet_l2",
+        "nfnet_l0",
+        "dm_nfnet_f0",
+        "vit_sbb",
+        "vit_sbb_finetune",
+    }
+    assert set(RECIPES) == published | {"digits", "folder"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_opens_with_what_a_reader_needs(name):
+    lines = (ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text())) or "").splitlines()
+    assert lines[2].startswith(f"python -m train.main --config=train/configs/{name}.py")
+    text = "\n".join(lines)
+    assert "Measured here: " in text
+    assert ("Published" in text) == (name not in ("digits", "folder"))
+    assert "ardware" in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_can_be_traced(name, noise):
+    options = [f"--config.data.{option}" for option in SMALL if name != "digits"]
+    config, _, _ = parse(["main", f"--config={CONFIGS / name}.py", "--config.model.weights=none", *options])
+    experiment = build(config)
+    size, shape = config.data.batch_size, experiment.dataset.train.shape
+    if name not in ("digits", "folder"):
+        assert config.data.image_size is None
+        assert shape == (*experiment.model.data_config.input_size[1:], 3)
+    batch = {
+        "image": jax.ShapeDtypeStruct((size, *shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+    state, metrics = jax.eval_shape(experiment.train_step, experiment.state, batch)
+    assert metrics["loss"].shape == ()
+    assert {path: array.shape for path, array in state.params.items()} == {
+        path: array.shape for path, array in experiment.params.items()
+    }
