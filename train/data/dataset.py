@@ -96,6 +96,29 @@ def load(data: Data, model: DataConfig | None = None, augment: Augment | None = 
 
 def sources(data: Data) -> tuple[Source, Source]:
     """The images to train on and those to test on."""
+    splits = _splits(data)
+    train = select(splits, data.train_split)
+    if data.val_split is not None:
+        _check_apart(data.train_split, data.val_split, splits)
+        return train, select(splits, data.val_split)
+    found = next((name for name in VAL_SPLITS if name in splits and name != data.train_split), None)
+    return (train, splits[found]) if found else stratify(train, data.val_share)
+
+
+def evaluation_source(data: Data) -> tuple[Source, str]:
+    """The images to evaluate a model on, and the split that they are; there need be none to train on.
+
+    They are those of `data.val_split`; without it, of the first there is of `VAL_SPLITS`, or of the only split.
+    """
+    splits = _splits(data)
+    found = [data.val_split] if data.val_split else [name for name in VAL_SPLITS if name in splits] or list(splits)
+    if len(found) > 1 and found[0] not in VAL_SPLITS:
+        raise ValueError(f"none of the splits {', '.join(splits)} is for testing; name one as data.val_split.")
+    return select(splits, found[0]), found[0]
+
+
+def _splits(data: Data) -> Mapping[str, Source]:
+    """All images that a config names, by split."""
     kind, _, name = data.name.partition("/")
     nameless = kind in NAMED and not name and data.root is None
     if kind not in SOURCES or (name and kind not in NAMED) or nameless:
@@ -105,12 +128,7 @@ def sources(data: Data) -> tuple[Source, Source]:
     if data.class_map is not None:
         names = _class_map(data.class_map)
         splits = {split: Relabelled(source, names) for split, source in splits.items()}
-    train = select(splits, data.train_split)
-    if data.val_split is not None:
-        _check_apart(data.train_split, data.val_split, splits)
-        return train, select(splits, data.val_split)
-    found = next((name for name in VAL_SPLITS if name in splits and name != data.train_split), None)
-    return (train, splits[found]) if found else stratify(train, data.val_share)
+    return splits
 
 
 def _root(data: Data) -> Path:

@@ -1,0 +1,18 @@
+"""Accuracy of models on images: `python -m train.evaluate --model NAME --data DIR`; `--help` has examples."""
+
+import sys
+from collections.abc import Sequence
+
+from train.evaluation.options import parse
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command: exit status 2 where nothing could be evaluated, 1 where something failed, else 0."""
+    args, given = parse(argv)
+    from train.evaluation.run import run
+
+    return run(args, given)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

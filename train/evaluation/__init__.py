@@ -1,0 +1,1 @@
+"""What `python -m train.evaluate` is made of."""

@@ -1,0 +1,85 @@
+"""How far an evaluation is: a bar on a terminal, elsewhere a line now and then."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from train.progress import LINES, duration
+
+
+class Meter:
+    """Images done, images per second and the time that is left; process 0 shows it.
+
+    Use it as a context manager, around one model.
+
+    Args:
+        name: of the model.
+        total: images.
+        start: images done before.
+        console: where to; standard error unless given.
+        clock: seconds from any origin.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        start: int = 0,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._name, self._total, self._done, self._clock = name, total, start, clock
+        self._console = console or Console(stderr=True)
+        self._shown = jax.process_index() == 0
+        self._bar: Progress | None = None
+        if self._shown and self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task(name, total=total, completed=start, note="compiling")
+        self._since: tuple[float, int] | None = (
+            None  # when the first batch, which compiles, was done, and what was then
+        )
+        self._printed = clock()
+
+    def __enter__(self) -> "Meter":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Any:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Without the first batch; None before the second."""
+        if self._since is None or self._done == self._since[1]:
+            return None
+        return (self._done - self._since[1]) / max(self._clock() - self._since[0], 1e-9)
+
+    def advance(self, count: int) -> None:
+        """So many more images are done."""
+        self._done += count
+        if self._since is None:
+            self._since = self._clock(), self._done
+        speed = self.images_per_second
+        note = "" if speed is None else f"{speed:.4g} images/s ETA {duration((self._total - self._done) / speed)}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, note=note)
+        elif self._shown and note and self._clock() - self._printed >= LINES and self._done < self._total:
+            self._printed = self._clock()
+            line = f"{self._name}: {self._done}/{self._total} {note}"
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)

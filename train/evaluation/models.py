@@ -1,0 +1,133 @@
+"""What `--model` may name: published models, folders that nfjax or timm wrote, and runs of the trainer."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nfjax
+from nfjax.loading import resolve
+from nfjax.registry import MODELS
+from train.average import run_weights
+from train.config import Data
+from train.data.source import digest
+from train.stored import DamagedError, describe, steps
+
+_FILES = {".json", ".safetensors", ".bin", ".pth", ".pt"}  # of a folder with a model
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    Attributes:
+        name: for `nfjax.load`.
+        weights: likewise.
+        identity: changes when the weights or the architecture do.
+    """
+
+    name: str
+    weights: Any
+    identity: str
+
+
+def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:
+    """Names without patterns, each once.
+
+    Args:
+        names: of models; patterns such as "eca_nfnet_l*" stand for all that `nfjax.list_models` finds.
+        pretrained: patterns stand for published weights, `architecture.tag`, instead of architectures.
+
+    Raises:
+        nfjax.UnknownModelError: a pattern stands for nothing.
+    """
+    found: list[str] = []
+    for name in names:
+        if not set("*?[") & set(name) or ":" in name or Path(name).exists():
+            found.append(name)
+            continue
+        matching = nfjax.list_models(name, pretrained=pretrained)
+        if not matching:
+            wider = f"*{name.strip('*')}*"
+            count = len(nfjax.list_models(wider, pretrained=pretrained))
+            hint = f"{wider!r} stands for {count}" if count else "nfjax.list_models() shows all names"
+            raise nfjax.UnknownModelError(f"--model {name!r}: no model matches this pattern; {hint}.")
+        found += matching
+    return list(dict.fromkeys(found))
+
+
+def run_of(name: str) -> Path | None:
+    """The work folder that a name stands for; None if it names something else."""
+    path = Path(name)
+    if name.partition(".")[0] in MODELS or not path.is_dir():
+        return None
+    return path if (path / "final").is_dir() or (path / "checkpoints").is_dir() else None
+
+
+def run_data(run: Path) -> Data:
+    """The images that a run was trained and tested on.
+
+    Raises:
+        FileNotFoundError: the folder has no config.json.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, so it is not known what {run} was tested on; give --data.")
+    there: dict[str, Any] = json.loads(path.read_text())["data"]
+    known = {field.name for field in dataclasses.fields(Data)}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in there.items() if k in known}
+    return Data(**values)
+
+
+@contextlib.contextmanager
+def opened(name: str, weights: str | None = "pretrained") -> Iterator[Origin]:
+    """Find a model; what is found can be loaded inside the context.
+
+    Args:
+        name: "eca_nfnet_l0", "eca_nfnet_l0.ra2_in1k", "hf-hub:ORG/NAME", "local-dir:PATH", the path of such a folder,
+            or the work folder of a run: of it the model in `final`, or while there is none, the weights that are
+            evaluated in the newest good checkpoint.
+        weights: "pretrained", None for fresh ones, or the path of a file or folder.
+
+    Raises:
+        ValueError, OSError: there is no such model, or what there is cannot be read.
+    """
+    run = run_of(name)
+    if run is not None and weights == "pretrained" and not (run / "final" / "config.json").is_file():
+        state = run_weights(run)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(_architecture(run)))
+            parts = [part for key in sorted(state) for part in (key, state[key])]
+            yield Origin(f"local-dir:{folder}", state, digest(parts))
+        return
+    if run is not None:
+        name = f"local-dir:{run / 'final'}"
+    elif name.partition(".")[0] not in MODELS and (Path(name) / "config.json").is_file():
+        name = f"local-dir:{name}"
+    location = resolve(name).location
+    identity = _hash(location) if isinstance(location, Path) else f"{name} {location}"
+    if weights != "pretrained":
+        identity += " fresh" if weights is None else _hash(Path(weights))
+    yield Origin(name, weights, identity)
+
+
+def _architecture(run: Path) -> Any:
+    """config.json of a run's model, from its newest checkpoint."""
+    for step in reversed(steps(run)):
+        with contextlib.suppress(DamagedError, KeyError):
+            return describe(run, step).meta["model"]
+    raise ValueError(f"no checkpoint in {run} says which architecture it is of.")
+
+
+def _hash(path: Path) -> str:
+    """Of the contents of a file, or of those files of a folder that a model consists of."""
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _FILES)
+    found: list[str | bytes] = []
+    for file in files:
+        with file.open("rb") as stream:
+            found += [file.name, hashlib.file_digest(stream, "sha256").digest()]
+    return digest(found)

@@ -1,0 +1,96 @@
+"""The command line of `python -m train.evaluate`; a mistake in it is told before jax is imported."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from train.fields import fields
+
+DESCRIPTION = """Count how often models are right about images: top-1 and top-5, exactly, on all devices and processes.
+
+Size, crop, interpolation, mean and std of the images are those that a model's weights are best tested with. An
+evaluation that was interrupted goes on where it was; models that are in the results already are passed over."""
+EXAMPLE = """examples:
+  python -m train.evaluate --model eca_nfnet_l0 --data /data/imagenet/val
+  python -m train.evaluate --model 'eca_nfnet_l*' 'vit_medium*reg*' --data tfds/imagenet2012 --dtype bfloat16
+  python -m train.evaluate --model nfnet_l0 --data /data/imagenet/val --real real.json
+  python -m train.evaluate --model runs/pictures                    a run, on the images that it was tested on
+  python -m train.evaluate --model local-dir:runs/a/final --data pictures --data.val_split=val --out runs/a/evaluation
+
+OUT receives results.csv, a row a model, and for each model a folder with predictions.csv, classes.csv (names of the
+classes, accuracy of each), confusion.png and mistakes.png. The exit status is 1 if a model or an image failed.
+"""
+# Fields of the config's data section that matter to an evaluation.
+DATA_FIELDS = (
+    "name", "root", "val_split", "class_map", "input_key", "target_key", "test_size", "crop_pct", "crop_mode",
+    "interpolation", "mean", "std", "batch_size", "workers", "stall_seconds",
+)  # fmt: skip
+KINDS = ("digits", "tfds", "hfds")  # of data sets that need no folder
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The options, and the fields of `train.config.Data` that are given.
+
+    Ends the process like a command: `--help` prints the help, status 0; a mistake prints one message, status 2.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m train.evaluate",
+        usage="%(prog)s --model NAME [NAME ...] [--data PLACE] [--out DIR] [--OPTION=VALUE ...]",
+        description=DESCRIPTION,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", nargs="+", action="extend", required=True, metavar="NAME",
+        help="names or patterns of nfjax's models, hf-hub:ORG/NAME, local-dir:PATH, work folders of runs")  # fmt: skip
+    add("--data", metavar="PLACE", help="a folder of images in a folder per class, a table, tfds/NAME or hfds/ORG/NAME")
+    add("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder of the results (%(default)s)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in (%(default)s)")
+    add("--weights", default="pretrained", help="a file or folder instead of a model's own; none for fresh ones")
+    add("--real", type=Path, metavar="FILE", help="real.json, ImageNet's reassessed labels (arXiv 2006.07159)")
+    add("--restrict-classes", action="store_true", help="outputs that are no class of the data set do not compete")
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="process 0, where no cluster tells; with the next two"
+    )
+    several.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0")
+    several.add_argument("--distributed", choices=("auto", "on", "off"), default="auto", help="wait for the others")
+    group = parser.add_argument_group("images", "Fields of a config's section data. Written none, they are None.")
+    known = fields()
+    for name in DATA_FIELDS:
+        field = known[f"data.{name}"]
+        doc = field.doc.replace("%", "%%")
+        group.add_argument(f"--{field.path}", metavar="VALUE", help=f"{field.type_name}: {doc}")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = [option for action in parser._actions for option in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], options, n=1)
+        parser.error(f"{unknown[0]}: there is no such option." + (f" Did you mean {close[0]}?" if close else ""))
+    given = _shortcut(args.data) if args.data else {}
+    for name in DATA_FIELDS:
+        text, field = getattr(args, f"data.{name}"), known[f"data.{name}"]
+        if text is not None:
+            try:
+                given[name] = field.parse(text)
+            except ValueError:
+                parser.error(f"--{field.path}={text}: expected {field.expected}.")
+    if given.get("batch_size", 1) < 1:
+        parser.error(f"--data.batch_size={given['batch_size']}: expected at least 1.")
+    return args, given
+
+
+def _shortcut(text: str) -> dict[str, Any]:
+    """The fields that `--data=TEXT` stands for."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        kinds = {"features.json": "tfds", "dataset_dict.json": "hfds"}
+        return {"name": next((kind for file, kind in kinds.items() if (path / file).is_file()), "folder"), "root": text}
+    if path.suffix.lower() in (".csv", ".jsonl", ".parquet"):
+        return {"name": "manifest", "root": text}
+    if text.partition("/")[0] in KINDS:
+        return {"name": text}
+    return {"name": "folder", "root": text}

@@ -1,0 +1,139 @@
+"""A model over the images of a split, on all devices of all processes."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nfjax
+from nfjax.images import ImageError
+from nfjax.params import merge, split
+from train import data as pipeline
+from train.config import Data
+from train.data.source import Selection
+from train.evaluation.predictions import TOP, Predictions
+from train.mesh import batch_sharding, put_batch, replicated
+from train.processes import from_any_process
+from train.step import Normalize
+
+T = TypeVar("T")
+
+
+def predict(
+    model: nfjax.ImageModel,
+    test: pipeline.Split,
+    data: Data,
+    mesh: jax.sharding.Mesh,
+    normalize: Normalize,
+    places: np.ndarray,
+    *,
+    batch_size: int,
+    start: int = 0,
+    restrict: bool = False,
+) -> Iterator[Predictions]:
+    """The predictions for each batch, in order; every image once, on every process.
+
+    Args:
+        model: with a classifier; float32 parameters, any compute dtype.
+        test: what to read.
+        data: `workers` and `stall_seconds` matter here.
+        mesh: of the devices.
+        normalize: from uint8 images to the model's input.
+        places: the model's output for each label.
+        batch_size: of all processes; a multiple of the number of devices.
+        start: place of the first image.
+        restrict: outputs that are no class of the data set do not compete.
+
+    Raises:
+        nfjax.images.ImageError: while iterating: images cannot be read.
+        ValueError: while iterating: logits that are not finite.
+    """
+    allowed = np.isin(np.arange(model.num_classes), places) if restrict else None
+    graphdef, params = split(model)
+    whole, k = replicated(mesh), min(TOP, model.num_classes)
+
+    def step(params: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits = merge(graphdef, params)(normalize(batch["image"])).astype(normalize.dtype)
+        finite = jnp.isfinite(logits).all(axis=-1)
+        if allowed is not None:
+            logits = jnp.where(allowed, logits, -jnp.inf)
+        own = jnp.take_along_axis(logits, batch["label"][:, None], axis=-1)[:, 0]
+        total = jax.nn.logsumexp(logits, axis=-1)
+        best, classes = jax.lax.top_k(logits, k)
+        return {
+            "index": batch["index"],
+            "label": batch["label"],
+            "finite": finite,
+            "loss": total - own,
+            "classes": classes,
+            "probabilities": jnp.exp(best - total[:, None]),
+        }
+
+    compiled = jax.jit(step, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)
+    params = jax.device_put(params, whole)
+    rest = pipeline.Split(Selection([(test.source, np.arange(start, len(test)))]), test.transform, test.shape)
+    steps = math.ceil(len(rest) / batch_size)
+    fed = _fed(pipeline.test_batches(rest, data, batch_size), rest, steps, batch_size)
+    found = (compiled(params, put_batch(mesh, _device_rows(batch, places))) for batch in fed)
+    for number, rows in enumerate(_ahead(found)):
+        part = _on_host(rows, rest)
+        if len(part) < min(batch_size, len(rest) - number * batch_size):
+            for later in found:  # a process met an image that it cannot read: go on to the end, to hear of all
+                jax.block_until_ready(later)
+        yield part
+
+
+def _device_rows(batch: pipeline.Batch, places: np.ndarray) -> dict[str, np.ndarray]:
+    index = batch["index"].astype(np.int32)  # of padding -1
+    return {"image": batch["image"], "label": places[batch["label"]], "index": index}
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each after the next one was asked for: one is fetched while the devices work on another."""
+    before = list(itertools.islice(items, 1))
+    for item in items:
+        yield before.pop()
+        before.append(item)
+    yield from before
+
+
+def _fed(batches: Iterator[pipeline.Batch], split: pipeline.Split, steps: int, size: int) -> Iterator[pipeline.Batch]:
+    """The batches; where images cannot be read, this process works on padding, lest others wait for it in vain.
+
+    Raises:
+        ImageError: at the end, on all processes.
+    """
+    failure = ""
+    for _ in range(steps):
+        if not failure:
+            try:
+                yield next(batches)
+                continue
+            except ImageError as error:
+                if jax.process_count() == 1:
+                    raise
+                failure = str(error)
+        rows = size // jax.process_count()
+        blank = np.zeros((rows, *split.shape), np.uint8)
+        yield {"image": blank, "label": np.zeros(rows, np.int32), "index": np.full(rows, -1)}
+    elsewhere = from_any_process(failure)
+    if failure or elsewhere:
+        raise ImageError(failure or elsewhere)
+
+
+def _on_host(found: dict[str, jax.Array], split: pipeline.Split) -> Predictions:
+    """A batch in the order of the source and without padding."""
+    rows = jax.device_get(found)
+    order = np.argsort(rows["index"])  # devices need not be in that of the processes
+    order = order[rows["index"][order] >= 0]
+    finite = rows["finite"][order]
+    if not finite.all():
+        key = split.source.key(int(rows["index"][order][~finite][0]))
+        raise ValueError(
+            f"the logits of {key} are not finite; see whether --dtype=float32 helps, and check the weights."
+        )
+    return Predictions(*(rows[name][order] for name in ("label", "loss", "classes", "probabilities")))

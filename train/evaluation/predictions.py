@@ -1,0 +1,139 @@
+"""What a model says of each image, kept in a file as it goes on, so that a killed evaluation can be continued."""
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TOP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Of some images, in the order of their source.
+
+    Attributes:
+        label: `(images,)` int32, the output that is right.
+        loss: `(images,)` float32, cross-entropy.
+        classes: `(images, k)` int32, the most probable outputs, the first one first.
+        probabilities: `(images, k)` float32, theirs.
+    """
+
+    label: np.ndarray
+    loss: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @classmethod
+    def none(cls, k: int) -> "Predictions":
+        """Of no image."""
+        return cls(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros((0, k), np.int32), np.zeros((0, k), "f4"))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Those of several pieces of a source, in their order."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in dataclasses.fields(cls)))
+
+    def hits(self, k: int) -> np.ndarray:
+        """Whether the right output is among the k most probable ones, `(images,)` bool."""
+        return (self.classes[:, :k] == self.label[:, None]).any(axis=1)
+
+    def scores(self) -> dict[str, Any]:
+        """Counts, and shares in percent rounded as timm's validation does; the loss is the mean in float64."""
+        count, top1, top5 = len(self), int(self.hits(1).sum()), int(self.hits(TOP).sum())
+        percent = {"top1": round(100 * top1 / count, 4), "top5": round(100 * top5 / count, 4)}
+        return {
+            "top1": percent["top1"],
+            "top1_err": round(100 - percent["top1"], 4),
+            "top5": percent["top5"],
+            "top5_err": round(100 - percent["top5"], 4),
+            "loss": round(float(self.loss.mean(dtype=np.float64)), 6),
+            "count": count,
+            "top1_count": top1,
+            "top5_count": top5,
+        }
+
+
+class PredictionsFile:
+    """A CSV file with a row an image, which only grows.
+
+    Rows are whole or, after a kill in the middle of one, ignored; numbers are written such that they are read back to
+    the bit.
+
+    Args:
+        path: of the file.
+        key: the name of an image, by its place in the source.
+        k: classes a row.
+    """
+
+    def __init__(self, path: Path, key: Callable[[int], str], k: int):
+        self._path, self._key, self._k = path, key, k
+        numbered = [f"{name}_{place}" for place in range(1, k + 1) for name in ("class", "probability")]
+        self._header = ["key", "label", "loss", *numbered]
+
+    def restore(self, total: int, multiple: int) -> Predictions:
+        """What was written before, and the file without what cannot be used of it.
+
+        Args:
+            total: images of the source.
+            multiple: of which the number of images must be, unless it is the total: the batch size, so that the batches
+                that follow are those of an evaluation that was not interrupted.
+        """
+        rows = self._rows()[:total]
+        if len(rows) < total:
+            rows = rows[: len(rows) // multiple * multiple]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(_csv([self._header, *rows]), encoding="utf-8", errors="surrogateescape", newline="")
+        os.replace(partial, self._path)
+        if not rows:
+            return Predictions.none(self._k)
+        numbers = np.array([row[1:] for row in rows])
+        return Predictions(
+            numbers[:, 0].astype(np.int32),
+            numbers[:, 1].astype(np.float32),
+            numbers[:, 2::2].astype(np.int32),
+            numbers[:, 3::2].astype(np.float32),
+        )
+
+    def append(self, predictions: Predictions, start: int) -> None:
+        """Write rows, all of them before this returns.
+
+        Args:
+            predictions: of some more images.
+            start: place of the first in the source.
+        """
+        rows = []
+        for row in range(len(predictions)):
+            pairs = zip(predictions.classes[row], predictions.probabilities[row], strict=True)
+            best = [str(value) for pair in pairs for value in pair]
+            rows.append([self._key(start + row), str(predictions.label[row]), str(predictions.loss[row]), *best])
+        with self._path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(_csv(rows))
+
+    def _rows(self) -> list[list[str]]:
+        """The rows of the file, as far as they are whole and those of the source."""
+        if not self._path.is_file():
+            return []
+        text = self._path.read_bytes().decode("utf-8", "surrogateescape")
+        header, *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        if header != self._header:
+            return []
+        for place, row in enumerate(rows):
+            if len(row) != len(header) or row[0] != self._key(place):
+                return rows[:place]
+        return rows
+
+
+def _csv(rows: list[list[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,139 @@
+"""What an evaluation found, class by class and mistake by mistake, as a table and as pictures."""
+
+import csv
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from train import data as pipeline
+from train.data.decode import decode
+from train.evaluation.predictions import TOP, Predictions
+
+MATRIX = 40  # more classes than this do not fit into a matrix: the most confused pairs are drawn instead
+PAIRS = 30
+MISTAKES = 24
+TILE = 224  # pixels of a picture's side
+
+
+def write(folder: Path, predictions: Predictions, names: Sequence[str], source: pipeline.Source) -> None:
+    """Write classes.csv, confusion.png and, if there are mistakes, mistakes.png.
+
+    Args:
+        folder: that is there.
+        predictions: of all images.
+        names: of the outputs.
+        source: of the images.
+    """
+    _classes(folder / "classes.csv", predictions, names)
+    _confusion(folder / "confusion.png", predictions, names)
+    _mistakes(folder / "mistakes.png", predictions, names, source)
+
+
+def _classes(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
+    """A row for each class that there are images of: how many, how many were recognised, and as what else."""
+    labels, first = predictions.label, predictions.classes[:, 0]
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(
+            ["class", "name", "images", "top1_count", "top5_count", "top1", "top5", "most_confused_with", "times"]
+        )
+        for label in np.unique(labels):
+            rows = labels == label
+            count, top1, top5 = (int(n.sum()) for n in (rows, predictions.hits(1)[rows], predictions.hits(TOP)[rows]))
+            others, times = np.unique(first[rows & (first != label)], return_counts=True)
+            worst = [names[others[times.argmax()]], int(times.max())] if len(others) else ["", 0]
+            percent = [round(100 * hits / count, 4) for hits in (top1, top5)]
+            table.writerow([label, names[label], count, top1, top5, *percent, *worst])
+
+
+def confusions(predictions: Predictions) -> list[tuple[int, int, int]]:
+    """Mistakes by kind: the right output, the one predicted, and how often, the most frequent first."""
+    wrong = ~predictions.hits(1)
+    pairs = np.stack([predictions.label[wrong], predictions.classes[wrong, 0]], axis=1)
+    kinds, times = np.unique(pairs, axis=0, return_counts=True)
+    order = np.argsort(-times, kind="stable")
+    return [(int(kinds[i, 0]), int(kinds[i, 1]), int(times[i])) for i in order]
+
+
+def _confusion(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
+    classes = np.union1d(predictions.label, predictions.classes[:, 0])
+    if len(classes) > MATRIX:
+        _pairs(path, predictions, names)
+        return
+    place = {int(label): index for index, label in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)), int)
+    for label, found in zip(predictions.label.tolist(), predictions.classes[:, 0].tolist(), strict=True):
+        counts[place[label], place[found]] += 1
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 3.5 + 0.35 * len(classes)
+    figure = _figure(side, side)
+    axes = figure.add_subplot()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    ticks = [_short(names[label]) for label in classes]
+    axes.set_xticks(range(len(classes)), ticks, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(classes)), ticks, parse_math=False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    for row, column in np.argwhere(counts):
+        color = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=7)
+    axes.set_title(f"{int(predictions.hits(1).sum())} of {len(predictions)} right; colour: share of the class")
+    figure.savefig(path)
+
+
+def _pairs(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
+    """The most frequent mistakes as bars."""
+    found = confusions(predictions)
+    figure = _figure(10, 1.5 + 0.25 * max(len(found[:PAIRS]), 1))
+    axes = figure.add_subplot()
+    images = np.bincount(predictions.label, minlength=len(names))
+    bars = axes.barh(range(len(found[:PAIRS])), [times for _, _, times in found[:PAIRS]], color="tab:blue")
+    axes.bar_label(bars, [f"{times} of {images[label]}" for label, _, times in found[:PAIRS]], padding=3, fontsize=8)
+    ticks = [f"{_short(names[label])} → {_short(names[other])}" for label, other, _ in found[:PAIRS]]
+    axes.set_yticks(range(len(ticks)), ticks, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_title(f"The most frequent of {len(found)} kinds of mistakes: true → predicted, images")
+    figure.savefig(path)
+
+
+def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source: pipeline.Source) -> None:
+    """The wrong predictions that the model was surest of, as pictures."""
+    wrong = np.flatnonzero(~predictions.hits(1))
+    order = wrong[np.argsort(-predictions.probabilities[wrong, 0], kind="stable")][:MISTAKES]
+    if not len(order):
+        return
+    columns = min(6, len(order))
+    rows = -(-len(order) // columns)
+    figure = _figure(2.4 * columns, 3.0 * rows, layout=None)  # of so many axes, finding one takes seconds
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.5 / (3.0 * rows), hspace=0.25, wspace=0.05)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, index in zip(grid, order.tolist(), strict=False):
+        example = source[index]
+        image: Image.Image = decode(example["image"], example["key"])
+        image.thumbnail((TILE, TILE))
+        axes.imshow(image)
+        label, found = int(predictions.label[index]), int(predictions.classes[index, 0])
+        sure = float(predictions.probabilities[index, 0])
+        lines = [f"true: {_short(names[label])}", f"predicted: {_short(names[found])} {sure:.0%}", example["key"][-34:]]
+        axes.set_title("\n".join(lines), fontsize=7, parse_math=False)
+    figure.savefig(path)
+
+
+def _short(name: str) -> str:
+    return textwrap.shorten(name.partition(",")[0], 26, placeholder="…") or name[:26]
+
+
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure

@@ -1,0 +1,269 @@
+"""One model after the other on the same images: what is skipped, continued, counted and written."""
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+import nfjax
+from nfjax.images import ImageError
+from nfjax.labels import synsets
+from nfjax.params import named_params
+from train import config
+from train import data as pipeline
+from train.config import Data
+from train.data.dataset import Evaluation, evaluation_source
+from train.data.source import digest
+from train.distributed import initialize
+from train.evaluation import classes, models, real, report
+from train.evaluation.meter import Meter
+from train.evaluation.predict import predict
+from train.evaluation.predictions import TOP, Predictions, PredictionsFile
+from train.evaluation.table import Table
+from train.mesh import make_mesh
+from train.processes import from_any_process, from_first_process
+from train.step import Normalize
+
+FAILURES = (ValueError, KeyError, OSError, ImportError, jax.errors.JaxRuntimeError)
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What all models of a call are evaluated on, and how.
+
+    Attributes:
+        data: where the images are, and what differs from the models' own preprocessing.
+        source: the images.
+        out: folder of the results.
+        weights: "pretrained", None or a file, as for `nfjax.load`.
+        dtype: to compute in.
+        restrict: only the classes of the data set compete.
+        real: the reassessed labels of each image, or None.
+    """
+
+    data: Data
+    source: pipeline.Source
+    out: Path
+    weights: str | None = "pretrained"
+    dtype: str = "float32"
+    restrict: bool = False
+    real: list[list[int]] | None = None
+
+
+def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
+    """Evaluate the models of a command line.
+
+    Args:
+        args: from `train.evaluation.options.parse`.
+        given: fields of `Data`, likewise.
+
+    Returns:
+        2 where nothing could be evaluated, 1 where a model or an image failed, else 0.
+    """
+    logging.set_verbosity(logging.WARNING)  # the libraries below tell of every step they take
+    try:
+        initialize(args.distributed, args.coordinator, args.num_processes, args.process_id)
+        names = models.expand(args.model, pretrained=args.weights != "none")
+        if args.weights not in ("pretrained", "none") and len(names) > 1:
+            raise ValueError(f"--weights={args.weights} is one file or folder, and these are {len(names)} models.")
+        data, source = _images(given, names)
+        task = Task(
+            data=data,
+            source=source,
+            out=args.out,
+            weights=None if args.weights == "none" else args.weights,
+            dtype=args.dtype,
+            restrict=args.restrict_classes,
+            real=real.read(args.real, map(source.key, range(len(source)))) if args.real else None,
+        )
+        args.out.mkdir(parents=True, exist_ok=True)
+        table = Table(args.out / "results.csv")
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    failed = []
+    for name in names:
+        try:
+            evaluate(name, task, table)
+        except ImageError as error:  # no other model could read it either
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except FAILURES as error:
+            failed.append(name)
+            _say(f"{name}: FAILED: {_reason(error)}", sys.stderr)
+    if failed and len(names) > 1:
+        _say(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)}", sys.stderr)
+    return 1 if failed else 0
+
+
+def evaluate(name: str, task: Task, table: Table) -> None:
+    """Evaluate a model, unless the table has it, and write all that is to be written; all processes call this.
+
+    Raises:
+        nfjax.images.ImageError: images cannot be read; names them.
+        ValueError, KeyError, OSError, ImportError, JaxRuntimeError: the model cannot be evaluated.
+    """
+    with contextlib.ExitStack() as stack:
+        origin = _together(lambda: stack.enter_context(models.opened(name, task.weights)))
+        transform = _together(lambda: _transform(origin.name, task.data))
+        fingerprint = digest(
+            [origin.identity, task.source.fingerprint(), repr(transform), task.dtype, str(task.restrict)]
+        )
+        row = table.find(fingerprint)
+        known = row is not None and (task.real is None or bool(row["real_count"]))
+        if from_first_process([int(known)])[0]:
+            _say(f"{name}: passed over, {task.out / 'results.csv'} has it with these images and this preprocessing")
+            return
+        model = _together(lambda: _load(origin, transform, task))
+    places = classes.outputs(task.source.class_names, model, in_order=task.data.class_map is not None)
+    names = classes.display_names(task.source.class_names, model, places)
+    folder = task.out / f"{re.sub('[^A-Za-z0-9_.-]+', '_', name)[-60:]}-{fingerprint[:8]}"
+    file = PredictionsFile(folder / "predictions.csv", task.source.key, min(TOP, model.num_classes))
+    found, speed = _predictions(name, model, transform, task, places, file)
+    if jax.process_index() > 0:
+        return
+    result = {
+        "model": name,
+        **found.scores(),
+        "param_count": round(sum(var.get_value().size for var in named_params(model).values()) / 1e6, 2),
+        "img_size": transform.size[1],
+        "crop_pct": transform.crop_pct,
+        "interpolation": transform.interpolation,
+        "dtype": task.dtype,
+        "fingerprint": fingerprint,
+    }
+    if task.real is not None:
+        imagenet = np.arange(1000) if model.num_classes == 1000 else classes.outputs(synsets(1000), model)
+        result |= real.scores(found.classes, task.real, imagenet)
+    report.write(folder, found, names, task.source)
+    table.put(result)
+    _say(_line(result, speed))
+
+
+def _predictions(
+    name: str,
+    model: nfjax.ImageModel,
+    transform: nfjax.EvalTransform,
+    task: Task,
+    places: np.ndarray,
+    file: PredictionsFile,
+) -> tuple[Predictions, float | None]:
+    """What a model says of all images, those of an earlier call included, and images per second."""
+    mesh, first = make_mesh(config.Mesh()), jax.process_index() == 0
+    batch_size = math.ceil(task.data.batch_size / mesh.size) * mesh.size
+    total, k = len(task.source), min(TOP, model.num_classes)
+    before = file.restore(total, batch_size) if first else Predictions.none(k)
+    start = from_first_process([len(before)])[0]
+    if start:
+        _say(f"{name}: going on after {start} of {total} images")
+    test = pipeline.Split(task.source, Evaluation(transform), (*transform.size, len(transform.mean)))
+    # An accelerator would otherwise round the factors of float32 products to fewer bits.
+    precision = "highest" if task.dtype == "float32" else "default"
+    parts = [before]
+    with Meter(name, total, start) as meter, jax.default_matmul_precision(precision):
+        normalize = Normalize(transform.mean, transform.std, jnp.float32)
+        for part in predict(
+            model,
+            test,
+            task.data,
+            mesh,
+            normalize,
+            places,
+            batch_size=batch_size,
+            start=start,
+            restrict=task.restrict,
+        ):
+            if first:
+                file.append(part, start)
+                parts.append(part)
+            start += len(part)
+            meter.advance(len(part))
+        speed = meter.images_per_second
+    return Predictions.joined(parts), speed
+
+
+def _transform(name: str, data: Data) -> nfjax.EvalTransform:
+    """The preprocessing that a model's weights are best tested with, unless the config says otherwise."""
+    names = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
+    changed: dict[str, Any] = {name: getattr(data, name) for name in names}
+    # Crops go with sizes: another size than the one for testing is cropped as in training, as in timm's results.
+    return nfjax.create_transform(name, use_test_size=data.test_size is None, img_size=data.test_size, **changed)
+
+
+def _load(origin: models.Origin, transform: nfjax.EvalTransform, task: Task) -> nfjax.ImageModel:
+    model = nfjax.load(origin.name, origin.weights, img_size=transform.size, dtype=jnp.dtype(task.dtype))
+    if not model.num_classes:
+        raise ValueError(f"{model.name} has no classifier, so that there is nothing to count; train one first.")
+    return model
+
+
+def _images(given: dict[str, Any], names: Sequence[str]) -> tuple[Data, pipeline.Source]:
+    """The images to evaluate on: those that are named, or those that the first model was tested on while it trained."""
+    run = models.run_of(names[0])
+    if "name" in given or "root" in given:
+        data = Data(**{"name": "folder"} | given)
+        source, split = evaluation_source(data)
+        if split == data.train_split and data.val_split is None:
+            _say(f"there is only the split {split!r}: all of it is evaluated, also what a model was trained on")
+        return data, source
+    if run is None:
+        raise ValueError(
+            "which images? --data=DIR names a folder, DIR/val/CLASS/*.jpg or DIR/CLASS/*.jpg; --data=tfds/NAME a data "
+            "set of TensorFlow Datasets. Only runs, as --model=WORKDIR, know theirs."
+        )
+    data = dataclasses.replace(models.run_data(run), **given)
+    return data, evaluation_source(data)[0] if data.val_split else pipeline.sources(data)[1]
+
+
+def _together(act: Callable[[], T]) -> T:
+    """Do the same on all processes; what one fails of, all fail of, lest the others wait for it."""
+    failure: Exception | None = None
+    result = None
+    try:
+        result = act()
+    except FAILURES as error:
+        failure = error
+    reason = from_any_process("" if failure is None else _reason(failure))
+    if failure is not None:
+        raise failure
+    if reason:
+        raise ValueError(f"another process failed: {reason}")
+    return cast(T, result)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
+    if "RESOURCE_EXHAUSTED" in text:
+        return f"the device has too little memory; give a smaller --data.batch_size. {text.splitlines()[0]}"
+    return text
+
+
+def _line(result: dict[str, Any], speed: float | None) -> str:
+    parts = [
+        f"top-1 {result['top1']:.3f} % ({result['top1_count']} of {result['count']})",
+        f"top-5 {result['top5']:.3f} % ({result['top5_count']})",
+        f"loss {result['loss']:.4f}",
+    ]
+    if "real_count" in result:
+        parts.append(f"ReaL {result['real_top1']:.3f} % and {result['real_top5']:.3f} % of {result['real_count']}")
+    parts.append(f"{result['img_size']} px, crop {result['crop_pct']:g}, {result['interpolation']}, {result['dtype']}")
+    if speed is not None:
+        parts.append(f"{speed:.4g} images/s")
+    return f"{result['model']}: {', '.join(parts)}"
+
+
+def _say(text: str, file: Any = None) -> None:
+    """Print a line, once for all processes."""
+    if jax.process_index() == 0:
+        print(text, file=file, flush=True)
