@@ -11,7 +11,7 @@ out, and so is ours. Both cut out a random part, resize it to 224 pixels by a ra
 Two rows, each with its target for the median of the paired ratios:
 
 - both with RandAugment on the host ("rand-m9-mstd0.5-inc1"): 1.15;
-- timm's as before, ours without RandAugment, which `train.augment.device` leaves to the compiled step: 1.35. This is
+- timm's as before, ours without RandAugment, which `train.rand_augment` leaves to the compiled step: 1.35. This is
   what the host alone gains; it presupposes an accelerator with time to spare.
 
 Every measurement is a process of its own, its first batches not counted; all settings take turns, and on each side the

@@ -1,4 +1,4 @@
-"""Evaluation preprocessing: a Pillow image becomes the array that timm's own transform makes of it, bit for bit."""
+"""Preprocessing: a Pillow image becomes the array that timm's own transform makes of it, bit for bit."""
 
 import dataclasses
 import difflib
@@ -7,19 +7,17 @@ import operator
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from nfjax import loading
+from nfjax.augment import RandomTransform, create_train_transform
 from nfjax.data_config import DataConfig
-from nfjax.images import ImageFile, Mode, convert, load_image
+from nfjax.images import INTERPOLATIONS, ImageFile, Mode, convert, load_image, normalize
 from nfjax.model import ImageModel
 
-INTERPOLATIONS = {
-    name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box")
-}
 CROP_MODES = ("center", "squash", "border")
 OVERRIDES = ("input_size", "img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 
@@ -91,13 +89,7 @@ class EvalTransform:
         Raises:
             nfjax.images.ImageError: not a PIL image, or one whose pixels have no agreed scale.
         """
-        # Rows of (width * channels): numpy is several times slower on an innermost axis of three.
-        rows = self.pixels(image).astype(np.float32).reshape(self.size[0], -1)
-        # The three roundings of torch's ToTensor and Normalize, in their order: folding them changes bits.
-        rows /= np.float32(255)
-        rows -= np.tile(np.asarray(self.mean, np.float32), self.size[1])
-        rows /= np.tile(np.asarray(self.std, np.float32), self.size[1])
-        return rows.reshape(*self.size, len(self.mean))
+        return normalize(self.pixels(image), self.mean, self.std)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """One image, resized and cropped, but not normalised: uint8 array of the same shape."""
@@ -166,40 +158,65 @@ class EvalTransform:
         return tuple(levels) if len(levels) > 1 else levels[0]
 
 
+@overload
+def create_transform(
+    model_or_data_config: ImageModel | DataConfig | str,
+    *,
+    is_training: Literal[False] = False,
+    use_test_size: bool = False,
+    **overrides: Any,
+) -> EvalTransform: ...
+
+
+@overload
+def create_transform(
+    model_or_data_config: ImageModel | DataConfig | str,
+    *,
+    is_training: Literal[True],
+    use_test_size: bool = False,
+    **overrides: Any,
+) -> RandomTransform: ...
+
+
 def create_transform(
     model_or_data_config: ImageModel | DataConfig | str,
     *,
     is_training: bool = False,
     use_test_size: bool = False,
     **overrides: Any,
-) -> EvalTransform:
-    """The preprocessing with which a set of weights was evaluated.
+) -> EvalTransform | RandomTransform:
+    """The preprocessing with which a set of weights was evaluated, or one to train it further with.
 
-    Source: timm `create_transform(**resolve_data_config(...), is_training=False)`; differences from it are 0.
+    Source: timm `create_transform(**resolve_data_config(...), is_training=...)`; differences from it are 0, in training
+    for the same random numbers.
 
     Args:
         model_or_data_config: a model, a data config, or a name that `nfjax.load` takes.
-        is_training: training transforms are not here; see Raises.
+        is_training: random crop, flip and colour jitter; a policy such as auto_augment="rand-m9-mstd0.5-inc1" if given.
         use_test_size: take the image size and the crop_pct that the weights do best with, `test_input_size` and
             `test_crop_pct`, where the data config has them.
         overrides: in the place of the data config's, with timm's names; None counts as not given. `input_size`
             (channels, height, width) or `img_size` (one number, or height and width), `crop_pct`, `crop_mode`,
-            `interpolation`, `mean`, `std` (by channel, or one number for all).
+            `interpolation`, `mean`, `std` (by channel, or one number for all). In training the fields of
+            `nfjax.augment.Augment` in the place of the cropping.
 
     Returns:
         A callable from a PIL image to float32 `(height, width, 3)`. For one input channel images become
-        greyscale, `(height, width, 1)`, and three means or stds their average, as timm's loader does.
+        greyscale, `(height, width, 1)`, and three means or stds their average, as timm's loader does. In training
+        `(image, rng=None)`, whose result follows from the image and the `numpy.random.Generator` alone.
 
     Raises:
-        ValueError: `is_training=True`; unknown overrides (the closest are suggested) or values; a number of input
+        ValueError: unknown overrides (the closest are suggested) or values; a number of input
             channels other than 1 and 3.
         nfjax.UnknownModelError: no such name.
     """
     if is_training:
-        raise ValueError(
-            "is_training=True: training transforms belong to the training package, train/, and are not there yet. "
-            "Without it, create_transform makes the evaluation transform."
-        )
+        base = {name: overrides.pop(name) for name in ("input_size", "img_size", "mean", "std") if name in overrides}
+        whole = create_transform(model_or_data_config, use_test_size=use_test_size, **base)
+        options = {"interpolation": None} | overrides  # None: the data config's, as in timm
+        data = _data_config(model_or_data_config)
+        changed = create_train_transform(data, img_size=whole.size, mean=whole.mean, **options)
+        return RandomTransform(changed, whole.mean, whole.std)
     for name in overrides:
         _choose("override", name, OVERRIDES)
     given = {name: value for name, value in overrides.items() if value is not None}

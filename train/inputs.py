@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from train.augment.device import make_rand_augment
-from train.augment.policies import Policy
+from nfjax.augment.policies import Policy
 from train.config import Config
 from train.mix import make_erase, make_mix
+from train.rand_augment import make_rand_augment
 
 Inputs = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 

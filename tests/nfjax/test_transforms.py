@@ -152,7 +152,7 @@ def test_it_is_a_value():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"is_training": True}, r"training transforms belong to the training package, train/, and are not there yet"),
+        ({"is_training": True, "crop_pct": 0.9}, r"unknown option 'crop_pct'"),
         ({"crop_pc": 0.9}, r"unknown override 'crop_pc'; did you mean crop_pct"),
         ({"hflip": 0.5}, r"unknown override 'hflip'; known: input_size, img_size, "),
         ({"crop_mode": "centre"}, r"unknown crop_mode 'centre'; did you mean center"),

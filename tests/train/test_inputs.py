@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nfjax.augment.policies import create_policy
 from train import config as c
-from train.augment.device import make_rand_augment
-from train.augment.policies import create_policy
 from train.inputs import Normalize, make_inputs
 from train.mix import make_erase, make_mix
+from train.rand_augment import make_rand_augment
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 24, 20, 3), np.uint8)
 LABELS = jnp.arange(8)

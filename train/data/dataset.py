@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nfjax.augment import create_train_transform
+from nfjax.augment.policies import Policy
 from nfjax.data_config import DataConfig
 from nfjax.loading import resolve
 from nfjax.transforms import EvalTransform, create_transform
-from train.augment import create_train_transform
-from train.augment.policies import Policy
 from train.config import Augment, Config, Data
 from train.data import slices
 from train.data.folder import folder

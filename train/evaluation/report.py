@@ -116,7 +116,7 @@ def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source
         axes.axis("off")
     for axes, index in zip(grid, order.tolist(), strict=False):
         example = source[index]
-        image: Image.Image = decode(example["image"], example["key"])
+        image = Image.fromarray(decode(example["image"], example["key"]))
         image.thumbnail((TILE, TILE))
         axes.imshow(image)
         label, found = int(predictions.label[index]), int(predictions.classes[index, 0])

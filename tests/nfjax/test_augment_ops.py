@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from nfjax.augment import ops
+from nfjax.augment.ops import OPS, TRIVIAL_OPS
+from nfjax.augment.policies import Settings
 from nfjax.parity import oracle
-from train.augment import ops
-from train.augment.ops import OPS, TRIVIAL_OPS
-from train.augment.policies import Settings
 
 timm = oracle.timm()
 PHOTOS = {

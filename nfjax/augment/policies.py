@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from train.augment.ops import OPS, TRIVIAL_OPS, Fill, Op
-from train.augment.tables import AUGMIX_OPS, AUTO_POLICIES, RAND_INCREASING_OPS, RAND_OPS, RAND_SETS
+from nfjax.augment.ops import OPS, TRIVIAL_OPS, Fill, Op
+from nfjax.augment.tables import AUGMIX_OPS, AUTO_POLICIES, RAND_INCREASING_OPS, RAND_OPS, RAND_SETS
 
 Policy = Callable[[Image.Image, np.random.Generator], Image.Image]
 LEVELS = 10.0  # magnitudes are tenths of an operation's range
@@ -53,7 +53,7 @@ class Step:
     """An operation that is applied now and then (timm `AugmentOp`).
 
     Attributes:
-        name: in `train.augment.ops.OPS`.
+        name: in `nfjax.augment.ops.OPS`.
         prob: how often it is applied.
         magnitude: in tenths of its range.
     """

@@ -13,10 +13,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 from replay import Forward
 
-from train.augment import device
-from train.augment.device import TABLE, arguments, change, make_rand_augment
-from train.augment.ops import OPS
-from train.augment.policies import Settings, create_policy
+from nfjax.augment.ops import OPS
+from nfjax.augment.policies import Settings, create_policy
+from train import rand_augment as device
+from train.rand_augment import TABLE, arguments, change, make_rand_augment
 
 FILL = (124, 116, 104)
 FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from skimage import data as photographs
 
-from train.augment import resize as module
-from train.augment.resize import resize_part
+from nfjax.augment import resize as module
+from nfjax.augment.resize import resize_part
 
 pytest.importorskip("numba")
 FILTERS = list(Image.Resampling)
@@ -69,8 +69,8 @@ def test_another_pillow_is_noticed(afresh, monkeypatch):
 
 
 def test_without_numba(afresh, monkeypatch):
-    monkeypatch.setitem(sys.modules, "train.augment.kernels", None)
-    monkeypatch.delattr("train.augment.kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "nfjax.augment.kernels", None)
+    monkeypatch.delattr("nfjax.augment.kernels", raising=False)
     assert module._compiled() is None
     pixels = photographs.chelsea()
     found = resize_part(pixels, (10, 20, 90, 95), (32, 48), Image.Resampling.BICUBIC)

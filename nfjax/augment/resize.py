@@ -39,7 +39,7 @@ Resize = Callable[[np.ndarray, tuple[int, int], Image.Resampling], Image.Image]
 def _compiled() -> Resize | None:
     """Compiled resizing; None without numba, or if the Pillow that is installed computes otherwise than version 12."""
     try:
-        from train.augment import kernels
+        from nfjax.augment import kernels
     except (ImportError, RuntimeError):  # no numba; none for this numpy; no folder where it may keep compiled code
         return None
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from train.augment.policies import LEVELS, Policy, RandAugment
+from nfjax.augment.policies import LEVELS, Policy, RandAugment
 
 Table = dict[str, tuple[str, Callable[[jax.Array, jax.Array], jax.Array]]]
 
@@ -24,7 +24,7 @@ def _increasing(x: jax.Array, u: jax.Array) -> jax.Array:
     return jnp.maximum(0.1, 1 + _signed(0.9 * x, u))
 
 
-# What is done, and the argument as in `train.augment.ops.OPS`: x is the share of the full magnitude, u random.
+# What is done, and the argument as in `nfjax.augment.ops.OPS`: x is the share of the full magnitude, u random.
 TABLE: Table = {
     "AutoContrast": ("autocontrast", lambda x, u: x),
     "Equalize": ("equalize", lambda x, u: x),
@@ -56,7 +56,7 @@ def make_rand_augment(policy: Policy) -> Callable[[jax.Array, jax.Array], jax.Ar
     """RandAugment of a batch: `(images, key) -> images`, uint8 `(batch, height, width, channels)`.
 
     Args:
-        policy: from `train.augment.policies.create_policy`.
+        policy: from `nfjax.augment.policies.create_policy`.
 
     Raises:
         ValueError: for another policy, or one with operations that are not here.

@@ -10,12 +10,12 @@ from PIL import Image
 from replay import replayed
 
 import nfjax
+from nfjax.augment import create_train_transform
+from nfjax.augment.ops import TRIVIAL_OPS
+from nfjax.augment.policies import AugMix, RandAugment, Settings, TrivialAugment, create_policy
+from nfjax.augment.transform import random_box
 from nfjax.images import ImageError
 from nfjax.parity import oracle
-from train.augment import create_train_transform
-from train.augment.ops import TRIVIAL_OPS
-from train.augment.policies import AugMix, RandAugment, Settings, TrivialAugment, create_policy
-from train.augment.transform import random_box
 from train.config import Augment
 
 timm = oracle.timm()
@@ -134,6 +134,23 @@ def test_transforms_equal_timms(options, photo):
             assert found.dtype == np.uint8
             np.testing.assert_array_equal(found, expected)
             assert own.random() == rng.random()  # no draw more and none less
+
+
+@pytest.mark.parametrize("name", ["eca_nfnet_l0", "vit_medium_patch16_reg4_gap_256"])
+@pytest.mark.parametrize("options", [{}, {"auto_augment": "rand-m9-mstd0.5-inc1", "hflip": 0.2}], ids=["", "rand"])
+def test_transforms_of_a_model_equal_timms(name, options, photo):
+    """From the name alone, normalised, as a loop of one's own would use them."""
+    ours = nfjax.create_transform(name, is_training=True, **options)
+    data = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    theirs = timm.data.create_transform(**data, is_training=True, **options)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        with replayed(rng):
+            expected = theirs(photo.convert("RGB")).permute(1, 2, 0).numpy()
+        found = ours(photo, np.random.default_rng(seed))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(ours(photo), ours(photo))
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bicubic"])
