@@ -1,5 +1,6 @@
 """Sources: which images they have, in which order, with which labels, and what they say when something is missing."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from PIL import Image
 from nfjax.parity import oracle
 from train.config import Data
 from train.data import slices, sources
+from train.data.dataset import evaluation_source
 from train.data.folder import folder
 from train.data.manifest import manifest
 from train.data.records import TFRecords, records
@@ -360,8 +362,15 @@ def test_a_damaged_tfrecord(tfrecord_folder, tmp_path):
     shutil.copytree(tfrecord_folder / "digits", tmp_path / "digits")
     file = next((tmp_path / "digits").rglob("*train.tfrecord-00001*"))
     file.write_bytes(file.read_bytes()[:-10])
+    splits = records("digits", tmp_path, None, None)
+    splits["test"].require()  # which does not need the others
     with pytest.raises(OSError, match="cut short or no tfrecord file"):
-        records("digits", tmp_path, None, None)
+        splits["train"].require()
+    data = Data(name="tfds/digits", root=str(tmp_path))
+    assert evaluation_source(data)[1] == "test"
+    for whole in (sources, evaluation_source):
+        with pytest.raises(OSError, match="cut short or no tfrecord file"):
+            whole(dataclasses.replace(data, val_split="train[:10%]", train_split="test"))
 
 
 def test_reading_records_needs_no_tensorflow(tfds_folder, tfrecord_folder):

@@ -98,11 +98,17 @@ def sources(data: Data) -> tuple[Source, Source]:
     """The images to train on and those to test on."""
     splits = _splits(data)
     train = select(splits, data.train_split)
+    found = next((name for name in VAL_SPLITS if name in splits and name != data.train_split), None)
     if data.val_split is not None:
         _check_apart(data.train_split, data.val_split, splits)
-        return train, select(splits, data.val_split)
-    found = next((name for name in VAL_SPLITS if name in splits and name != data.train_split), None)
-    return (train, splits[found]) if found else stratify(train, data.val_share)
+        test = select(splits, data.val_split)
+    elif found:
+        test = splits[found]
+    else:
+        train, test = stratify(train, data.val_share)
+    for source in (train, test):
+        source.require()
+    return train, test
 
 
 def evaluation_source(data: Data) -> tuple[Source, str]:
@@ -114,7 +120,9 @@ def evaluation_source(data: Data) -> tuple[Source, str]:
     found = [data.val_split] if data.val_split else [name for name in VAL_SPLITS if name in splits] or list(splits)
     if len(found) > 1 and found[0] not in VAL_SPLITS:
         raise ValueError(f"none of the splits {', '.join(splits)} is for testing; name one as data.val_split.")
-    return select(splits, found[0]), found[0]
+    source = select(splits, found[0])
+    source.require()
+    return source, found[0]
 
 
 def _splits(data: Data) -> Mapping[str, Source]:

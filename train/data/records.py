@@ -83,24 +83,35 @@ class Records(Source):
 class TFRecords(Records):
     """A split in tfrecord files, which have no index; one is made by walking from record to record."""
 
-    def __init__(self, folder: Path, split: str, input_key: str, target_key: str):
-        super().__init__(folder, split, input_key, target_key)
-        info = self._info.splits[split]
-        self._files = [str(path) for path in info.filepaths]
-        with ThreadPoolExecutor(min(32, len(self._files))) as pool:
-            found = list(pool.map(_walk, self._files))
-        for path, records, count in zip(self._files, found, info.shard_lengths, strict=True):
+    def __getstate__(self) -> dict[str, Any]:
+        self.require()  # not in every worker
+        return super().__getstate__()
+
+    def require(self) -> None:
+        _ = self._index
+
+    @functools.cached_property
+    def _index(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Files, offset and length of each record, and number of the first record of each file.
+
+        Made when it is needed: a split that nobody reads need not be there.
+        """
+        info = self._info.splits[self._split]
+        files = [str(path) for path in info.filepaths]
+        with ThreadPoolExecutor(min(32, len(files))) as pool:
+            found = list(pool.map(_walk, files))
+        for path, records, count in zip(files, found, info.shard_lengths, strict=True):
             if len(records) != count:
                 raise OSError(
                     f"{path} has {len(records)} records, and dataset_info.json says {count}; prepare it again."
                 )
-        self._places = np.concatenate(found)  # offset and length of each record
-        self._starts = np.cumsum([0] + [len(records) for records in found])
+        return files, np.concatenate(found), np.cumsum([0] + [len(records) for records in found])
 
     def _features(self, index: int) -> dict[str, Any]:
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        offset, length = self._places[index]
-        file = os.open(self._files[shard], os.O_RDONLY)
+        files, places, starts = self._index
+        shard = int(np.searchsorted(starts, index, side="right")) - 1
+        offset, length = places[index]
+        file = os.open(files[shard], os.O_RDONLY)
         try:
             record = os.pread(file, length, offset)
         finally:

@@ -55,6 +55,13 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """Changes when images come, go, move or change their labels; no pixels are read for it."""
 
+    def require(self) -> None:  # noqa: B027 # most kinds have looked when they were made
+        """Look whether the files are there; called before a split is used.
+
+        Raises:
+            OSError: they are not, or not whole.
+        """
+
     def key(self, index: int) -> str:
         """The name of an image."""
         return self[index]["key"]
@@ -87,6 +94,10 @@ class Selection(Source):
     def __getitem__(self, index: int) -> Example:
         source, row = self._find(index)
         return {**source[row], "index": index}
+
+    def require(self) -> None:
+        for source, _ in self._parts:
+            source.require()
 
     def key(self, index: int) -> str:
         source, row = self._find(index)
@@ -156,6 +167,9 @@ class Relabelled(Source):
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]
         return {**example, "label": int(self._new[example["label"]])}
+
+    def require(self) -> None:
+        self._source.require()
 
     def key(self, index: int) -> str:
         return self._source.key(index)

@@ -16,9 +16,9 @@ from train import data as pipeline
 from train.config import Data
 from train.data.source import Selection
 from train.evaluation.predictions import TOP, Predictions
+from train.inputs import Normalize
 from train.mesh import batch_sharding, put_batch, replicated
 from train.processes import from_any_process
-from train.step import Normalize
 
 T = TypeVar("T")
 

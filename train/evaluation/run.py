@@ -30,9 +30,9 @@ from train.evaluation.meter import Meter
 from train.evaluation.predict import predict
 from train.evaluation.predictions import TOP, Predictions, PredictionsFile
 from train.evaluation.table import Table
+from train.inputs import Normalize
 from train.mesh import make_mesh
 from train.processes import from_any_process, from_first_process
-from train.step import Normalize
 
 FAILURES = (ValueError, KeyError, OSError, ImportError, jax.errors.JaxRuntimeError)
 T = TypeVar("T")
