@@ -6,8 +6,6 @@ Every field can be overridden on the command line: `--config.optim.lr=0.1`. A mi
 
 import dataclasses
 
-from nfjax.augment import Augment
-
 
 @dataclasses.dataclass
 class Model:
@@ -88,6 +86,38 @@ class Data:
     workers: int = 0
     stall_seconds: float = 600.0
     max_broken: float = 0.01
+
+
+@dataclasses.dataclass
+class Augment:
+    """Arguments of `nfjax.augment.create_train_transform`: how training images are changed at random.
+
+    Attributes:
+        no_aug: resize the whole image and do nothing else.
+        scale: smallest and largest area of the part that is cut out, as shares of the image.
+        ratio: smallest and largest aspect ratio of that part, width over height.
+        interpolation: "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", or "random": bilinear or bicubic.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+        auto_augment: a policy, as rand-m9-mstd0.5-inc1, see docs/augmentation.md; None for none.
+        color_jitter: largest change of brightness, contrast and saturation, or of each, and of hue; left out where
+            there is a policy.
+        color_jitter_prob: how often colours are changed; None for always.
+        grayscale_prob: probability of becoming grey.
+        on_device: leave the policy, which must be a RandAugment, to the compiled step.
+    """
+
+    no_aug: bool = False
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "random"
+    hflip: float = 0.5
+    vflip: float = 0.0
+    auto_augment: str | None = None
+    color_jitter: tuple[float, ...] = (0.4,)
+    color_jitter_prob: float | None = None
+    grayscale_prob: float = 0.0
+    on_device: bool = False
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ from train.flags import parse
 
 def main(argv: list[str]) -> int:
     """Run the command; the exit status is 0 also after SIGTERM, when everything was saved."""
-    config, workdir, options = parse(argv)  # before jax is imported: a mistake should not wait for it
+    config, workdir, options = parse(argv)  # first: a mistake should not wait for the rest to be imported
     from train.distributed import initialize
     from train.loop import Stopped, run
 

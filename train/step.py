@@ -89,10 +89,9 @@ def make_train_step(
     """One optimisation step, jitted: `(state, batch) -> (state, metrics)`; the given state is consumed.
 
     Every random choice is folded from the state's key and step, so that a resumed run repeats none and skips none.
-    The metrics are scalars: `loss`, its mean over the batch; `top1`, the share that was classified
-    correctly, mixed images as what they are most; `lr`, the
-    learning rate; `grad_norm`, of the gradient before clipping; `clip_rate`, the share of units that adaptive clipping
-    clipped, if there is one.
+    The metrics are scalars: `loss`, its mean over the batch; `top1`, the share that was classified correctly, mixed
+    images as what they are most; `lr`, the learning rate; `grad_norm`, of the gradient before clipping; `clip_rate`,
+    the share of units that adaptive clipping clipped, if there is one.
 
     Args:
         graphdef: of the model, from `nfjax.params.split`.

@@ -12,12 +12,20 @@ import optax
 
 import nfjax
 from nfjax.params import merge, split
-from train.config import Optim
-from train.data import digits
+from train.config import Data, Optim
+from train.data import load, test_batches
 from train.optim import make_optimizer
 
-data = digits(32)  # 8x8 scans of handwriting, resized
-print(data.train.images.shape, data.train.labels.shape)
+data = load(Data(name="digits", image_size=32))  # 8x8 scans of handwriting, resized
+
+
+def arrays(split):
+    batch = next(test_batches(split, Data(), len(split)))  # all images in one batch
+    return batch["image"], batch["label"]
+
+
+(images, labels), test = arrays(data.train), arrays(data.test)
+print(images.shape, labels.shape)
 
 # %% [markdown]
 # A model is split into its definition and a flat dict of parameters, whose paths mirror timm's names. The step is a
@@ -61,9 +69,9 @@ def accuracy(model, images, labels):
 # to the hub you would start from `nfjax.load("eca_nfnet_l0")`.)
 
 # %%
-known = data.train.labels < 5
+known = labels < 5
 base = nfjax.load("test_nfnet", weights=None, num_classes=5, in_chans=1, img_size=32)
-base = train(base, data.train.images[known], data.train.labels[known], epochs=6, lr=0.1)
+base = train(base, images[known], labels[known], epochs=6, lr=0.1)
 nfjax.save(base, "digits_0_to_4")
 
 # %% [markdown]
@@ -72,12 +80,10 @@ nfjax.save(base, "digits_0_to_4")
 
 # %%
 tuned = nfjax.load("local-dir:digits_0_to_4", num_classes=10)
-tuned = train(tuned, data.train.images, data.train.labels, epochs=3, lr=0.05)
+tuned = train(tuned, images, labels, epochs=3, lr=0.05)
 fresh = nfjax.load("test_nfnet", weights=None, num_classes=10, in_chans=1, img_size=32)
-fresh = train(fresh, data.train.images, data.train.labels, epochs=3, lr=0.05)
-results = {
-    name: accuracy(m, data.test.images, data.test.labels) for name, m in {"tuned": tuned, "fresh": fresh}.items()
-}
+fresh = train(fresh, images, labels, epochs=3, lr=0.05)
+results = {name: accuracy(m, *test) for name, m in {"tuned": tuned, "fresh": fresh}.items()}
 print(results)
 assert results["tuned"] > max(results["fresh"], 0.9)
 

@@ -10,13 +10,12 @@ from PIL import Image
 from replay import replayed
 
 import nfjax
-from nfjax.augment import create_train_transform
+from nfjax.augment import Augment, create_train_transform
 from nfjax.augment.ops import TRIVIAL_OPS
 from nfjax.augment.policies import AugMix, RandAugment, Settings, TrivialAugment, create_policy
 from nfjax.augment.transform import random_box
 from nfjax.images import ImageError
 from nfjax.parity import oracle
-from train.config import Augment
 
 timm = oracle.timm()
 FILL, BICUBIC = (124, 116, 104), (Image.Resampling.BICUBIC,)

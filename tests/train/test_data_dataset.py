@@ -102,6 +102,6 @@ def test_augmentation_is_handed_on(root):
     augment = Augment(scale=(0.5, 1.0), auto_augment="rand-m9-mstd0.5-inc1")
     data = Data(name="folder", root=str(root), image_size=32)
     dataset = pipeline.load(data, DataConfig(), augment)
-    assert dataset.train.transform.augment == augment
+    assert dataclasses.asdict(dataset.train.transform.augment) == dataclasses.asdict(augment)
     assert dataset.policy == dataset.train.transform.policy
     assert dataset.policy is not None

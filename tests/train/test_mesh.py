@@ -32,52 +32,62 @@ def result(out, *processes):
     return np.load(out)
 
 
+# The small transformer compiles in a fifth of the time of the small convolutional network.
+MODELS = ["test_vit2", pytest.param("test_nfnet", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
+def one(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("mesh") / "one.npz"
-    return result(out, start(out))
+    return result(out, start(out, f"--model={model}"))
 
 
 def check(run, one, *, devices, processes, fsdp):
     assert (run["devices"], run["processes"]) == (devices, processes)
     assert len(run["losses"]) == 20
-    assert np.abs(run["losses"] / one["losses"] - 1).max() <= 1e-12
-    for key in one.files:
-        if "/" in key:
-            assert np.abs(run[key] - one[key]).max() <= 1e-10 * np.abs(one[key]).max(), key
+    losses = np.abs(run["losses"] / one["losses"] - 1).max()
+    apart = {key: np.abs(run[key] - one[key]).max() / np.abs(one[key]).max() for key in one.files if "/" in key}
+    print(f"losses within {losses:.1e}, parameters and moving average within {max(apart.values()):.1e}")
+    assert losses <= 1e-12
+    assert max(apart.values()) <= 1e-10, max(apart, key=apart.__getitem__)
     # Scalars and what four does not divide are everywhere.
     assert 1 / fsdp <= run["bytes"] / one["bytes"] <= 1.001 / fsdp
 
 
 @pytest.mark.slow  # the two processes below have the same mesh, and compile it once less
 @pytest.mark.parametrize("fsdp", [1, 4])
-def test_eight_devices_do_what_one_does(one, tmp_path, fsdp):
+def test_eight_devices_do_what_one_does(one, model, tmp_path, fsdp):
     """With dropout, stochastic depth and augmentation on: random choices do not depend on the mesh either."""
-    run = result(tmp_path / "run.npz", start(tmp_path / "run.npz", "--devices=8", f"--fsdp={fsdp}"))
+    run = result(tmp_path / "run.npz", start(tmp_path / "run.npz", f"--model={model}", "--devices=8", f"--fsdp={fsdp}"))
     check(run, one, devices=8, processes=1, fsdp=fsdp)
 
 
-def test_two_processes_do_what_one_does(one, tmp_path):
+def test_two_processes_do_what_one_does(one, model, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     out = tmp_path / "run.npz"
-    options = ["--devices=4", "--fsdp=4", f"--coordinator={address}"]
+    options = [f"--model={model}", "--devices=4", "--fsdp=4", f"--coordinator={address}"]
     check(
         result(out, *(start(out, *options, f"--process_id={i}") for i in range(2))), one, devices=8, processes=2, fsdp=4
     )
 
 
 @pytest.mark.parametrize(
-    ("model", "fsdp", "parts"),
+    ("name", "fsdp", "parts"),
     [("test_nfnet", 1, 1), ("test_nfnet", 2, 2), ("test_vit2", 2, 1)]
     + [pytest.param("eca_nfnet_l0", fsdp, 1, marks=pytest.mark.slow) for fsdp in (1, 2)],
 )
-def test_only_parameters_are_gathered(model, fsdp, parts):
+def test_only_parameters_are_gathered(name, fsdp, parts):
     """Images and activations stay where they are: grouped convolutions, for one, could gather the whole batch."""
     experiment = build(
         c.Config(
-            model=c.Model(name=model, drop_rate=0.1, drop_path_rate=0.1),
+            model=c.Model(name=name, drop_rate=0.1, drop_path_rate=0.1),
             data=c.Data(batch_size=8, image_size=32),
             mix=c.Mix(mixup=0.8, cutmix=1.0, reprob=0.5),
             optim=c.Optim(clip_grad=0.01),

@@ -1,4 +1,4 @@
-"""The command line of `python -m train.evaluate`; a mistake in it is told before jax is imported."""
+"""The command line of `python -m train.evaluate`; a mistake in it is told before anything is computed."""
 
 import argparse
 import difflib
