@@ -39,6 +39,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from train.config import Augment, Data
+
 RAND = "rand-m9-mstd0.5-inc1"
 SIZE, BATCH, WARM = 224, 64, 8
 TIMM, NFJAX, PLAIN = "timm", "nfjax", "nfjax, no RandAugment"
@@ -127,11 +129,10 @@ def photographs() -> list[tuple[str, Image.Image]]:
     return [(name, Image.fromarray(pixels)) for name, pixels in named.items()]
 
 
-def ours(folder: Path, workers: int, augment: dict[str, Any]) -> Any:
+def ours(folder: Path, workers: int, augment: Augment) -> Any:
     """Our data set and its config."""
     from nfjax.data_config import DataConfig
     from train import data
-    from train.config import Data
 
     config = Data(name="folder", root=str(folder), image_size=SIZE, batch_size=BATCH, workers=workers)
     return data.load(config, DataConfig(), augment), config
@@ -159,7 +160,7 @@ def timms(folder: Path, workers: int, **options: Any) -> Any:
 def check_pixels(folder: Path) -> None:
     """Refuse to compare loaders that do not make the same images."""
     still: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 1.0, "interpolation": "bicubic"}
-    dataset, _ = ours(folder, 0, still | {"color_jitter": None})
+    dataset, _ = ours(folder, 0, Augment(**still, color_jitter=()))
     theirs = timms(folder, 0, **still, color_jitter=0.0).dataset
     places = {
         os.path.relpath(theirs.filename(index, absolute=True), folder / "train"): index for index in range(len(theirs))
@@ -191,7 +192,7 @@ def stream(kind: str, workers: int, folder: Path) -> Iterator[Any]:
             yield from loader
     from train import data
 
-    augment = {"auto_augment": RAND} if kind == NFJAX else {"color_jitter": None}
+    augment = Augment(auto_augment=RAND, on_device=kind != NFJAX)
     dataset, config = ours(folder, workers, augment)
     yield from data.train_batches(dataset.train, config, seed=0)
 
