@@ -8,6 +8,8 @@ import argparse
 import gc
 import statistics
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +34,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--size", type=int, help="side of the images; each model's own by default")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="processor time on one core, not the clock's: for a busy machine",
+    )
     parser.add_argument("--no-torch-compile", action="store_true", help="it takes a minute for each model and batch")
     parser.add_argument("--out", type=Path, default=report.FOLDER, help="folder of the JSON and the PNG")
     args = parser.parse_args(argv)
-    threads = peer.threads()
-    ceiling = measure.ceiling(args.rounds)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    threads = peer.threads(1 if args.cpu_time else None)
+    ceiling = measure.ceiling(args.rounds, clock)
     print(f"{report.machine()}, {threads} threads, matrix product {ceiling / 1e9:.0f} GFLOP/s")
     rows = []
     try:
         for name in args.models:
             for batch in args.batch:
-                rows.append(row(name, batch, args.size, args.rounds, ceiling, not args.no_torch_compile))
+                rows.append(row(name, batch, args, ceiling, clock))
                 print_row(rows[-1])
                 gc.collect()
     except peer.OutputsDiffer as error:
         print(error, file=sys.stderr)
         return 1
-    path = report.write("infer", {"threads": threads, "ceiling_flops": ceiling, "rounds": args.rounds}, rows, args.out)
+    header = {"threads": threads, "clock": clock.__name__, "ceiling_flops": ceiling, "rounds": args.rounds}
+    path = report.write("infer", header, rows, args.out)
     print(f"{path} and {path.with_suffix('.png').name}")
     return 0
 
@@ -67,15 +76,15 @@ def our_calls(model: nfjax.ImageModel, images: np.ndarray) -> peer.Calls:
     return dict(zip(OURS, calls, strict=True))
 
 
-def row(name: str, batch: int, size: int | None, rounds: int, ceiling: float, torch_compile: bool) -> dict[str, Any]:
+def row(name: str, batch: int, args: argparse.Namespace, ceiling: float, clock: Callable[[], float]) -> dict[str, Any]:
     """One model and batch: seconds, ratios to timm's best, images/s, FLOP/s and its fraction of the ceiling."""
     theirs, ours = peer.pair(name)
-    height, width = (size, size) if size else ours.data_config.input_size[1:]
+    height, width = (args.size, args.size) if args.size else ours.data_config.input_size[1:]
     images = np.random.default_rng(0).standard_normal((batch, height, width, ours.in_chans), np.float32)
-    rivals, missing = peer.timm_calls(theirs, images, compiled=torch_compile)
+    rivals, missing = peer.timm_calls(theirs, images, compiled=not args.no_torch_compile)
     calls = our_calls(ours, images)
     differences = peer.agree(calls | rivals, rivals["timm eager"]())
-    times = measure.interleave(calls | rivals, rounds)
+    times = measure.interleave(calls | rivals, args.rounds, clock=clock)
     median = {key: statistics.median(values) for key, values in times.items()}
     best = min(rivals, key=median.__getitem__)
     flops = 2 * profile(ours, (height, width)).macs * batch

@@ -18,11 +18,13 @@ class OutputsDiffer(Exception):
     """What was to be timed does not compute the same."""
 
 
-def threads() -> int:
-    """Cores of this process; both libraries get as many threads."""
+def threads(count: int | None = None) -> int:
+    """Give both libraries `count` cores, or all that the process has, and say how many. Call it before using jax."""
     import torch
 
-    count = len(os.sched_getaffinity(0))
+    cores = sorted(os.sched_getaffinity(0))[:count]
+    os.sched_setaffinity(0, cores)
+    count = len(cores)
     torch.set_num_threads(count)
     return count
 
