@@ -78,7 +78,7 @@ def our_calls(model: nfjax.ImageModel, images: np.ndarray) -> peer.Calls:
 
 def row(name: str, batch: int, args: argparse.Namespace, ceiling: float, clock: Callable[[], float]) -> dict[str, Any]:
     """One model and batch: seconds, ratios to timm's best, images/s, FLOP/s and its fraction of the ceiling."""
-    theirs, ours = peer.pair(name)
+    theirs, ours = peer.pair(name, (args.size, args.size) if args.size else None)
     height, width = (args.size, args.size) if args.size else ours.data_config.input_size[1:]
     images = np.random.default_rng(0).standard_normal((batch, height, width, ours.in_chans), np.float32)
     rivals, missing = peer.timm_calls(theirs, images, compiled=not args.no_torch_compile)

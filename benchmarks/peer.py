@@ -29,13 +29,15 @@ def threads(count: int | None = None) -> int:
     return count
 
 
-def pair(name: str) -> tuple[Any, nfjax.ImageModel]:
-    """timm's model in channels_last and ours, every parameter the same random numbers."""
+def pair(name: str, size: tuple[int, int] | None = None) -> tuple[Any, nfjax.ImageModel]:
+    """timm's model in channels_last and ours, every parameter the same random numbers, for images of a size."""
     import torch
 
     state = oracle.random_state(oracle.build(name))
     theirs = oracle.build(name, state).to(memory_format=torch.channels_last)
-    return theirs, nfjax.load(name, weights=state)
+    if size is not None and hasattr(theirs, "patch_embed"):
+        theirs.set_input_size(img_size=size)
+    return theirs, nfjax.load(name, weights=state, img_size=size)
 
 
 def timm_calls(model: Any, images: np.ndarray, *, compiled: bool = True) -> tuple[Calls, str]:
