@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Padding = Literal["symmetric", "same", "valid"]
@@ -13,6 +14,13 @@ Padding = Literal["symmetric", "same", "valid"]
 # convolutions, at most this many: beyond it neighbouring groups are packed into one block-diagonal kernel,
 # which costs arithmetic but keeps the compiled program small (66 groups: 0.9 s to compile instead of 3.4 s).
 MAX_CONVOLUTIONS = 8
+
+# Winograd's F(2x2, 3x3) (Lavin, Gray, arXiv 1509.09308, section 4.1): 16 products for 4 outputs instead of 36.
+# Rows of B' make the 4x4 tile, those of G the kernel, those of A' the 2x2 outputs. F(4x4, 3x3) is up to 1.4 times
+# as fast again on large maps, 3 times slower on 14x14 ones, and its error is 7 times as large (6e-6).
+TILE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+OUTPUTS = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
 
 def conv2d(
@@ -82,3 +90,50 @@ def _split_groups(x: jax.Array, kernel: jax.Array, groups: int) -> tuple[list[ja
         diagonal = jnp.einsum("hwigpo,pq->hwqigpo", blocks, jnp.eye(pack, dtype=kernel.dtype))
         kernel = diagonal.reshape(height, width, pack * fan_in, out)
     return jnp.split(x, groups // pack, axis=-1), jnp.split(kernel, groups // pack, axis=-1)
+
+
+def winograd_kernel(kernel: jax.Array, groups: int) -> jax.Array:
+    """A 3x3 kernel `(3, 3, in_channels // groups, out_channels)` as `winograd` wants it.
+
+    Returns:
+        Array of shape `(16, groups, in_channels // groups, out_channels // groups)`.
+    """
+    fan_in, out = kernel.shape[2:]
+    tiles = jnp.einsum("ia,jb,abcgo->ijgco", TAPS, TAPS, kernel.reshape(3, 3, fan_in, groups, out // groups))
+    return tiles.reshape(16, groups, fan_in, out // groups).astype(kernel.dtype)
+
+
+def winograd(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """`conv2d` of a 3x3 kernel with stride 1, symmetric padding: fewer multiplications, and a little more rounding.
+
+    Pays on a CPU from about 64 channels in a group, if the kernel has been transformed beforehand. The error is 1e-6 of
+    the largest output in float32.
+
+    Args:
+        x: array of shape `(batch, height, width, in_channels)`.
+        kernel: from `winograd_kernel`.
+        bias: array of shape `(out_channels,)`.
+
+    Returns:
+        Array of shape `(batch, height, width, out_channels)`.
+    """
+    batch, height, width, _ = x.shape
+    _, groups, fan_in, out = kernel.shape
+    high, wide = -(-height // 2), -(-width // 2)  # tiles, which overlap by half
+    x = jnp.pad(x, ((0, 0), (1, 2 * high + 1 - height), (1, 2 * wide + 1 - width), (0, 0)))
+    rows = _combine(TILE, [x[:, i : i + 2 * high - 1 : 2] for i in range(4)])
+    tiles = jnp.stack([t for r in rows for t in _combine(TILE, [r[:, :, j : j + 2 * wide - 1 : 2] for j in range(4)])])
+    tiles = tiles.reshape(16, batch * high * wide, groups, fan_in)
+    tiles = jnp.einsum("ktgi,kgio->kgto", tiles, kernel).reshape(4, 4, groups, batch, high, wide, out)
+    y = jnp.stack([jnp.stack(_combine(OUTPUTS, list(row))) for row in _combine(OUTPUTS, list(tiles))])
+    y = y.transpose(3, 4, 0, 5, 1, 2, 6).reshape(batch, 2 * high, 2 * wide, groups * out)
+    return y[:, :height, :width] + bias
+
+
+def _combine(matrix: np.ndarray, terms: list[jax.Array]) -> list[jax.Array]:
+    """Sums of the terms with the factors 1, 0 and -1 in each row; faster than a product with the matrix."""
+    sums = []
+    for row in matrix:
+        added = [term if factor > 0 else -term for factor, term in zip(row, terms, strict=True) if factor]
+        sums.append(sum(added[1:], start=added[0]))
+    return sums

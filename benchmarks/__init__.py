@@ -1,0 +1,1 @@
+"""Speed of nfjax beside timm's: `python -m benchmarks --help`."""

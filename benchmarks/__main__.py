@@ -1,0 +1,27 @@
+"""python -m benchmarks --what infer --models eca_nfnet_l0 nfnet_l0 --batch 1 8"""
+
+import argparse
+import importlib
+import sys
+
+WHAT = {"infer": "logits of a batch: ours compiled and jitted, timm eager and torch.compile"}  # one module each
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Ratios to timm, measured in the same run on the same inputs; below 1 is faster than timm.",
+        epilog="\n".join(f"{name:<8} {text}" for name, text in WHAT.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    parser.add_argument("--what", choices=WHAT)
+    known, rest = parser.parse_known_args(argv)
+    if known.what is None:
+        parser.print_help()
+        return 0 if {"-h", "--help"} & set(rest) else 2
+    return importlib.import_module(f"benchmarks.{known.what}").main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

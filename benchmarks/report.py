@@ -1,0 +1,67 @@
+"""Results as text, JSON and a bar chart, with the machine, the versions and the date."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "results"
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "timm")
+
+
+def machine() -> str:
+    """Processor or accelerator, as its maker calls it."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return str(jax.devices()[0].device_kind)
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write(what: str, header: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path) -> Path:
+    """`<what>-<date>.json` and `.png` in `folder`; each row has `title` and `ratios` {name: [one per round]}."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    header = {
+        "what": what,
+        "date": date,
+        "machine": machine(),
+        "python": platform.python_version(),
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+    } | header
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{what}-{date}.json"
+    path.write_text(json.dumps(header | {"rows": list(rows)}, indent=1) + "\n")
+    _chart(f"{what}, {header['machine']}, {date}: time relative to timm's best", rows, path.with_suffix(".png"))
+    return path
+
+
+def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Bars of the median ratio of each row, with the middle half of its rounds; the line at 1 is timm's best."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    names = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.28 * len(names) * len(rows)), layout="constrained")
+    for offset, name in enumerate(names):
+        shown = [(i, row["ratios"][name]) for i, row in enumerate(rows) if name in row["ratios"]]
+        places = [i + (offset + 0.5) / (len(names) + 1) for i, _ in shown]
+        low, middle, high = np.array([np.percentile(values, (25, 50, 75)) for _, values in shown]).T
+        errors = np.stack([middle - low, high - middle])
+        axes.barh(places, middle, 0.9 / (len(names) + 1), xerr=errors, label=name, error_kw={"lw": 0.8})
+        for place, value, end in zip(places, middle, high, strict=True):
+            axes.text(end + 0.01, place, f"{value:.2f}", va="center", fontsize=8)
+    axes.axvline(1.0, color="black", lw=0.8)
+    axes.set_yticks([i + len(names) / 2 / (len(names) + 1) for i in range(len(rows))], [row["title"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_title(title, fontsize=9)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
