@@ -22,7 +22,9 @@ import jax
 from train.processes import by_first_process
 
 # Fields that may change when a run goes on: where it is computed and what is kept of it, not what it computes.
-FREE_FIELDS = r"mesh\..*|log\..*|checkpoint\.(every_epochs|keep_last|keep_best)"
+FREE_FIELDS = (
+    r"mesh\..*|log\..*|checkpoint\.(every_epochs|keep_last|keep_best)|data\.(cache|workers|stall_seconds|max_broken)"
+)
 
 PACKAGES = ("nfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

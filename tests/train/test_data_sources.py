@@ -1,11 +1,8 @@
 """Sources: which images they have, in which order, with which labels, and what they say when something is missing."""
 
-import dataclasses
 import json
 import os
 import pickle
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -16,10 +13,9 @@ from PIL import Image
 from nfjax.parity import oracle
 from train.config import Data
 from train.data import slices, sources
-from train.data.dataset import evaluation_source
 from train.data.folder import folder
 from train.data.manifest import manifest
-from train.data.records import TFRecords, records
+from train.data.records import records
 from train.data.source import Relabelled, Selection, Strings, labels_of, select, stratify
 
 
@@ -32,14 +28,6 @@ def write(*files):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("photos"), train=5, val=2, size=32, classes=4)
-
-
-@pytest.fixture(scope="module")
-def tfds_folder(tmp_path_factory):
-    """A folder of prepared data sets with the digits in it."""
-    root = tmp_path_factory.mktemp("tfds")
-    sources(Data(name="digits", root=str(root)))
-    return root
 
 
 def labels(source):
@@ -283,129 +271,6 @@ def test_tables_that_cannot_be(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         manifest(tmp_path / name)
-
-
-# TensorFlow Datasets.
-
-
-def test_digits_are_a_data_set_of_tfds(tfds_folder):
-    tfds = pytest.importorskip("tensorflow_datasets")
-    train, test = sources(Data(name="digits", root=str(tfds_folder)))
-    assert (len(train), len(test)) == (1437, 360)
-    assert labels(test)[:8] == [0, 8, 8, 9, 8, 3, 7, 5]
-    theirs = tfds.builder_from_directory(tfds_folder / "digits" / "1.0.0").as_data_source(split="train")
-    for index in (0, 700, 1436):
-        assert np.array_equal(theirs[index]["image"], load_pixels(train[index]["image"])[..., None])
-        assert theirs[index]["label"] == train[index]["label"]
-
-
-def load_pixels(data):
-    import io
-
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
-
-
-def test_digits_are_scikit_learns(tfds_folder):
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    expected = Counter(
-        (np.round(image * 255 / 16).astype(np.uint8).tobytes(), label)
-        for image, label in zip(bunch.images, bunch.target, strict=True)
-    )
-    found = Counter()
-    for source in sources(Data(name="digits", root=str(tfds_folder))):
-        found.update((load_pixels(source[i]["image"]).tobytes(), source[i]["label"]) for i in range(len(source)))
-    assert found == expected
-
-
-@pytest.fixture(scope="module")
-def tfrecord_folder(tfds_folder, tmp_path_factory):
-    """The digits as tfrecord in three files, framed by TensorBoard's writer."""
-    tfds = pytest.importorskip("tensorflow_datasets")
-    writer = pytest.importorskip("tensorboard.summary.writer.record_writer")
-    folder = tmp_path_factory.mktemp("tfrecord") / "digits" / "1.0.0"
-    folder.mkdir(parents=True)
-    source = tfds_folder / "digits" / "1.0.0"
-    (folder / "features.json").write_bytes((source / "features.json").read_bytes())
-    info = json.loads((source / "dataset_info.json").read_text())
-    builder = tfds.builder_from_directory(source)
-    info["fileFormat"] = "tfrecord"
-    for split in info["splits"]:
-        raw = builder.as_data_source(split=split["name"]).data_source
-        examples = [raw[index] for index in range(len(raw))]
-        parts = np.array_split(np.arange(len(examples)), 3)
-        split["shardLengths"] = [str(len(part)) for part in parts]
-        split["filepathTemplate"] = split["filepathTemplate"].replace("array_record", "tfrecord")
-        for number, part in enumerate(parts):
-            path = folder / f"digits-{split['name']}.tfrecord-{number:05}-of-00003"
-            with path.open("wb") as file:
-                for index in part:
-                    writer.RecordWriter(file).write(examples[index])
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return folder.parent.parent
-
-
-def test_tfrecord_equals_array_record(tfds_folder, tfrecord_folder):
-    for split in ("train", "test"):
-        one = records("digits", tfds_folder, None, None)[split]
-        other = records("digits", tfrecord_folder, None, None)[split]
-        assert isinstance(other, TFRecords)
-        assert len(one) == len(other)
-        assert all(one[index] == other[index] for index in range(len(one)))
-
-
-def test_a_damaged_tfrecord(tfrecord_folder, tmp_path):
-    import shutil
-
-    shutil.copytree(tfrecord_folder / "digits", tmp_path / "digits")
-    file = next((tmp_path / "digits").rglob("*train.tfrecord-00001*"))
-    file.write_bytes(file.read_bytes()[:-10])
-    splits = records("digits", tmp_path, None, None)
-    splits["test"].require()  # which does not need the others
-    with pytest.raises(OSError, match="cut short or no tfrecord file"):
-        splits["train"].require()
-    data = Data(name="tfds/digits", root=str(tmp_path))
-    assert evaluation_source(data)[1] == "test"
-    for whole in (sources, evaluation_source):
-        with pytest.raises(OSError, match="cut short or no tfrecord file"):
-            whole(dataclasses.replace(data, val_split="train[:10%]", train_split="test"))
-
-
-def test_reading_records_needs_no_tensorflow(tfds_folder, tfrecord_folder):
-    code = """
-import sys
-from pathlib import Path
-from train.data.records import records
-for root in sys.argv[1:]:
-    assert records("digits", Path(root), None, None)["train"][3]["image"]
-assert "tensorflow" not in sys.modules and "tensorflow_datasets" in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code, str(tfds_folder), str(tfrecord_folder)], check=True)
-
-
-def test_records_that_are_not_there(tfds_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"letters holds no data set prepared .*: digits\. Set data\.root"):
-        sources(Data(name="tfds/letters", root=str(tfds_folder)))
-    with pytest.raises(ValueError, match=r"no feature 'picture'; name one of image, label as data\.input_key"):
-        sources(Data(name="tfds/digits", root=str(tfds_folder), input_key="picture"))
-    with pytest.raises(ValueError, match=r"feature 'image' is not a class label"):
-        sources(Data(name="tfds/digits", root=str(tfds_folder), target_key="image"))
-
-
-def test_names_of_records(tfds_folder):
-    expected = sources(Data(name="digits", root=str(tfds_folder)))[0].fingerprint()
-    version = tfds_folder / "digits" / "1.0.0"
-    for name, root in (("tfds/digits", tfds_folder), ("tfds/digits/1.0.0", tfds_folder), ("tfds", version)):
-        assert sources(Data(name=name, root=str(root)))[0].fingerprint() == expected
-    train, test = sources(
-        Data(name="tfds/digits", root=str(tfds_folder), train_split="train[:99%]", val_split="train[99%:]")
-    )
-    assert (len(train), len(test)) == (1423, 14)
-    assert train.key(1422) == "train[1422]"
-    with pytest.raises(ValueError, match=r"there is no split to test on\. Name one"):
-        sources(Data(name="tfds/digits", root=str(tfds_folder), train_split="test"))
 
 
 # Hugging Face.

@@ -62,7 +62,10 @@ def test_where_and_what_is_kept_may_change(tmp_path):
 def test_free_fields_exist():
     free = [key for key in workdir._flat(config()) if re.fullmatch(FREE_FIELDS, key)]
     groups = {key.split(".")[0] for key in free}
-    assert groups == {"mesh", "log", "checkpoint"}
+    assert groups == {"mesh", "log", "checkpoint", "data"}
+    assert [key for key in free if key.startswith("data")] == [  # on which the batches do not depend
+        "data.cache", "data.workers", "data.stall_seconds", "data.max_broken",
+    ]  # fmt: skip
     assert [key for key in free if key.startswith("checkpoint")] == [
         "checkpoint.every_epochs", "checkpoint.keep_last", "checkpoint.keep_best",
     ]  # fmt: skip

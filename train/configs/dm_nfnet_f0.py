@@ -6,8 +6,8 @@ Published: top-1 83.6 % at 256 pixels (the paper); timm finds 83.47 % with DeepM
     All that is below is published, with two differences in kind: RandAugment is timm's, four operations of magnitude 5;
     mixup or cutmix is drawn for a whole batch, where DeepMind splits it. For F1 and F2 the magnitude is 10, from F3
     on 15.
-Hardware: 4096 images in bfloat16 want some 32 GPUs of 24 GB; fewer take --config.grad_accum_steps.
-Measured here: nothing but that the step compiles.
+Hardware, a guess: 4096 images in bfloat16 want some 32 GPUs of 24 GB; fewer take --config.grad_accum_steps.
+Measured here: nothing but that the step can be traced.
 """
 
 from train.config import Augment, Checkpoint, Config, Data, Ema, Loss, Mix, Model, Optim, Schedule

@@ -6,10 +6,11 @@ Published, of the weights timm/eca_nfnet_l0.ra2_in1k: top-1 81.76 % at 224 pixel
     The card names SGD with Nesterov momentum, a cosine schedule, adaptive clipping at 0.015, RandAugment, dropout and
     stochastic depth, but neither their strengths nor learning rate, batch and epochs.
 Chosen here: learning rate, weight decay, batch, epochs and warm-up of DeepMind's NFNets (2102.06171, section 5), with a
-    quarter of the batch; timm's default RandAugment.
-Hardware: 1024 images in bfloat16 want about eight GPUs of 24 GB; fewer take --config.grad_accum_steps.
+    quarter of the batch; RandAugment rand-m9-mstd0.5-inc1, mixup, cutmix, erasing and smoothing.
+Hardware, a guess: 1024 images in bfloat16 want about eight GPUs of 24 GB; fewer take --config.grad_accum_steps.
 Time: 461 million images. timm publishes 724 a second for training on one RTX 3090: 177 hours at that rate.
-Measured here: its step at batch 8 takes 2.2 s on two CPU cores. It has never been trained to the end with this code.
+Measured here: a step of the network at batch 8, in float32 and without augmentation, takes 2.2 s on two CPU cores. It
+    has never been trained to the end with this code.
 """
 
 from train.config import Augment, Checkpoint, Config, Data, Ema, Loss, Mix, Model, Optim, Schedule

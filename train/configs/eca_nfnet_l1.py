@@ -4,7 +4,7 @@ python -m train.main --config=train/configs/eca_nfnet_l1.py --config.data.root=T
 
 Published, of the weights timm/eca_nfnet_l1.ra2_in1k: top-1 83.26 % at 256 pixels, 84.06 % at 320, the test size here.
 Chosen here, hardware: as for eca_nfnet_l0; twice its computation. More stochastic depth, for the depth.
-Measured here: nothing but that the step compiles.
+Measured here: nothing but that the step can be traced.
 """
 
 from train.config import Config

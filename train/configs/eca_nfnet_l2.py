@@ -4,9 +4,9 @@ python -m train.main --config=train/configs/eca_nfnet_l2.py --config.data.root=T
 
 Published, of the weights timm/eca_nfnet_l2.ra3_in1k: top-1 84.17 % at 320 pixels, 84.71 % at 384, the test size here.
 Chosen here: as for eca_nfnet_l0, with more stochastic depth and dropout.
-Hardware: 1024 images want 32 GPUs of 24 GB, or --config.grad_accum_steps and --config.model.grad_checkpointing=true.
+Hardware, a guess: 1024 images want 32 GPUs of 24 GB; fewer take --config.grad_accum_steps.
 Time: timm publishes 142 images a second for training on one RTX 3090: 900 hours at that rate.
-Measured here: nothing but that the step compiles.
+Measured here: nothing but that the step can be traced.
 """
 
 from train.config import Config

@@ -4,7 +4,7 @@ python -m train.main --config=train/configs/nfnet_l0.py --config.data.root=TFDS_
 
 Published, of the weights timm/nfnet_l0.ra2_in1k: top-1 81.87 % at 224 pixels, 82.77 % at 288, the test size here.
 Chosen here, hardware, time: as for eca_nfnet_l0.
-Measured here: nothing but that the step compiles.
+Measured here: nothing but that the step can be traced.
 """
 
 from train.config import Config

@@ -6,9 +6,9 @@ Published, of the weights timm/vit_medium_patch16_reg4_gap_256.sbb_in1k: top-1 8
     AdamW (some NAdamW), cross-entropy (some BCE), more weight decay than DeiT III and high augmentation; timm's logs
     rand-m8-inc1-mstd1.0-n4, three repeats of an image, cutmix, stochastic depth 0.2, clipping of the global norm at 5
     and 600 epochs.
-Chosen here: learning rate, weight decay, betas, warm-up, and 2048 images a step.
-Hardware: eight GPUs of 24 GB, 256 images each. Time: 769 million images.
-Measured here: nothing but that the step compiles. With NAdamW and BCE:
+Chosen here: learning rate, weight decay, warm-up, smoothing, mixup, erasing, and 2048 images a step.
+Hardware, a guess: eight GPUs of 24 GB, 256 images each. Time: 769 million images.
+Measured here: nothing but that the step can be traced. With NAdamW and BCE:
     --config.optim.name=nadamw --config.loss.name=bce --config.loss.bce_target_thresh=0.2
 """
 
