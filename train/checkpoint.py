@@ -10,14 +10,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import jax
 import numpy as np
 
 from train import config
 from train.checksums import checksums, prepare
-from train.processes import from_any_process, from_first_process
+from train.processes import from_first_process, together
 from train.step import State
 from train.stored import (
     DamagedError,
@@ -37,9 +37,6 @@ from train.stored import (
 )
 
 __all__ = ["Checkpoints", "DamagedError", "Description", "describe", "load_weights", "steps"]
-
-
-T = TypeVar("T")
 
 
 class Checkpoints:
@@ -163,11 +160,11 @@ class Checkpoints:
     def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
         """The checkpoint of a step; what it raises, it raises on all processes."""
         targets = flatten(like)
-        described = _together(lambda: describe(self._workdir, step))
+        described = together(lambda: describe(self._workdir, step), (DamagedError,), DamagedError)
         _require_same_run(described.leaves, leaves(targets), folder_of(self._workdir, step))
-        _together(lambda: require_files(self._workdir, described))
+        together(lambda: require_files(self._workdir, described), (DamagedError,), DamagedError)
         structs = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in targets.items()}
-        found = _together(lambda: read(self._workdir, step, structs))
+        found = together(lambda: read(self._workdir, step, structs), (DamagedError,), DamagedError)
         verify(described, found)
         state: State = jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in targets])
         return state, described.meta
@@ -240,19 +237,6 @@ class Checkpoints:
             f"the checkpoint of step {step} could not be written to {self._folder} ({free:.0f} MiB free); {good}. Once "
             f"the cause is gone, the same command goes on from there. The cause: {error}"
         )
-
-
-def _together(act: Callable[[], T]) -> T:
-    """Do the same on all processes; what is damaged for one of them is damaged for all."""
-    result, reason = None, ""
-    try:
-        result = act()
-    except DamagedError as error:
-        reason = str(error)
-    reason = from_any_process(reason)
-    if reason:
-        raise DamagedError(reason)
-    return cast(T, result)
 
 
 def _require_same_run(there: dict[str, str], here: dict[str, str], path: Path) -> None:

@@ -1,10 +1,12 @@
 """Agreement between the processes of a run; without effect when there is but one."""
 
 from collections.abc import Callable
+from typing import TypeVar, cast
 
 import jax
 import numpy as np
 
+T = TypeVar("T")
 _LENGTH = 1024  # of exchanged texts in bytes
 
 
@@ -32,20 +34,32 @@ def from_any_process(text: str) -> str:
     return next(filter(None, texts), "")
 
 
+def together(act: Callable[[], T], failures: tuple[type[Exception], ...], elsewhere: Callable[[str], Exception]) -> T:
+    """Do the same on all processes; what it fails of on one of them, it fails of on all, lest others wait for it.
+
+    Args:
+        act: what to do.
+        failures: what it may raise.
+        elsewhere: makes what is raised where it went well, from the text of the failure.
+    """
+    failure: Exception | None = None
+    result = None
+    try:
+        result = act()
+    except failures as error:
+        failure = error
+    reason = from_any_process("" if failure is None else str(failure) or type(failure).__name__)
+    if failure is not None:
+        raise failure
+    if reason:
+        raise elsewhere(reason)
+    return cast(T, result)
+
+
 def by_first_process(act: Callable[[], None]) -> None:
     """Process 0 does it, and the others wait; what it fails of, all fail of.
 
     Raises:
         ValueError, OSError: from process 0; on the others, a ValueError with the same text.
     """
-    failure: Exception | None = None
-    if jax.process_index() == 0:
-        try:
-            act()
-        except (ValueError, OSError) as error:
-            failure = error
-    reason = from_any_process(str(failure or ""))
-    if failure is not None:
-        raise failure
-    if reason:
-        raise ValueError(reason)
+    together(act if jax.process_index() == 0 else lambda: None, (ValueError, OSError), ValueError)

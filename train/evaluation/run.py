@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from train.evaluation.predictions import TOP, Predictions, PredictionsFile
 from train.evaluation.table import Table
 from train.inputs import Normalize
 from train.mesh import make_mesh
-from train.processes import from_any_process, from_first_process
+from train.processes import from_first_process, together
 
 FAILURES = (ValueError, KeyError, OSError, ImportError, jax.errors.JaxRuntimeError)
 T = TypeVar("T")
@@ -227,19 +227,7 @@ def _images(given: dict[str, Any], names: Sequence[str]) -> tuple[Data, pipeline
 
 
 def _together(act: Callable[[], T]) -> T:
-    """Do the same on all processes; what one fails of, all fail of, lest the others wait for it."""
-    failure: Exception | None = None
-    result = None
-    try:
-        result = act()
-    except FAILURES as error:
-        failure = error
-    reason = from_any_process("" if failure is None else _reason(failure))
-    if failure is not None:
-        raise failure
-    if reason:
-        raise ValueError(f"another process failed: {reason}")
-    return cast(T, result)
+    return together(act, FAILURES, lambda reason: ValueError(f"another process failed: {reason}"))
 
 
 def _reason(error: Exception) -> str:
