@@ -4,7 +4,10 @@ import argparse
 import importlib
 import sys
 
-WHAT = {"infer": "logits of a batch: ours compiled and jitted, timm eager and torch.compile"}  # one module each
+WHAT = {  # one module each
+    "infer": "logits of a batch: ours compiled and jitted, timm eager and torch.compile",
+    "train": "a training step: ours, timm eager and torch.compile",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
