@@ -7,21 +7,18 @@ Tokens are `(batch, tokens, dim)`; queries, keys and values are `(batch, tokens,
 """
 
 import math
-from contextvars import ContextVar
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nfjax.backend import backend
 from nfjax.layers import Linear, RmsNorm, dropout, split_key
 from nfjax.params import Normal, param
 from nfjax.pos_embed import rotate
 
 Heads = tuple[jax.Array, jax.Array, jax.Array]
-
-# True while a program is traced that must run on other backends than this machine's (`nfjax.export`).
-PORTABLE: ContextVar[bool] = ContextVar("portable", default=False)
 
 
 def attention_weights(q: jax.Array, k: jax.Array) -> jax.Array:
@@ -53,9 +50,9 @@ def attend(
     dropped = key is not None and drop_rate > 0
     if dropped or q.dtype == jnp.float64:  # JAX's function has no dropout, and its softmax is float32
         return apply_weights(dropout(attention_weights(q, k), drop_rate, key), v)
-    flash = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0
-    implementation: Literal["cudnn", "xla"] | None = "cudnn" if flash else None
-    return jax.nn.dot_product_attention(q, k, v, implementation="xla" if PORTABLE.get() else implementation)
+    flash = backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0
+    implementation: Literal["cudnn", "xla"] | None = "cudnn" if flash else "xla" if backend() == "any" else None
+    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
 
 
 def apply_weights(weights: jax.Array, v: jax.Array) -> jax.Array:

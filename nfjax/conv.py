@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from nfjax.backend import spread_rows
+
 Padding = Literal["symmetric", "same", "valid"]
 
 # XLA runs a grouped convolution (`feature_group_count`) slowly on CPU (measured: 4x forward, up to 400x in
@@ -38,7 +40,7 @@ def conv2d(
     Args:
         x: array of shape `(batch, height, width, in_channels)`.
         kernel: array of shape `(kernel_h, kernel_w, in_channels // groups, out_channels)`, same dtype as `x`.
-        bias: array of shape `(out_channels,)` or None.
+        bias: array of shape `(out_channels,)`, of any dtype, or None.
         stride: step in both directions.
         dilation: distance between the kernel's taps in both directions.
         groups: number of channel groups that do not see each other.
@@ -55,7 +57,7 @@ def conv2d(
         y = jnp.concatenate(parts, axis=-1)
     else:
         y = _dense(x, kernel, stride, dilation, padding)
-    return y if bias is None else y + bias
+    return y if bias is None else y + spread_rows(bias, y)
 
 
 def _dense(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Padding) -> jax.Array:
@@ -120,7 +122,9 @@ def winograd(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     batch, height, width, _ = x.shape
     _, groups, fan_in, out = kernel.shape
     high, wide = -(-height // 2), -(-width // 2)  # tiles, which overlap by half
-    x = jnp.pad(x, ((0, 0), (1, 2 * high + 1 - height), (1, 2 * wide + 1 - width), (0, 0)))
+    # Zeros with x put in: what computes x would be slow as part of `jnp.pad`, which asks for every element where it is.
+    padded = jnp.zeros((batch, 2 * high + 2, 2 * wide + 2, x.shape[3]), x.dtype)
+    x = padded.at[:, 1 : height + 1, 1 : width + 1].set(x)
     rows = _combine(TILE, [x[:, i : i + 2 * high - 1 : 2] for i in range(4)])
     tiles = jnp.stack([t for r in rows for t in _combine(TILE, [r[:, :, j : j + 2 * wide - 1 : 2] for j in range(4)])])
     tiles = tiles.reshape(16, batch * high * wide, groups, fan_in)

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from nfjax.attention import Attention
+from nfjax.backend import spread_rows
 from nfjax.layers import Linear, drop_path, split_key
 from nfjax.params import Constant, param, zeros
 from nfjax.pos_embed import Grid, rotary_table
@@ -60,7 +61,8 @@ class EvaAttention(Attention):
         if self.q_bias is None or self.v_bias is None:
             return self.qkv(x)
         bias = jnp.concatenate([self.q_bias[...], jnp.zeros_like(self.q_bias[...]), self.v_bias[...]])
-        return self.qkv(x) + bias.astype(x.dtype)
+        y = self.qkv(x)
+        return y + spread_rows(bias, y)
 
 
 class EvaBlock(nnx.Module):
@@ -89,7 +91,7 @@ class EvaBlock(nnx.Module):
 
 
 def _scaled(gamma: nnx.Param | None, y: jax.Array) -> jax.Array:
-    return y if gamma is None else y * gamma[...].astype(y.dtype)
+    return y if gamma is None else y * spread_rows(gamma[...], y)
 
 
 class Eva(VisionTransformer):

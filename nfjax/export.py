@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from nfjax.attention import PORTABLE
+from nfjax.backend import PORTABLE
 from nfjax.infer import fold
 from nfjax.model import ImageModel, sides
 from nfjax.params import merge, split

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nfjax.backend import spread_rows, sum_rows
 from nfjax.conv import Padding, conv2d
 from nfjax.params import Normal, Uniform, ones, param, zeros
 
@@ -52,7 +53,7 @@ class Conv(nnx.Module):
         return conv2d(
             x,
             self.weight().astype(x.dtype),
-            self.bias[...].astype(x.dtype),
+            self.bias[...],
             stride=self.stride,
             dilation=self.dilation,
             groups=self.groups,
@@ -89,10 +90,10 @@ class ScaledStdConv(Conv):
     def weight(self) -> jax.Array:
         kernel = self.kernel[...]
         kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-        mean = kernel.mean((0, 1, 2))
-        centred = kernel - mean
-        var = jnp.square(centred).mean((0, 1, 2))
-        return centred * (self.gain[...] * self.scale * jax.lax.rsqrt(var + self.eps))
+        fan_in = math.prod(kernel.shape[:-1])
+        centred = kernel - spread_rows(sum_rows(kernel) / fan_in, kernel)
+        var = sum_rows(jnp.square(centred)) / fan_in
+        return centred * spread_rows(self.gain[...] * self.scale * jax.lax.rsqrt(var + self.eps), kernel)
 
 
 class Linear(nnx.Module):
@@ -104,7 +105,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else y + spread_rows(self.bias[...], y)
 
 
 class LayerNorm(nnx.Module):
@@ -119,7 +120,8 @@ class LayerNorm(nnx.Module):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         centred = wide - wide.mean(-1, keepdims=True)
         var = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(var + self.eps) * self.scale[...] + self.bias[...]
+        scale, bias = (spread_rows(p[...], wide) for p in (self.scale, self.bias))
+        y = centred * jax.lax.rsqrt(var + self.eps) * scale + bias
         return y.astype(x.dtype)
 
 
@@ -132,7 +134,8 @@ class RmsNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps) * self.scale[...]
+        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        y = y * spread_rows(self.scale[...], wide)
         return y.astype(x.dtype)
 
 

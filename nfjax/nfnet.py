@@ -246,7 +246,7 @@ class NormFreeBlock(nnx.Module):
 
         out = drop_path(out, self.block.drop_path_rate, key)
         if self.skipinit_gain is not None:
-            out = out * self.skipinit_gain[...].astype(out.dtype)
+            out = out * jnp.broadcast_to(self.skipinit_gain[...], out.shape).astype(out.dtype)
         return out * cfg.alpha + shortcut
 
 

@@ -189,13 +189,14 @@ class VisionTransformer(ImageModel):
         batch, rows, cols, dim = x.shape
         grid = rows, cols
         x = x.reshape(batch, rows * cols, dim)
-        tokens = [t[...].astype(x.dtype) for t in (self.cls_token, self.reg_token) if t is not None]
-        prefix = [jnp.broadcast_to(t, (batch, *t.shape[1:])) for t in tokens]
+        # Repeated for the batch before they are cast, so that their gradients are not summed in half precision.
+        tokens = [t[...] for t in (self.cls_token, self.reg_token) if t is not None]
+        prefix = [jnp.broadcast_to(t, (batch, *t.shape[1:])).astype(x.dtype) for t in tokens]
         pos_embed: Any = 0.0
         if self.pos_embed is not None:
             entries = self.pos_embed[...]
             pos_embed = resample_abs_pos_embed(entries, grid, self.grid_size, self.config.num_pos_prefix)
-            pos_embed = pos_embed.astype(x.dtype)
+            pos_embed = jnp.broadcast_to(pos_embed, (batch, *pos_embed.shape[1:])).astype(x.dtype)
         if self.config.no_embed_class:
             x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
         else:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nfjax.attention import attend, merge_heads, split_heads
+from nfjax.backend import spread_rows
 from nfjax.layers import Conv, LayerNorm, Linear, RmsNorm, dropout, split_key
 from nfjax.params import Constant, Halves, Normal, TruncatedNormal, Uniform, ones, param, zeros
 
@@ -35,7 +36,7 @@ class LayerScale(nnx.Module):
         self.gamma = param((dim,), Constant(init_value))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x * self.gamma[...].astype(x.dtype)
+        return x * spread_rows(self.gamma[...], x)
 
 
 class Mlp(nnx.Module):
@@ -100,7 +101,7 @@ class AttentionPoolLatent(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(batch, tokens, dim)` to `(batch, dim)`."""
-        latent = jnp.broadcast_to(self.latent[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
+        latent = jnp.broadcast_to(self.latent[...], (x.shape[0], 1, x.shape[2])).astype(x.dtype)
         k, v = (split_heads(part, self.head_dim) for part in jnp.split(self.kv(x), 2, axis=-1))
         y = self.proj(merge_heads(attend(split_heads(self.q(latent), self.head_dim), k, v)))
         return (y + self.mlp(self.norm(y)))[:, 0]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from nfjax.backend import compiler_options
 from nfjax.params import merge
 from train import config
 from train.inputs import Inputs, Normalize
@@ -159,7 +160,13 @@ def make_train_step(
             ema = jax.tree.map(lambda old, new: (old + (1 - keep) * (new - old)).astype(new.dtype), ema, params)
         return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
 
-    return jax.jit(train_step, in_shardings=(shardings, spread), out_shardings=(shardings, whole), donate_argnums=0)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, spread),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
+        compiler_options=compiler_options(),
+    )
 
 
 def make_eval_step(graphdef: nnx.GraphDef, normalize: Normalize, mesh: Any, state: State) -> Callable[..., Arrays]:
@@ -180,4 +187,5 @@ def make_eval_step(graphdef: nnx.GraphDef, normalize: Normalize, mesh: Any, stat
         }
 
     shardings = state_shardings(mesh, state).params
-    return jax.jit(eval_step, in_shardings=(shardings, spread), out_shardings=whole)
+    options = compiler_options()
+    return jax.jit(eval_step, in_shardings=(shardings, spread), out_shardings=whole, compiler_options=options)

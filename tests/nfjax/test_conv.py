@@ -58,6 +58,17 @@ def test_compile_of_feature_maps_in_pieces(monkeypatch):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_size_of_pieces():
-    assert [infer._piece(8, side * side) for side in (64, 160, 224, 256, 288, 1024)] == [8, 4, 2, 2, 1, 1]
-    assert [infer._piece(batch, 224 * 224) for batch in (1, 2, 3, 7)] == [1, 2, 1, 1]
+def test_compile_refuses_another_shape():
+    model = nfjax.load("test_nfnet", weights=None)
+    for batch in (1, 8):
+        compiled = nfjax.compile(model, jax.ShapeDtypeStruct((batch, 32, 32, 3), np.float32))
+        with pytest.raises(ValueError, match=r"shape \(3, 32, 32, 3\).*compiled for"):
+            compiled(np.zeros((3, 32, 32, 3), np.float32))
+
+
+def test_size_of_pieces(monkeypatch):
+    monkeypatch.setattr(infer, "CORES", 2)
+    assert [infer._piece(8, side * side) for side in (32, 64, 160, 224, 256, 288)] == [4, 4, 2, 1, 1, 1]
+    assert [infer._piece(batch, 64 * 64) for batch in (1, 2, 3, 7, 64)] == [1, 1, 1, 1, 16]
+    monkeypatch.setattr(infer, "CORES", 64)
+    assert [infer._piece(batch, 64 * 64) for batch in (8, 256)] == [1, 4]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import nfjax
+from nfjax.backend import compiler_options
 from nfjax.images import ImageError
 from nfjax.params import merge, split
 from train import data as pipeline
@@ -73,7 +74,8 @@ def predict(
             "probabilities": jnp.exp(best - total[:, None]),
         }
 
-    compiled = jax.jit(step, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)
+    shardings = {"in_shardings": (whole, batch_sharding(mesh)), "out_shardings": whole}
+    compiled = jax.jit(step, **shardings, compiler_options=compiler_options())
     params = jax.device_put(params, whole)
     rest = pipeline.Split(Selection([(test.source, np.arange(start, len(test)))]), test.transform, test.shape)
     steps = math.ceil(len(rest) / batch_size)
