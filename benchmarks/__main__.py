@@ -4,7 +4,11 @@ import argparse
 import importlib
 import sys
 
-WHAT = {"infer": "logits of a batch: ours compiled and jitted, timm eager and torch.compile"}  # one module each
+WHAT = {  # one module each
+    "infer": "logits of a batch: ours compiled and jitted, timm eager and torch.compile",
+    "load": "from the start of a process to the first logits, and of it the weights",
+    "compile": "tracing, lowering and compiling inference and a training step, beside torch.compile",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
