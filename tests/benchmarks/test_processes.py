@@ -1,4 +1,4 @@
-"""`python -m benchmarks --what load` and `compile`: what they write, and that they refuse to compare different functions."""
+"""`python -m benchmarks --what load` and `compile`: what they write; different functions are not compared."""
 
 import json
 
