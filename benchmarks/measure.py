@@ -11,12 +11,17 @@ CEILING_SIZE = 2048  # of the square matrices; 512 and 1024 came within 7 %
 
 
 def interleave(
-    calls: Calls, rounds: int, least: float = 0.05, clock: Callable[[], float] = time.perf_counter
+    calls: Calls,
+    rounds: int,
+    least: float = 0.05,
+    clock: Callable[[], float] = time.perf_counter,
+    after: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """Seconds of a call, for each round and rival: in each round every rival has one turn, the first one rotating.
 
     A turn begins with a call that is not counted, because the threads of the previous rival spin for a while and
     its data fill the caches; then it calls for `least` seconds, at least once. Calls must wait for their result.
+    `after` is called at the end of each turn.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
@@ -29,12 +34,17 @@ def interleave(
                 call()
                 count += 1
             times[name].append((clock() - start) / count)
+            after()
     return times
 
 
 def ratio(ours: list[float], theirs: list[float]) -> list[float]:
     """Ours over theirs, round by round."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
 
 
 def spread(values: list[float], factor: float = 1.0, form: str = ".1f") -> str:
