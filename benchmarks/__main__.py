@@ -7,6 +7,8 @@ import sys
 WHAT = {  # one module each
     "infer": "logits of a batch: ours compiled and jitted, timm eager and torch.compile",
     "train": "a training step: ours, timm eager and torch.compile",
+    "load": "from the start of a process to the first logits, and of it the weights",
+    "compile": "tracing, lowering and compiling inference and a training step, beside torch.compile",
 }
 
 

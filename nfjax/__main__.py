@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from nfjax import cache
 from nfjax.cli import classify, embed, export, features, models
 
 
@@ -14,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     for module in (models, classify, embed, features, export):
         module.add(commands)
     args = parser.parse_args(argv)
+    cache.enable()
     try:
         run: int = args.run(args)
         return run

@@ -50,7 +50,7 @@ def spread_rows(x: jax.Array, like: jax.Array) -> jax.Array:
         return jnp.broadcast_to(x, like.shape).astype(like.dtype)
     ones = jnp.ones(
         (math.prod(like.shape[:-1]), 1), x.dtype
-    )  # more than two axes, and XLA transposes the gradient first
+    )  # two axes: of more the gradient is transposed first
     return jnp.dot(ones, x[None], precision=jax.lax.Precision.HIGHEST).reshape(like.shape).astype(like.dtype)
 
 

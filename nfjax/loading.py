@@ -16,7 +16,7 @@ from nfjax.adapt import InChansMode, adapt_in_chans
 from nfjax.data_config import DataConfig, frozen
 from nfjax.model import ImageModel, sides, take_indices
 from nfjax.params import fill, initialize, named_params
-from port import hub
+from port.files import read_config
 
 logger = logging.getLogger("nfjax")
 
@@ -42,13 +42,15 @@ def resolve(name: str) -> Source:
     scheme, colon, rest = name.partition(":")
     scheme = scheme.lower().replace("_", "-")
     if colon and scheme == "hf-hub":
+        from port import hub  # here: it takes 60 ms to import, and files are read without it
+
         config, pinned = hub.fetch_config(rest)
         return _from_config(config, pinned, name)
     if colon and scheme == "local-dir":
         folder = Path(rest)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder} has no config.json; expected a folder that nfjax.save or timm wrote.")
-        return _from_config(hub.read_config(folder / "config.json"), folder, name)
+        return _from_config(read_config(folder / "config.json"), folder, name)
     if colon and len(scheme) > 1:
         raise registry.UnknownModelError(f"unknown source {scheme!r} in {name!r}; expected hf-hub: or local-dir:.")
     entry, data = registry.find(name)
@@ -249,6 +251,8 @@ def _read(weights: Weights, source: Source, name: str) -> tuple[Mapping[str, Any
         )
     if isinstance(source.location, Path):
         return port.read_weights(source.location), str(source.location)
+    from port import hub
+
     path = hub.fetch_weights(source.location)
     return port.read_weights(path), f"{source.location} ({path.name})"
 

@@ -107,6 +107,7 @@ def _verify(args: argparse.Namespace) -> int:
     import jax
 
     import nfjax
+    from nfjax import cache
     from nfjax.parity.verify import verify
 
     patterns = ["*"] if args.all else args.names
@@ -114,6 +115,7 @@ def _verify(args: argparse.Namespace) -> int:
     if not names:
         raise ValueError("name the models to verify, or give --all.")
     options = {} if args.depth is None else {"depth": args.depth}
+    cache.enable()
     passed = failed = 0
     for name in names:
         start = time.monotonic()

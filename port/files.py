@@ -221,3 +221,14 @@ def _to_numpy(tensor: Any) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:  # numpy itself has no such dtype
         return tensor.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
     return tensor.numpy()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json in timm's layout, checked for the one entry that nothing works without."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsFileError(f"{path} is not JSON ({error}): remove it and fetch or export it again.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise WeightsFileError(f"{path} names no architecture: it is not a timm model's config.json.")
+    return config

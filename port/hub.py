@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from port.errors import WeightsFileError
+from port.files import read_config
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -99,17 +99,6 @@ def fetch_config(hub_id: str) -> tuple[dict[str, Any], str]:
     except EntryNotFoundError as error:
         raise HubError(f"{hub_id} has no config.json: it is not a timm model repository.") from error
     return read_config(path), _pinned(hub_id, path)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A config.json in timm's layout, checked for the one entry that nothing works without."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsFileError(f"{path} is not JSON ({error}): remove it and fetch or export it again.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        raise WeightsFileError(f"{path} names no architecture: it is not a timm model's config.json.")
-    return config
 
 
 def fetch_weights(hub_id: str) -> Path:

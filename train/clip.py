@@ -1,6 +1,7 @@
 """Clipping of gradients (timm `dispatch_clip_grad`): adaptive, by the norm of all together, or by value."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ def adaptive_clip(clip: float, eps: float = 1e-3, exclude: str = CLASSIFIER) -> 
         if params is None:
             raise ValueError("adaptive clipping needs the parameters.")
         axes = assign(UNIT_AXES, grads)
-        clipped, exceeded, units = dict(grads), jnp.zeros((), jnp.float32), 0
+        clipped, exceeded, units = dict(grads), [], 0
         for path, grad in grads.items():
             if re.fullmatch(exclude, path):
                 continue
@@ -45,11 +46,28 @@ def adaptive_clip(clip: float, eps: float = 1e-3, exclude: str = CLASSIFIER) -> 
             norm = _norm(grad, axes[path])
             scaled = grad * (limit / jnp.maximum(norm, 1e-6))
             clipped[path] = jnp.where(norm < limit, grad, scaled)
-            exceeded += jnp.sum(norm >= limit, dtype=jnp.float32)
+            exceeded.append(jnp.sum(norm >= limit, dtype=jnp.float32))
             units += norm.size
-        return clipped, ClipState(exceeded / max(units, 1))
+        return clipped, ClipState(total(exceeded) / max(units, 1))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def total(scalars: Sequence[jax.Array]) -> jax.Array:
+    """The sum of scalars, one or several of each parameter; float32 if there are none.
+
+    Not as a chain of additions: XLA puts such a chain into one fusion, one by one, and looks at all of it each time.
+    With the 660 parameters of eca_nfnet_l3 two chains took 55 of the 105 seconds in which a training step was compiled.
+    The barrier keeps XLA from making a chain of this sum again.
+    """
+    if not scalars:
+        return jnp.zeros((), jnp.float32)
+    return jnp.sum(jax.lax.optimization_barrier(jnp.stack(scalars)))
+
+
+def tree_norm(tree: Any) -> jax.Array:
+    """Euclidean norm of all arrays together."""
+    return jnp.sqrt(total([jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)]))
 
 
 def _norm(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
@@ -61,7 +79,7 @@ def norm_clip(max_norm: float) -> optax.GradientTransformation:
     """Scale all gradients so that their common norm is at most `max_norm` (`torch.nn.utils.clip_grad_norm_`)."""
 
     def clip(grads: Params, params: Params | None = None) -> Params:
-        scale = jnp.minimum(max_norm / (optax.tree.norm(grads) + 1e-6), 1)
+        scale = jnp.minimum(max_norm / (tree_norm(grads) + 1e-6), 1)
         return {path: grad * scale.astype(grad.dtype) for path, grad in grads.items()}
 
     return optax.stateless(clip)

@@ -13,11 +13,13 @@ from train.flags import parse
 def main(argv: list[str]) -> int:
     """Run the command; the exit status is 0 also after SIGTERM, when everything was saved."""
     config, workdir, options = parse(argv)  # first: a mistake should not wait for the rest to be imported
+    from nfjax import cache
     from train.distributed import initialize
     from train.loop import Stopped, run
 
     # The libraries under the loop tell of every step they take.
     logging.set_verbosity(options.verbosity)
+    cache.enable()
     try:
         initialize(options.distributed, options.coordinator, options.num_processes, options.process_id)
         print(run(config, workdir, profile=options.profile))

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from port.rules import timm_shapes
+from train.clip import tree_norm
 
 Params = dict[str, jax.Array]
 
@@ -87,7 +88,7 @@ def scale_by_lamb(b1: float, b2: float, eps: float, decay: Mapping[str, float]) 
     """
 
     def limit(grads: Params, params: Params | None = None) -> Params:
-        norm = jnp.maximum(optax.tree.norm(grads), 1)
+        norm = jnp.maximum(tree_norm(grads), 1)
         return {path: grad / norm.astype(grad.dtype) for path, grad in grads.items()}
 
     def trust(updates: Params, params: Params | None = None) -> Params:

@@ -12,6 +12,7 @@ from flax import nnx
 from nfjax.backend import compiler_options
 from nfjax.params import merge
 from train import config
+from train.clip import tree_norm
 from train.inputs import Inputs, Normalize
 from train.losses import make_loss, top_k
 from train.mesh import AXES, batch_sharding, replicated, state_shardings
@@ -150,7 +151,7 @@ def make_train_step(
         rate = learning_rate(state.step, state.plateau)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
         params: Arrays = optax.apply_updates(state.params, updates)
-        metrics |= {"lr": rate, "grad_norm": optax.tree.norm(grads)}
+        metrics |= {"lr": rate, "grad_norm": tree_norm(grads)}
         clip_rate = optax.tree.get(opt_state, "clip_rate")
         if clip_rate is not None:
             metrics["clip_rate"] = clip_rate

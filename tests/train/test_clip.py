@@ -7,7 +7,7 @@ import optax
 import pytest
 from given_gradients import NETWORKS, assert_equal, build, run_ours, run_torch
 
-from train.clip import MODES, adaptive_clip, norm_clip
+from train.clip import MODES, adaptive_clip, norm_clip, tree_norm
 from train.config import Optim
 
 
@@ -69,3 +69,17 @@ def test_clip_rate_counts_units():
     np.testing.assert_allclose(clipped["a/conv/kernel"][..., 0], 0.4)
     np.testing.assert_allclose(clipped["a/conv/kernel"][..., 1], 0.5)
     np.testing.assert_allclose(clipped["head/fc/kernel"], 99.0)  # the classifier is left alone
+
+
+def test_sums_of_many_scalars_are_no_chain(x64):
+    """XLA fuses a chain of additions in quadratic time: 55 s for eca_nfnet_l3."""
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.standard_normal(3)) for _ in range(200)]
+    norm = jax.jit(tree_norm)
+    np.testing.assert_allclose(norm(arrays), np.linalg.norm(np.concatenate(arrays)), rtol=1e-15)
+    assert tree_norm([]) == 0
+    # Of the compiled program no computation has an addition for each array.
+    longest = max(part.count(" add(") for part in norm.lower(arrays).compile().as_text().split("\n\n"))
+    assert longest < 20
+    chain = jax.jit(optax.tree.norm).lower(arrays).compile().as_text()
+    assert max(part.count(" add(") for part in chain.split("\n\n")) >= 199

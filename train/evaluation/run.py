@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 
 import nfjax
+from nfjax import cache
 from nfjax.images import ImageError
 from nfjax.labels import synsets
 from nfjax.params import named_params
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
         2 where nothing could be evaluated, 1 where a model or an image failed, else 0.
     """
     logging.set_verbosity(logging.WARNING)  # the libraries below tell of every step they take
+    cache.enable()
     try:
         initialize(args.distributed, args.coordinator, args.num_processes, args.process_id)
         names = models.expand(args.model, pretrained=args.weights != "none")

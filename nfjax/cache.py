@@ -1,0 +1,71 @@
+"""JAX's persistent compilation cache, on by default: what one process has compiled, the next one loads.
+
+Importing nfjax changes nothing of JAX; `nfjax.compile` and the command lines call `enable`.
+"""
+
+import functools
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+
+logger = logging.getLogger("nfjax")
+
+SWITCH = "NFJAX_CACHE"
+OPTIONS = {
+    "jax_compilation_cache_max_size": 2**30,  # bytes; what was used longest ago makes room
+    # Smaller programs are not worth their files: each new entry looks at all others.
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+}
+LOCK, ENTRY, STAMP = ".lockfile", "-cache", "-atime"  # of jax._src.lru_cache; a stamp is written after its entry
+PATIENCE = 10.0  # seconds until another process must have given up the lock, as in jax
+
+
+@functools.cache
+def enable() -> Path | None:
+    """Turn the cache on, unless the user has decided otherwise; the first call decides for the process.
+
+    The environment variable NFJAX_CACHE is "0" for no cache, or the folder to keep it in; by default that is
+    `nfjax/jax` in XDG_CACHE_HOME or ~/.cache. JAX's own settings win: where JAX_COMPILATION_CACHE_DIR or `jax.config`
+    names a folder, or turns the cache off, nothing is changed, and of `OPTIONS` not those that the environment sets.
+
+    JAX's keys contain the program, the versions, the flags and the processor's features, so that different machines
+    can share a folder.
+
+    Returns:
+        The folder, or None if nothing was turned on. A folder that cannot be written is warned of.
+    """
+    config: Any = jax.config  # its attributes are made at run time
+    choice = os.environ.get(SWITCH, "")
+    if choice == "0" or config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+        return None
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(choice or f"{caches}/nfjax/jax")
+    try:
+        folder = folder.expanduser().absolute()
+        _prepare(folder)
+    # RuntimeError: a user without a home. NotImplementedError: a file system without locks.
+    except (OSError, RuntimeError, NotImplementedError) as error:
+        logger.warning(
+            f"compiled programs are not kept for the next process, because {folder} cannot be used ({error}); set "
+            f"{SWITCH} to a folder that can be written, or to 0."
+        )
+        return None
+    for option, value in OPTIONS.items():
+        if option.upper() not in os.environ:
+            jax.config.update(option, value)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    return folder
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, for this user alone since programs in it will be run, and remove what was cut off in it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with filelock.FileLock(folder / LOCK, timeout=PATIENCE):
+        # Of a process that was killed while it wrote. JAX would neither read such an entry nor replace it, but warn.
+        for entry in folder.glob(f"*{ENTRY}"):
+            if not entry.with_name(entry.name.removesuffix(ENTRY) + STAMP).exists():
+                entry.unlink()
