@@ -58,7 +58,8 @@ class Task:
         )
         expected = peer.to_numpy(reference())
         far = {name: relative(peer.to_numpy(call()), expected) for name, call in calls.items()}
-        peer.within({name: far[name] for name in self.ours}, peer.bfloat16_limit(far), "outputs")
+        judged = {name: value for name, value in far.items() if "half" not in name}  # those are a rougher timm
+        peer.within(judged, peer.bfloat16_limit(far), "outputs")
         return far
 
 

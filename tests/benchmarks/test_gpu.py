@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from benchmarks import memory, peer
+from benchmarks.__main__ import main
 
 
 @pytest.fixture
@@ -46,6 +47,16 @@ def test_one_gpu(gpu, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     with pytest.raises(OSError, match="8 GPUs, and timm uses one"):
         peer.set_up("bfloat16")
+
+
+@pytest.mark.parametrize("what", ["infer", "train"])
+@pytest.mark.parametrize("args", [["--cpu-time"], ["--dtype", "float32"]])
+def test_what_cannot_be_measured(what, args, gpu, monkeypatch, capsys):
+    monkeypatch.setattr(peer, "threads", lambda count=None: 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--what", what, *args])
+    assert ("--cpu-time says nothing" if "--cpu-time" in args else "8 GPUs") in capsys.readouterr().err
 
 
 def test_waits_and_releases(gpu, monkeypatch):
