@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import measure
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         ema = jax.tree.map(lambda e, p: e + 1e-3 * (p - e), state.ema, params)
         return State(state.step + 1, params, (trace,), ema, state.key, ())
 
-    def seconds(function) -> float:
+    def seconds(function: Callable[[], object]) -> float:
         start = time.perf_counter()
         function()
         return time.perf_counter() - start

@@ -39,8 +39,13 @@ class Task:
         self.flops = 2 * profile(model, self.size).macs * case.batch
         self.images = np.random.default_rng(0).standard_normal((case.batch, height, width, model.in_chans), np.float32)
         ways = compiled, lambda *args: jitted(nfjax.fold(args[0]), args[1]), jitted
-        self.ours = {name: lambda way=way: way(model, self.images) for name, way in zip(OURS, ways, strict=True)}
-        self.theirs = {"timm eager": lambda: self.timm(), "torch.compile": lambda: self.timm(compiled=True)}
+        self.ours: dict[str, harness.Make] = {
+            name: lambda way=way: way(model, self.images) for name, way in zip(OURS, ways, strict=True)
+        }
+        self.theirs: dict[str, harness.Make] = {
+            "timm eager": lambda: self.timm(),
+            "torch.compile": lambda: self.timm(compiled=True),
+        }
         if case.dtype != "float32":
             self.theirs["timm half"] = lambda: self.timm(half=True)
             self.theirs["compile half"] = lambda: self.timm(half=True, compiled=True)

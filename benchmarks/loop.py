@@ -48,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     built = experiment(args.model, random_batch(args.size, args.batch * args.steps), args.batch)
     compiled = built.compile()
     batch = next(data.train_batches(built.dataset.train, built.config.data, 0, 0))
-    alone, within, busy = [], [], defaultdict(list)
+    alone: list[float] = []
+    within: list[float] = []
+    busy: dict[str, list[float]] = defaultdict(list)
     for done in range(args.rounds):
         alone += steps_alone(built, compiled, batch, args.steps)
         within += steps_of_loop(built, compiled, batch, busy)
@@ -85,7 +87,7 @@ def steps_of_loop(
     starts = []
 
     def batches(*_: Any) -> Iterator[data.Batch]:
-        for _ in itertools.count():
+        while True:
             starts.append(time.perf_counter())
             yield batch
 

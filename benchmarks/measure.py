@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -38,16 +38,16 @@ def interleave(
     return times
 
 
-def ratio(ours: list[float], theirs: list[float]) -> list[float]:
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Ours over theirs, round by round."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
-def median(values: list[float]) -> float:
+def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def spread(values: list[float], factor: float = 1.0, form: str = ".1f") -> str:
+def spread(values: Sequence[float], factor: float = 1.0, form: str = ".1f") -> str:
     """Median [least, most]."""
     middle, least, most = (factor * f(values) for f in (statistics.median, min, max))
     return f"{middle:{form}} [{least:{form}}, {most:{form}}]"

@@ -75,8 +75,11 @@ class Task:
         self.experiment = experiment(case.model, self.batch, case.batch, classes=classes, dtype=case.dtype)
         macs = profile(self.experiment.model, self.size).macs
         self.flops = 2 * macs * (1 + BACKWARD) * case.batch
-        self.ours = {"ours": lambda: Ours(self.experiment, self.state, self.batch)}
-        self.theirs = {"timm eager": lambda: self.timm(), "torch.compile": lambda: self.timm(compiled=True)}
+        self.ours: dict[str, harness.Make] = {"ours": lambda: Ours(self.experiment, self.state, self.batch)}
+        self.theirs: dict[str, harness.Make] = {
+            "timm eager": lambda: self.timm(),
+            "torch.compile": lambda: self.timm(compiled=True),
+        }
 
     def timm(self, **options: Any) -> "Timms":
         model = peer.build(self.case.model, self.state, self.options)
