@@ -22,22 +22,25 @@ def test_results(quick, tmp_path, capsys):
     assert "torch.compile is missing" in capsys.readouterr().out
 
 
-def altered(monkeypatch, **wrong):
-    """Our step with other settings than timm's."""
-    experiment, right = train.experiment, train.OPTIM
-
-    def build(*args, **options):
-        with monkeypatch.context() as patch:
-            patch.setattr(train, "OPTIM", dataclasses.replace(right, **wrong))
-            return experiment(*args, **options)
-
-    monkeypatch.setattr(train, "experiment", build)
-
-
 def test_refuses_another_step(quick, tmp_path, capsys, monkeypatch):
-    altered(monkeypatch, lr=0.1001)
+    """timm's step with another learning rate in the place of ours."""
+
+    class Altered(train.Task):
+        def __init__(self, case):
+            super().__init__(case)
+            self.ours = {"ours": other(self)}
+
+    def other(task):
+        def make():
+            with monkeypatch.context() as patch:
+                patch.setattr(train, "OPTIM", dataclasses.replace(train.OPTIM, lr=0.1001))
+                return task.timm()
+
+        return make
+
+    monkeypatch.setattr(train, "Task", Altered)
     assert main([*ARGS, "--no-torch-compile", "--out", str(tmp_path)]) == 1
-    assert "differ from timm's by more than 1e-04: ours" in capsys.readouterr().err
+    assert "steps differ from timm's by more than 1e-04: ours 6" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
