@@ -1,7 +1,5 @@
 """How long an asynchronous checkpoint keeps the training loop waiting, of the time until it is complete.
 
-    python benchmarks/checkpoint.py [--model eca_nfnet_l0] [--rounds 9] [--folder DIR]
-
 The state is that of the model with momentum and a moving average; a jitted step that updates and donates all of it
 goes on while the checkpoint is written. Each round: finish a step, call save(), go on stepping until the folder of
 the checkpoint is there. The step only does the optimiser's part of the work, so it competes with the writer for the
@@ -11,21 +9,27 @@ median share of at most 0.2.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks import measure
 
 MAX_SHARE = 0.2
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks --what checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", default="eca_nfnet_l0")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--folder", help="where to write; by default a temporary folder")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     import jax
     import jax.numpy as jnp
@@ -44,7 +48,7 @@ def main() -> int:
         ema = jax.tree.map(lambda e, p: e + 1e-3 * (p - e), state.ema, params)
         return State(state.step + 1, params, (trace,), ema, state.key, ())
 
-    def seconds(function) -> float:
+    def seconds(function: Callable[[], object]) -> float:
         start = time.perf_counter()
         function()
         return time.perf_counter() - start
@@ -85,14 +89,11 @@ def main() -> int:
     print(f"first checkpoint: waited {1e3 * rounds[0][0]:.0f} of {1e3 * rounds[0][1]:.0f} ms")
     waits, totals = zip(*rounds[1:], strict=True)
     shares = [waited / total for waited, total in rounds[1:]]
-    print(f"waited in save()   {_spread([1e3 * w for w in waits], '.0f')} ms")
-    print(f"  for checksums    {_spread([1e3 * s for s in summing[1:]], '.0f')} ms")
-    print(f"until complete     {_spread([1e3 * t for t in totals], '.0f')} ms")
-    print(
-        f"a step meanwhile   {_spread([1e3 * s for s in during], '.0f')} ms; "
-        f"alone {_spread([1e3 * s for s in alone], '.0f')} ms"
-    )
-    print(f"share              {_spread(shares, '.3f')}, target {MAX_SHARE}")
+    print(f"waited in save()   {measure.spread(list(waits), 1e3, '.0f')} ms")
+    print(f"  for checksums    {measure.spread(summing[1:], 1e3, '.0f')} ms")
+    print(f"until complete     {measure.spread(list(totals), 1e3, '.0f')} ms")
+    print(f"a step meanwhile   {measure.spread(during, 1e3, '.0f')} ms; alone {measure.spread(alone, 1e3, '.0f')} ms")
+    print(f"share              {measure.spread(shares, form='.3f')}, target {MAX_SHARE}")
     return 0 if statistics.median(shares) <= MAX_SHARE else 1
 
 
@@ -108,11 +109,3 @@ class Appearance(threading.Thread):
         while not self._folder.is_dir():
             time.sleep(0.001)
         self.at = time.perf_counter()
-
-
-def _spread(values: list[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

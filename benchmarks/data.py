@@ -1,7 +1,5 @@
 """Training images a second from JPEG files, beside timm's own loader of uint8 batches on the same files.
 
-    python benchmarks/data.py [--files 2048] [--rounds 5] [--batches 24]
-
 The files are pieces of the photographs that scikit-image and scikit-learn bundle, of about 500 x 375 pixels and
 qualities of 88 to 96, as those of ImageNet. The rival is `timm.data.create_loader(..., use_prefetcher=True)` as far as
 it runs on the host: its workers decode, transform and collate to uint8; what its prefetcher does on the device is left
@@ -25,7 +23,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -39,6 +36,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from benchmarks import measure, report
 from train.config import Augment, Data
 
 RAND = "rand-m9-mstd0.5-inc1"
@@ -46,58 +44,99 @@ SIZE, BATCH, WARM = 224, 64, 8
 TIMM, NFJAX, PLAIN = "timm", "nfjax", "nfjax, no RandAugment"
 WORKERS = {TIMM: (1, 2, 3), NFJAX: (0, 2), PLAIN: (0, 2)}  # 0: threads
 TARGETS = {"RandAugment on the host": (NFJAX, 1.15), "RandAugment left to the device": (PLAIN, 1.35)}
-VERSIONS = ("timm", "torch", "torchvision", "pillow", "simplejpeg", "numba", "grain", "numpy")
+PACKAGES = ("torchvision", "pillow", "simplejpeg", "numba", "grain")  # besides those of every report
+Setting = tuple[str, int]
+Runs = dict[Setting, list[dict[str, float]]]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks --what data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--files", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=24)
-    parser.add_argument("--child", nargs=3, metavar=("KIND", "WORKERS", "FOLDER"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        kind, workers, folder = args.child
-        print(json.dumps(measure(kind, int(workers), Path(folder), args.batches)))
-        return 0
+    parser.add_argument("--out", type=Path, default=report.FOLDER, help="folder of the JSON and the PNG")
+    args = parser.parse_args(argv)
     settings = [(kind, workers) for kind, choices in WORKERS.items() for workers in choices]
-    runs: dict[tuple[str, int], list[dict[str, float]]] = {setting: [] for setting in settings}
+    runs: Runs = {setting: [] for setting in settings}
     decoding = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         mean_size = make_files(folder, args.files)
-        check_pixels(folder)
+        try:
+            check_pixels(folder)
+        except PixelsDiffer as error:
+            print(error, file=sys.stderr)
+            return 1
         for done in range(args.rounds):
             for kind, workers in settings:
-                command = [sys.executable, "-W", "ignore", __file__, "--batches", str(args.batches)]
-                command += ["--child", kind, str(workers), str(folder)]
+                command = [sys.executable, "-W", "ignore", "-m", "benchmarks.data"]
+                command += [kind, str(workers), str(folder), str(args.batches)]
                 found = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
                 runs[kind, workers].append(json.loads(found))
             decoding.append(decode_alone(folder))
             print(f"round {done + 1} of {args.rounds}", file=sys.stderr)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},", end=" ")
-    print(", ".join(f"{package} {importlib.metadata.version(package)}" for package in VERSIONS))
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    print(f"{report.machine()}, {os.cpu_count()} cores, {', '.join(' '.join(pair) for pair in versions.items())}")
     print(
         f"{args.files} files of {mean_size / 1024:.0f} KiB, {args.rounds} rounds of {args.batches} batches of {BATCH}; "
         "median [least, most]; work is processor time an image"
     )
-    print(f"{'bare decode by Pillow':<34}{'':23}work {spread([1e3 * s for s in decoding], '.2f')} ms")
-    for kind, workers in settings:
-        rates, work = ([run[key] for run in runs[kind, workers]] for key in ("rate", "cpu"))
-        shares = [alone / all_ for alone, all_ in zip(decoding, work, strict=True)]
-        name = f"{kind}, {f'{workers} workers' if workers else 'threads'}"
+    print(f"{'bare decode by Pillow':<34}{'':23}work {measure.spread(decoding, 1e3, '.2f')} ms")
+    for setting in settings:
+        rates, work = ([run[key] for run in runs[setting]] for key in ("rate", "cpu"))
+        shares = measure.ratio(decoding, work)
         print(
-            f"{name:<34}{spread(rates, '.0f')} images/s, work {spread([1e3 * s for s in work], '.2f')} ms, "
-            f"bare decode {spread(shares, '.0%')} of it"
+            f"{title(setting):<34}{measure.spread(rates, form='.0f')} images/s, "
+            f"work {measure.spread(work, 1e3, '.2f')} ms, bare decode {measure.spread(shares, form='.0%')} of it"
         )
-    best = {kind: max(choices, key=lambda n: median(runs[kind, n], "rate")) for kind, choices in WORKERS.items()}
-    reached = True
-    for title, (kind, target) in TARGETS.items():
-        pairs = zip(runs[kind, best[kind]], runs[TIMM, best[TIMM]], strict=True)
-        ratios = [ours["rate"] / theirs["rate"] for ours, theirs in pairs]
-        print(f"{title:<33} {spread(ratios, '.3f')} times timm's, target {target}")
-        reached &= statistics.median(ratios) >= target
-    return 0 if reached else 1
+    rows = [row(what, kind, target, runs) for what, (kind, target) in TARGETS.items()]
+    for compared in rows:
+        ratios = measure.spread(compared["times_timm"], form=".3f")
+        print(f"{compared['title']:<33} {ratios} times timm's, target {compared['target']}")
+    header = {
+        "cores": os.cpu_count(),
+        "packages": versions,
+        "rounds": args.rounds,
+        "files": args.files,
+        "file_bytes": mean_size,
+        "batch": BATCH,
+        "decode_seconds": decoding,
+    }
+    path = report.write("data", header, rows, args.out, measured="time of an image")
+    print(f"{path} and {path.with_suffix('.png').name}")
+    return 0 if all(statistics.median(found["times_timm"]) >= found["target"] for found in rows) else 1
+
+
+def title(setting: Setting) -> str:
+    kind, workers = setting
+    return f"{kind}, {f'{workers} workers' if workers else 'threads'}"
+
+
+def row(what: str, kind: str, target: float, runs: Runs) -> dict[str, Any]:
+    """timm's settings and one kind of ours: images/s, processor time, and time of an image relative to timm's best."""
+    rates = {s: [run["rate"] for run in found] for s, found in runs.items() if s[0] in (TIMM, kind)}
+    best = {
+        side: max((s for s in rates if s[0] == side), key=lambda s: statistics.median(rates[s]))
+        for side in (TIMM, kind)
+    }
+    return {
+        "title": what,
+        "timm_best": title(best[TIMM]),
+        "ours_best": title(best[kind]),
+        "target": target,
+        "times_timm": measure.ratio(rates[best[kind]], rates[best[TIMM]]),
+        "images_per_second": {title(s): values for s, values in rates.items()},
+        "processor_seconds": {title(s): [run["cpu"] for run in runs[s]] for s in rates},
+        "ratios": {title(s): measure.ratio(rates[best[TIMM]], values) for s, values in rates.items()},
+    }
+
+
+class PixelsDiffer(Exception):
+    """What was to be timed does not make the same images."""
 
 
 def make_files(folder: Path, count: int) -> float:
@@ -158,7 +197,7 @@ def timms(folder: Path, workers: int, **options: Any) -> Any:
 
 
 def check_pixels(folder: Path) -> None:
-    """Refuse to compare loaders that do not make the same images."""
+    """PixelsDiffer if the loaders do not make the same images."""
     still: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 1.0, "interpolation": "bicubic"}
     dataset, _ = ours(folder, 0, Augment(**still, color_jitter=()))
     theirs = timms(folder, 0, **still, color_jitter=0.0).dataset
@@ -169,10 +208,10 @@ def check_pixels(folder: Path) -> None:
         place = places[dataset.train.source.key(index)]
         pixels = dataset.train.read(index, np.random.default_rng(0))["image"]
         if not np.array_equal(pixels, theirs[place][0].permute(1, 2, 0).numpy()):
-            raise SystemExit(f"{dataset.train.source.key(index)}: pixels differ from timm's; nothing is measured.")
+            raise PixelsDiffer(f"{dataset.train.source.key(index)}: pixels differ from timm's; nothing is measured.")
 
 
-def measure(kind: str, workers: int, folder: Path, count: int) -> dict[str, float]:
+def rate(kind: str, workers: int, folder: Path, count: int) -> dict[str, float]:
     """Images and seconds of processor time an image, of this process and its workers, once under way."""
     batches = stream(kind, workers, folder)
     for _ in range(WARM):
@@ -214,13 +253,6 @@ def decode_alone(folder: Path) -> float:
     return (time.process_time() - start) / len(files)
 
 
-def median(results: list[dict[str, float]], key: str) -> float:
-    return statistics.median(result[key] for result in results)
-
-
-def spread(values: list[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    _kind, _workers, _folder, _batches = sys.argv[1:]
+    print(json.dumps(rate(_kind, int(_workers), Path(_folder), int(_batches))))

@@ -82,8 +82,13 @@ def main(
     args = parser.parse_args(argv)
     clock = time.process_time if args.cpu_time else time.perf_counter
     threads = peer.threads(1 if args.cpu_time else None)
+    if args.cpu_time and peer.on_gpu():
+        parser.error("--cpu-time says nothing about a GPU; leave it out, or set JAX_PLATFORMS=cpu")
     dtype = args.dtype or peer.default_dtype()
-    peer.set_up(dtype)
+    try:
+        peer.set_up(dtype)
+    except OSError as error:
+        parser.error(str(error))
     ceiling = measure.ceiling(args.rounds, clock, dtype)
     print(f"{report.machine()}, {threads} threads, matrix product {ceiling / 1e9:.0f} GFLOP/s in {dtype}")
     rows = []

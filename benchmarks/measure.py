@@ -2,12 +2,12 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 Calls = Mapping[str, Callable[[], object]]
-CEILING_SIZE = 2048  # of the square matrices; 512 and 1024 came within 7 %
+CEILING_SIZE = {"cpu": 2048, "cuda": 8192}  # of the square matrices; on a CPU 512 and 1024 came within 7 %
 
 
 def interleave(
@@ -38,40 +38,38 @@ def interleave(
     return times
 
 
-def ratio(ours: list[float], theirs: list[float]) -> list[float]:
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Ours over theirs, round by round."""
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
-def median(values: list[float]) -> float:
+def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def spread(values: list[float], factor: float = 1.0, form: str = ".1f") -> str:
+def spread(values: Sequence[float], factor: float = 1.0, form: str = ".1f") -> str:
     """Median [least, most]."""
     middle, least, most = (factor * f(values) for f in (statistics.median, min, max))
     return f"{middle:{form}} [{least:{form}}, {most:{form}}]"
 
 
-def products(dtype: str) -> Calls:
-    """The largest thing that a library multiplies well, by either library."""
+def ceiling(rounds: int, clock: Callable[[], float] = time.perf_counter, dtype: str = "float32") -> float:
+    """FLOP/s of the fastest product of large matrices seen, in either library: what the machine could give."""
     import jax
     import torch
 
-    square = np.random.default_rng(0).standard_normal((CEILING_SIZE, CEILING_SIZE), np.float32)
-    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    from benchmarks import peer
+
+    device = peer.device()
+    size = CEILING_SIZE[device.type]
+    square = np.random.default_rng(0).standard_normal((size, size), np.float32)
     theirs, ours = torch.from_numpy(square).to(device, getattr(torch, dtype)), jax.numpy.asarray(square, dtype)
     product = jax.jit(lambda a: a @ a)
 
     def torch_product() -> None:
         theirs @ theirs
-        if device == "cuda":
-            torch.cuda.synchronize()
+        peer.wait()
 
-    return {"jax": lambda: product(ours).block_until_ready(), "torch": torch_product}
-
-
-def ceiling(rounds: int, clock: Callable[[], float] = time.perf_counter, dtype: str = "float32") -> float:
-    """FLOP/s of the fastest matrix product seen, in either library: what the machine could give."""
-    times = interleave(products(dtype), rounds, clock=clock)
-    return 2 * CEILING_SIZE**3 / min(map(min, times.values()))
+    calls = {"jax": lambda: product(ours).block_until_ready(), "torch": torch_product}
+    times = interleave(calls, rounds, clock=clock, after=peer.release)
+    return 2 * size**3 / min(map(min, times.values()))

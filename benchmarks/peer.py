@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-import nfjax
 from nfjax import registry
 from nfjax.parity import oracle
 from nfjax.parity.verify import relative
@@ -19,6 +18,9 @@ DTYPES = ("float32", "bfloat16")
 # which no distance says anything: where timm happens to be closer, that is chance.
 FACTOR, ROUNDING = 2.0, 2.0**-8
 Calls = dict[str, Callable[[], Any]]
+
+
+CHUNK = 32  # images that the float32 reference of bfloat16 computes with at once, to save memory
 
 
 class OutputsDiffer(Exception):
@@ -110,45 +112,22 @@ def build(name: str, state: Mapping[str, np.ndarray], options: Mapping[str, Any]
     return oracle.build(name, state, **options).to(device(), memory_format=torch.channels_last)
 
 
-def pair(name: str, size: tuple[int, int] | None = None) -> tuple[Any, nfjax.ImageModel]:
-    """timm's model in channels_last and ours, every parameter the same random numbers, for images of a size."""
+def compile(model: Any) -> Any:
+    """The model by torch.compile, which has forgotten those before it; its first call compiles."""
     import torch
 
-    state = oracle.random_state(oracle.build(name))
-    theirs = oracle.build(name, state).to(memory_format=torch.channels_last)
-    if size is not None and hasattr(theirs, "patch_embed"):
-        theirs.set_input_size(img_size=size)
-    return theirs, nfjax.load(name, weights=state, img_size=size)
+    torch.compiler.reset()
+    return torch.compile(model)
 
 
-def timm_calls(model: Any, images: np.ndarray, *, compiled: bool = True) -> tuple[Calls, str]:
-    """timm's ways to the logits, as numpy arrays `(batch, classes)`, and why torch.compile is not among them if so."""
-    import torch
-
-    x = torch.from_numpy(images).permute(0, 3, 1, 2)  # NHWC in memory: that is channels_last
-
-    def call(function: Any) -> Callable[[], Any]:
-        def run() -> np.ndarray:
-            with torch.inference_mode():
-                return function(x).numpy()
-
-        return run
-
-    calls, why = {"timm eager": call(model)}, "" if compiled else "not asked for"
-    if compiled:
-        try:
-            torch.compiler.reset()
-            calls["torch.compile"] = call(torch.compile(model))
-            calls["torch.compile"]()
-        except Exception as error:  # whatever a missing or broken C++ compiler raises
-            del calls["torch.compile"]
-            why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return calls, why
+def to_numpy(x: Any) -> np.ndarray:
+    """What either library returned, in float32."""
+    return np.asarray(x.float().cpu() if hasattr(x, "cpu") else x, np.float32)
 
 
 def agree(calls: Calls, expected: np.ndarray) -> dict[str, float]:
     """How far each is from `expected`, relative to its largest number; OutputsDiffer if beyond float32's rounding."""
-    return within({name: relative(call(), expected) for name, call in calls.items()}, TOLERANCE, "outputs")
+    return within({name: relative(to_numpy(call()), expected) for name, call in calls.items()}, TOLERANCE, "outputs")
 
 
 def within(far: dict[str, float], limit: float, what: str) -> dict[str, float]:

@@ -23,8 +23,11 @@ def machine() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def write(what: str, header: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path) -> Path:
-    """`<what>-<date>.json` and `.png` in `folder`; each row has `title` and `ratios` {name: [one per round]}."""
+def write(
+    what: str, header: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path, measured: str = "time"
+) -> Path:
+    """`<what>-<date>.json` and `.png` in `folder`; each row has `title` and `ratios` {name: [one per round]} of what
+    was measured."""
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     header = {
         "what": what,
@@ -36,7 +39,8 @@ def write(what: str, header: dict[str, Any], rows: Sequence[dict[str, Any]], fol
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{what}-{date}.json"
     path.write_text(json.dumps(header | {"rows": list(rows)}, indent=1) + "\n")
-    _chart(f"{what}, {header['machine']}, {date}: time relative to timm's best", rows, path.with_suffix(".png"))
+    title = f"{what}, {header['machine']}, {date}: {measured} relative to timm's best"
+    _chart(title, rows, path.with_suffix(".png"))
     return path
 
 
@@ -62,6 +66,7 @@ def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_yticks([i + len(names) / 2 / (len(names) + 1) for i in range(len(rows))], [row["title"] for row in rows])
     axes.invert_yaxis()
     axes.set_title(title, fontsize=9)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.margins(x=0.08)  # for the numbers
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=120)
     plt.close(figure)

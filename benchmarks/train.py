@@ -28,7 +28,6 @@ from train.mesh import put_batch
 
 STEPS = 3  # the second and the third show what the gradient and the momentum did
 LIMIT = 1e-4
-CHUNK = 32  # images that the reference of bfloat16 computes with at once, in float32
 OPTIM = c.Optim("sgd", lr=0.1, momentum=0.9, weight_decay=2e-5, clip_mode="agc", clip_grad=0.015)
 BACKWARD = 2  # gradients of inputs and of weights: as many products again, each
 Params = Mapping[str, np.ndarray]
@@ -76,8 +75,11 @@ class Task:
         self.experiment = experiment(case.model, self.batch, case.batch, classes=classes, dtype=case.dtype)
         macs = profile(self.experiment.model, self.size).macs
         self.flops = 2 * macs * (1 + BACKWARD) * case.batch
-        self.ours = {"ours": lambda: Ours(self.experiment, self.state, self.batch)}
-        self.theirs = {"timm eager": lambda: self.timm(), "torch.compile": lambda: self.timm(compiled=True)}
+        self.ours: dict[str, harness.Make] = {"ours": lambda: Ours(self.experiment, self.state, self.batch)}
+        self.theirs: dict[str, harness.Make] = {
+            "timm eager": lambda: self.timm(),
+            "torch.compile": lambda: self.timm(compiled=True),
+        }
 
     def timm(self, **options: Any) -> "Timms":
         model = peer.build(self.case.model, self.state, self.options)
@@ -90,9 +92,9 @@ class Task:
         if self.case.dtype == "float32":
             expected = runs["timm eager"]
         else:
-            expected = first_steps(self.timm(dtype="float32", chunk=CHUNK))
-        losses = {name: _losses_apart(found, expected[0]) for name, (found, _) in runs.items()}
-        ways = {name: _ways_apart(found, expected[1], start) for name, (_, found) in runs.items()}
+            expected = first_steps(self.timm(dtype="float32", chunk=peer.CHUNK))
+        losses = {name: losses_apart(found, expected[0]) for name, (found, _) in runs.items()}
+        ways = {name: ways_apart(found, expected[1], start) for name, (_, found) in runs.items()}
         for what, far in {"losses": losses, "steps": ways}.items():
             limit = LIMIT if self.case.dtype == "float32" else peer.bfloat16_limit(far)
             peer.within(far, limit, what)
@@ -104,13 +106,13 @@ def first_steps(call: Any) -> tuple[list[float], Params]:
     return [float(call()) for _ in range(STEPS)], call.params()
 
 
-def _losses_apart(found: list[float], expected: list[float]) -> float:
+def losses_apart(found: list[float], expected: list[float]) -> float:
     """Largest difference, relative to how far the loss went."""
     apart, way = (np.max(np.abs(np.subtract(a, b))) for a, b in ((found, expected), (expected, expected[0])))
     return float(apart / way) if way else float("inf")
 
 
-def _ways_apart(found: Params, expected: Params, start: Params) -> float:
+def ways_apart(found: Params, expected: Params, start: Params) -> float:
     """Distance of the parameters, relative to how far they went; both Euclidean, over all of them."""
     apart, way = (
         sum(float(np.sum(np.square(a[path] - b[path], dtype=np.float64))) for path in start) ** 0.5
@@ -164,17 +166,15 @@ class Timms:
         self._x = torch.from_numpy(batch["image"]).to(device).permute(0, 3, 1, 2)  # NHWC in memory is channels_last
         self._y = torch.from_numpy(batch["label"]).long().to(device)
         self._chunk = chunk or len(self._x)
-        self._forward = model
+        self._forward = peer.compile(model) if compiled else model
         if compiled:
-            torch.compiler.reset()
-            self._forward = torch.compile(model)
             self._gradients()
+            self._optimizer.zero_grad()
 
     def _gradients(self) -> Any:
         """The loss, and the gradients in the parameters."""
         import torch
 
-        self._optimizer.zero_grad()
         total = 0.0
         for x, y in zip(self._x.split(self._chunk), self._y.split(self._chunk), strict=True):
             x = x.float().sub_(self._mean).div_(self._std)
@@ -191,6 +191,7 @@ class Timms:
         loss = self._gradients()
         dispatch_clip_grad(model_parameters(self._model, exclude_head=True), OPTIM.clip_grad, OPTIM.clip_mode)
         self._optimizer.step()
+        self._optimizer.zero_grad()
         peer.wait()
         return loss
 

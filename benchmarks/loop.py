@@ -1,7 +1,5 @@
 """What the training loop costs beside its compiled step.
 
-    python benchmarks/overhead.py [--model eca_nfnet_l0] [--size 224] [--batch 8] [--steps 8] [--rounds 3]
-
 The rival is the compiled step alone: the same executable, called again and again on a batch that is on the device
 already, its result awaited. The loop is the whole of `train.loop.run` with logging at every step, one evaluation and
 one checkpoint at its end, which are not counted; its data are ready beforehand, so that no wait for them is counted
@@ -24,59 +22,50 @@ from typing import Any
 from unittest import mock
 
 import jax
-import numpy as np
 
-from train import config as c
+from benchmarks import measure
+from benchmarks.train import experiment, random_batch
 from train import data, loop
-from train.build import Experiment, build
+from train.build import Experiment
 from train.mesh import put_batch
 
 TARGET = 1.02
 SECTIONS = {"put_batch": "batch to device", "_log": "metrics, progress"}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks --what loop",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", default="eca_nfnet_l0")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
-    noise = random_images(args.size, args.batch * args.steps)
-    data.SOURCES["random"] = lambda *_: {"train": noise, "test": noise}
-    config = c.Config(
-        epochs=1,
-        model=c.Model(name=args.model),
-        data=c.Data(name="random", image_size=args.size, batch_size=args.batch),
-        augment=c.Augment(no_aug=True),
-        optim=c.Optim(clip_grad=0.015),
-        log=c.Log(every_steps=1),
-    )
-    experiment = build(config)
-    compiled = experiment.compile()
-    batch = next(data.train_batches(experiment.dataset.train, config.data, 0, 0))
-    alone, within, busy = [], [], defaultdict(list)
+    args = parser.parse_args(argv)
+    built = experiment(args.model, random_batch(args.size, args.batch * args.steps), args.batch)
+    compiled = built.compile()
+    batch = next(data.train_batches(built.dataset.train, built.config.data, 0, 0))
+    alone: list[float] = []
+    within: list[float] = []
+    busy: dict[str, list[float]] = defaultdict(list)
     for done in range(args.rounds):
-        alone += steps_alone(experiment, compiled, batch, args.steps)
-        within += steps_of_loop(experiment, compiled, batch, busy)
+        alone += steps_alone(built, compiled, batch, args.steps)
+        within += steps_of_loop(built, compiled, batch, busy)
         print(f"round {done + 1} of {args.rounds}", file=sys.stderr)
     step, whole = statistics.median(alone), statistics.median(within)
     print(
         f"{args.model} at {args.size}, batch {args.batch}, {args.rounds} rounds of {args.steps} steps; "
         "median [least, most]"
     )
-    print(f"compiled step alone {spread(alone)} ms")
-    print(f"step of the loop    {spread(within)} ms, ratio {whole / step:.4f}, target {TARGET}")
+    print(f"compiled step alone {measure.spread(alone, 1e3, '.2f')} ms")
+    print(f"step of the loop    {measure.spread(within, 1e3, '.2f')} ms, ratio {whole / step:.4f}, target {TARGET}")
     for section, times in busy.items():
-        print(f"  host, {SECTIONS[section]:<18} {spread(times)} ms, {statistics.median(times) / step:.2%} of a step")
+        share = statistics.median(times) / step
+        print(f"  host, {SECTIONS[section]:<18} {measure.spread(times, 1e3, '.2f')} ms, {share:.2%} of a step")
     return 0 if whole / step <= TARGET else 1
-
-
-def random_images(size: int, count: int) -> data.Arrays:
-    """Noise: the time of a step does not depend on what is in the images."""
-    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
-    return data.Arrays(images, np.arange(count) % 10, tuple(map(str, range(1000))))
 
 
 def steps_alone(experiment: Experiment, compiled: Any, batch: data.Batch, count: int) -> list[float]:
@@ -98,7 +87,7 @@ def steps_of_loop(
     starts = []
 
     def batches(*_: Any) -> Iterator[data.Batch]:
-        for _ in itertools.count():
+        while True:
             starts.append(time.perf_counter())
             yield batch
 
@@ -124,11 +113,3 @@ def steps_of_loop(
         loop.run(experiment.config, Path(stack.enter_context(tempfile.TemporaryDirectory())))
     # The first steps only fill the queue, and the last one ends with the evaluation.
     return [after - before for before, after in itertools.pairwise(starts[3:])]
-
-
-def spread(seconds: list[float]) -> str:
-    return f"{1e3 * statistics.median(seconds):.2f} [{1e3 * min(seconds):.2f}, {1e3 * max(seconds):.2f}]"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
