@@ -5,6 +5,8 @@ import importlib
 import os
 import sys
 
+from train.pages import use_huge_pages
+
 WHAT = {  # one module each
     "infer": "logits of a batch: ours compiled and jitted, timm eager and torch.compile",
     "train": "a training step: ours, timm eager and torch.compile",
@@ -36,4 +38,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if {"train", "loop"} & set(sys.argv):
+        use_huge_pages()  # for both libraries, as train.main does
     sys.exit(main())

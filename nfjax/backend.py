@@ -48,9 +48,7 @@ def spread_rows(x: jax.Array, like: jax.Array) -> jax.Array:
     """
     if not _as_products(x):
         return jnp.broadcast_to(x, like.shape).astype(like.dtype)
-    ones = jnp.ones(
-        (math.prod(like.shape[:-1]), 1), x.dtype
-    )  # two axes: of more the gradient is transposed first
+    ones = jnp.ones((math.prod(like.shape[:-1]), 1), x.dtype)  # two axes: of more the gradient is transposed first
     return jnp.dot(ones, x[None], precision=jax.lax.Precision.HIGHEST).reshape(like.shape).astype(like.dtype)
 
 

@@ -124,9 +124,8 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
     if piece < shape[0]:
         x = jax.ShapeDtypeStruct((piece, *shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
     compiled = jax.jit(step, compiler_options=compiler_options()).lower(params, x).compile()
-    call = functools.partial(compiled, params)
-    if piece < shape[0]:
-        call = _in_pieces(call, piece)
+    one = functools.partial(compiled, params)
+    call = one if piece == shape[0] else _in_pieces(one, piece)
 
     def checked(x: Any) -> Any:
         if tuple(x.shape) != shape:

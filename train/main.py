@@ -8,6 +8,7 @@ import sys
 from absl import logging
 
 from train.flags import parse
+from train.pages import use_huge_pages
 
 
 def main(argv: list[str]) -> int:
@@ -33,4 +34,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(main(sys.argv))

@@ -74,8 +74,8 @@ def predict(
             "probabilities": jnp.exp(best - total[:, None]),
         }
 
-    shardings = {"in_shardings": (whole, batch_sharding(mesh)), "out_shardings": whole}
-    compiled = jax.jit(step, **shardings, compiler_options=compiler_options())
+    spread, options = batch_sharding(mesh), compiler_options()
+    compiled = jax.jit(step, in_shardings=(whole, spread), out_shardings=whole, compiler_options=options)
     params = jax.device_put(params, whole)
     rest = pipeline.Split(Selection([(test.source, np.arange(start, len(test)))]), test.transform, test.shape)
     steps = math.ceil(len(rest) / batch_size)
