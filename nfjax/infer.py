@@ -121,9 +121,12 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
     def step(params: Any, x: jax.Array) -> Any:
         return merge(graphdef, params)(x)
 
+    options: dict[str, Any] = dict(compiler_options())
     if piece < shape[0]:
         x = jax.ShapeDtypeStruct((piece, *shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
-    compiled = jax.jit(step, compiler_options=compiler_options()).lower(params, x).compile()
+        if shape[0] // piece % CORES == 0:  # then no core is ever left without a piece of its own
+            options["xla_cpu_multi_thread_eigen"] = False
+    compiled = jax.jit(step, compiler_options=options).lower(params, x).compile()
     one = functools.partial(compiled, params)
     call = one if piece == shape[0] else _in_pieces(one, piece)
 

@@ -40,7 +40,7 @@ def test_refuses_another_step(quick, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(train, "Task", Altered)
     assert main([*ARGS, "--no-torch-compile", "--out", str(tmp_path)]) == 1
-    assert "steps differ from timm's by more than 1e-04: ours 6" in capsys.readouterr().err
+    assert "losses differ from timm's by more than 1e-04: ours 6" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,58 @@
+"""Sums as products with ones are sums, in every kind of differentiation, and not in half precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nfjax import backend
+from nfjax.layers import Conv, LayerNorm, Linear
+from nfjax.params import initialize, merge, named_params, split
+
+
+@pytest.fixture(params=["cpu", "any"])
+def traced_for(request):
+    token = backend.PORTABLE.set(request.param == "any")
+    yield request.param
+    backend.PORTABLE.reset(token)
+
+
+def test_sums(x64, traced_for):
+    assert backend.backend() == traced_for
+    rng = np.random.default_rng(0)
+    x, v, probe = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal(5), rng.standard_normal((2, 3, 4, 5))
+    np.testing.assert_allclose(backend.sum_rows(jnp.asarray(x)), x.sum((0, 1, 2)), rtol=1e-14)
+    np.testing.assert_array_equal(backend.spread_rows(jnp.asarray(v), x), np.broadcast_to(v, x.shape))
+
+    def loss(v, x):
+        return jnp.vdot(probe, x * backend.spread_rows(v, x)) + jnp.vdot(v, backend.sum_rows(x**2))
+
+    def plain(v, x):
+        return jnp.vdot(probe, x * v) + jnp.vdot(v, (x**2).sum((0, 1, 2)))
+
+    for transform in (jax.grad, jax.jacfwd, jax.hessian):
+        found, expected = (transform(f, (0, 1))(v, x) for f in (loss, plain))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), found, expected)
+    found, expected = (jax.vmap(jax.grad(f), (None, 0))(v, x) for f in (loss_of_image(loss), loss_of_image(plain)))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def loss_of_image(loss):
+    return lambda v, image: loss(v, jnp.broadcast_to(image, (2, *image.shape)))
+
+
+@pytest.mark.parametrize("layer", [Conv(4, 4, 3), Linear(4, 4), LayerNorm(4)], ids=lambda layer: type(layer).__name__)
+def test_gradient_of_a_bias_is_not_summed_in_half_precision(layer):
+    """65536 terms of one sign: summed in bfloat16, the sum would stop growing at a quarter."""
+    initialize(named_params(layer))
+    graphdef, params = split(layer)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 128, 128, 4)), jnp.bfloat16)
+
+    def loss(params):
+        return merge(graphdef, params)(x).astype(jnp.float32).sum()
+
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(params)["bias"], np.full(4, 65536.0), rtol=1e-6)
+
+
+def test_this_xla_knows_the_options():
+    assert backend.compiler_options()
