@@ -2,18 +2,29 @@
 
 import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
 
-# True while a program is traced that must run on other backends than this machine's (`nfjax.export`).
-PORTABLE: ContextVar[bool] = ContextVar("portable", default=False)
+_PORTABLE: ContextVar[bool] = ContextVar("portable", default=False)
+
+
+@contextmanager
+def portable() -> Iterator[None]:
+    """What is traced within has nothing that is written for this machine's backend."""
+    token = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(token)
 
 
 def backend() -> str:
-    """ "cpu", "gpu" or "tpu"; "any" while a program is traced for several of them."""
-    return "any" if PORTABLE.get() else jax.default_backend()
+    """What is traced for: "cpu", "gpu" or "tpu"; "any" within `portable`."""
+    return "any" if _PORTABLE.get() else jax.default_backend()
 
 
 @functools.cache
@@ -38,7 +49,7 @@ def sum_rows(x: jax.Array) -> jax.Array:
     if not _as_products(x):
         return x.sum(range(x.ndim - 1))
     rows = x.reshape(-1, x.shape[-1])
-    return jnp.dot(jnp.ones((1, len(rows)), x.dtype), rows, precision=jax.lax.Precision.HIGHEST)[0]
+    return jnp.dot(jnp.ones((1, rows.shape[0]), x.dtype), rows, precision=jax.lax.Precision.HIGHEST)[0]
 
 
 def spread_rows(x: jax.Array, like: jax.Array) -> jax.Array:

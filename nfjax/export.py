@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from nfjax.backend import PORTABLE
+from nfjax.backend import portable
 from nfjax.infer import fold
 from nfjax.model import ImageModel, sides
 from nfjax.params import merge, split
@@ -195,15 +195,15 @@ def _portable() -> Iterator[None]:
         "jax_hlo_source_file_canonicalization_regex": r".*[/\\]",
         "jax_include_full_tracebacks_in_locations": False,
     }
-    before, token = {option: getattr(jax.config, option) for option in options}, PORTABLE.set(True)
+    before = {option: getattr(jax.config, option) for option in options}
     try:
         for option, value in options.items():
             jax.config.update(option, value)
-        yield
+        with portable():
+            yield
     finally:
         for option, value in before.items():
             jax.config.update(option, value)
-        PORTABLE.reset(token)
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:

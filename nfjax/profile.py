@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from nfjax.backend import portable
 from nfjax.layers import Conv, EfficientChannelAttention, Linear
 from nfjax.loading import Source, resolve
 from nfjax.model import ImageModel, Size, sides
@@ -122,7 +123,8 @@ def profile(model: str | Source | ImageModel, img_size: int | Size | None = None
                 _report_calls(module, ".".join(map(str, path)), layers, defined)
         return copy(x)
 
-    program = jax.make_jaxpr(call)(state, jax.ShapeDtypeStruct((1, *size, model.in_chans), jnp.float32))
+    with portable():  # a CPU's products with ones are sums, not work of the model
+        program = jax.make_jaxpr(call)(state, jax.ShapeDtypeStruct((1, *size, model.in_chans), jnp.float32))
     for path, macs, activations in _products(program.jaxpr, ""):
         if path not in defined:
             layers[path].add(macs, activations)

@@ -1,5 +1,7 @@
 """Sums as products with ones are sums, in every kind of differentiation, and not in half precision."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,8 @@ from nfjax.params import initialize, merge, named_params, split
 
 @pytest.fixture(params=["cpu", "any"])
 def traced_for(request):
-    token = backend.PORTABLE.set(request.param == "any")
-    yield request.param
-    backend.PORTABLE.reset(token)
+    with backend.portable() if request.param == "any" else contextlib.nullcontext():
+        yield request.param
 
 
 def test_sums(x64, traced_for):
