@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 import nfjax
+from nfjax.backend import compiler_options
 from nfjax.params import split
 from train import data as pipeline
 from train.average import run_weights
@@ -68,7 +69,7 @@ class Experiment:
             "image": jax.ShapeDtypeStruct((size, *self.dataset.train.shape), jnp.uint8, sharding=spread),
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=spread),
         }
-        return self.train_step.lower(self.state, batch).compile()
+        return self.train_step.lower(self.state, batch).compile(compiler_options())
 
     def every(self, epochs: float) -> int:
         """Epochs as a number of steps, at least one."""

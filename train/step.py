@@ -161,13 +161,7 @@ def make_train_step(
             ema = jax.tree.map(lambda old, new: (old + (1 - keep) * (new - old)).astype(new.dtype), ema, params)
         return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
 
-    return jax.jit(
-        train_step,
-        in_shardings=(shardings, spread),
-        out_shardings=(shardings, whole),
-        donate_argnums=0,
-        compiler_options=compiler_options(),
-    )
+    return jax.jit(train_step, in_shardings=(shardings, spread), out_shardings=(shardings, whole), donate_argnums=0)
 
 
 def make_eval_step(graphdef: nnx.GraphDef, normalize: Normalize, mesh: Any, state: State) -> Callable[..., Arrays]:
