@@ -19,7 +19,7 @@ WHAT = {  # one module each
 }
 
 
-def main(argv: list[str] | None = None) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Ratios to timm, measured in the same run on the same inputs; below 1 is faster than timm.",
@@ -28,6 +28,11 @@ def main(argv: list[str] | None = None) -> int:
         add_help=False,
     )
     parser.add_argument("--what", choices=WHAT)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = make_parser()
     known, rest = parser.parse_known_args(argv)
     if known.what is None:
         parser.print_help()
@@ -38,6 +43,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if {"train", "loop"} & set(sys.argv):
+    if make_parser().parse_known_args()[0].what in ("train", "loop"):
         use_huge_pages()  # for both libraries, as train.main does
     sys.exit(main())

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import gc
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -127,7 +128,7 @@ def _row(
     calls = {key: make() for key, make in task.ours.items()} | theirs
     differences = task.check(calls)
     times = measure.interleave(calls, args.rounds, clock=clock, after=peer.release)
-    median = {key: measure.median(values) for key, values in times.items()}
+    median = {key: statistics.median(values) for key, values in times.items()}
     best = min(theirs, key=median.__getitem__)
     height, width = task.size
     return {

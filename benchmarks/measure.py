@@ -43,10 +43,6 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values)
-
-
 def spread(values: Sequence[float], factor: float = 1.0, form: str = ".1f") -> str:
     """Median [least, most]."""
     middle, least, most = (factor * f(values) for f in (statistics.median, min, max))

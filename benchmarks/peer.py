@@ -17,10 +17,8 @@ DTYPES = ("float32", "bfloat16")
 # How much farther from float32 than timm's AMP ours may be in bfloat16, and the rounding of one bfloat16 number, below
 # which no distance says anything: where timm happens to be closer, that is chance.
 FACTOR, ROUNDING = 2.0, 2.0**-8
-Calls = dict[str, Callable[[], Any]]
-
-
 CHUNK = 32  # images that the float32 reference of bfloat16 computes with at once, to save memory
+Calls = dict[str, Callable[[], Any]]
 
 
 class OutputsDiffer(Exception):

@@ -32,7 +32,7 @@ def compiler_options() -> dict[str, str]:
     """For `jax.jit(..., compiler_options=...)`: what makes XLA's programs faster on this machine.
 
     On a CPU XLA gives products, sums and convolutions to the library YNN. Its convolutions use one core if they have
-    64 output channels or fewer, where those of Eigen use all: on two cores 1.3 to 2 times as fast (jaxlib 0.10.2).
+    64 output channels or fewer, where those of Eigen use all: on two cores 1.5 to 2.3 times as fast (jaxlib 0.10.2).
     """
     options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
     if jax.default_backend() != "cpu":
@@ -65,5 +65,5 @@ def spread_rows(x: jax.Array, like: jax.Array) -> jax.Array:
 
 def _as_products(x: jax.Array) -> bool:
     # XLA's CPU backend sums columns at 5 to 18 ns an element where something else is fused into the sum, as it is in
-    # every gradient of a scale or a bias; as a product with ones, whose gradient is such a product too, at about 1 ns.
+    # every gradient of a scale or a bias; as a product with ones, whose gradient is such a product too, at 1 to 3 ns.
     return backend() == "cpu" and x.dtype in (jnp.float32, jnp.float64)

@@ -47,8 +47,8 @@ def enable() -> Path | None:
     try:
         folder = folder.expanduser().absolute()
         _prepare(folder)
-    # RuntimeError: a user without a home. NotImplementedError: a file system without locks.
-    except (OSError, RuntimeError, NotImplementedError) as error:
+    # RuntimeError: a user without a home, or (NotImplementedError is one) a file system without locks.
+    except (OSError, RuntimeError) as error:
         logger.warning(
             f"compiled programs are not kept for the next process, because {folder} cannot be used ({error}); set "
             f"{SWITCH} to a folder that can be written, or to 0."
