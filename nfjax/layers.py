@@ -3,6 +3,7 @@
 Layers compute in the dtype of their input; parameters are cast to it where they are used.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nfjax.backend import spread_rows, sum_rows
+from nfjax.backend import matmul, spread_rows, sum_rows, sum_rows_of
 from nfjax.conv import Padding, conv2d
 from nfjax.params import Normal, Uniform, ones, param, zeros
 
@@ -90,10 +91,41 @@ class ScaledStdConv(Conv):
     def weight(self) -> jax.Array:
         kernel = self.kernel[...]
         kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-        fan_in = math.prod(kernel.shape[:-1])
-        centred = kernel - spread_rows(sum_rows(kernel) / fan_in, kernel)
-        var = sum_rows(jnp.square(centred)) / fan_in
-        return centred * spread_rows(self.gain[...] * self.scale * jax.lax.rsqrt(var + self.eps), kernel)
+        return standardized(kernel, self.gain[...] * self.scale, self.eps)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def standardized(kernel: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
+    """`gain * (W - mean) / sqrt(var + eps)`, with the biased moments of the weights of each output channel.
+
+    Args:
+        kernel: array of shape `(k, k, in_channels // groups, out_channels)`.
+        gain: array of shape `(out_channels,)`.
+        eps: added to the variance.
+    """
+    mean, inverse = _moments(kernel, eps)
+    return (kernel - spread_rows(mean, kernel)) * spread_rows(gain * inverse, kernel)
+
+
+@standardized.defjvp
+def _standardized_jvp(eps: float, at: Any, along: Any) -> tuple[jax.Array, jax.Array]:
+    # Left to itself, differentiation goes through the sum of squares twice, and writes the squares to memory.
+    (kernel, gain), (d_kernel, d_gain) = at, along
+    mean, inverse = _moments(kernel, eps)
+    centred = kernel - spread_rows(mean, kernel)
+    factor = spread_rows(gain * inverse, kernel)
+    fan_in = math.prod(kernel.shape[:-1])
+    d_centred = d_kernel - spread_rows(sum_rows(d_kernel) / fan_in, kernel)
+    d_factor = d_gain * inverse - gain * inverse**3 * sum_rows(centred * d_kernel) / fan_in
+    return centred * factor, d_centred * factor + centred * spread_rows(d_factor, kernel)
+
+
+def _moments(kernel: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
+    """Of each output channel: the mean, and `1 / sqrt(var + eps)`."""
+    fan_in = math.prod(kernel.shape[:-1])
+    mean = sum_rows_of(lambda rows: rows, kernel) / fan_in
+    var = sum_rows_of(lambda rows: jnp.square(rows - mean), kernel) / fan_in
+    return mean, jax.lax.rsqrt(var + eps)
 
 
 class Linear(nnx.Module):
@@ -104,7 +136,7 @@ class Linear(nnx.Module):
         self.bias = param((out_features,), zeros) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = matmul(x, self.kernel[...].astype(x.dtype))
         return y if self.bias is None else y + spread_rows(self.bias[...], y)
 
 
@@ -140,7 +172,7 @@ class RmsNorm(nnx.Module):
 
 
 class SqueezeExcite(nnx.Module):
-    """Channel attention `x * sigmoid(fc2(relu(fc1(mean(x)))))` (1709.01507; timm `SEModule`).
+    """Weights of channels, `sigmoid(fc2(relu(fc1(mean(x)))))` (1709.01507; timm `SEModule`, which multiplies by them).
 
     The two maps are 1x1 convolutions on the pooled `(batch, 1, 1, channels)`, as in timm.
     """
@@ -152,7 +184,7 @@ class SqueezeExcite(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         pooled = x.mean((1, 2), keepdims=True)
-        return x * jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(pooled))))
+        return jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(pooled))))
 
 
 class Conv1dKernel(nnx.Module):
@@ -163,7 +195,10 @@ class Conv1dKernel(nnx.Module):
 
 
 class EfficientChannelAttention(nnx.Module):
-    """Channel attention by a 1-D convolution over neighbouring channels (1910.03151; timm `EcaModule`)."""
+    """Weights of channels `(batch, 1, 1, channels)`, by a 1-D convolution over neighbouring channels.
+
+    (1910.03151; timm `EcaModule`, which multiplies by them.)
+    """
 
     def __init__(self, channels: int):
         t = int(abs(math.log2(channels) + 1) / 2)
@@ -177,7 +212,7 @@ class EfficientChannelAttention(nnx.Module):
         taps = self.conv.kernel[...].astype(x.dtype)[:, 0, 0]
         # A handful of shifted sums: cheaper than a convolution of one channel on every backend.
         y = sum(taps[i] * padded[:, i : i + channels] for i in range(self.kernel_size))
-        return x * jax.nn.sigmoid(y)[:, None, None, :]
+        return jax.nn.sigmoid(y)[:, None, None, :]
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ preserves variance. Names of modules are timm's, so that parameter paths mirror 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from nfjax.activations import gelu, silu
 from nfjax.conv import Padding
 from nfjax.data_config import DataConfig
 from nfjax.head import ClassifierHead
@@ -38,11 +39,7 @@ from nfjax.params import param, zeros
 # 1 / (standard deviation of the activation's output for a unit normal input) ([1] section 4.2, after
 # DeepMind's constants).
 GAMMA = {"gelu": 1.7015043497085571, "relu": 1.7139588594436646, "silu": 1.7881293296813965}
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-}
+ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu, "silu": silu}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,15 +236,18 @@ class NormFreeBlock(nnx.Module):
         if self.conv2b is not None:
             out = self.conv2b(act(out))
         if self.attn is not None:
-            out = cfg.attn_gain * self.attn(out)
+            out = out * (cfg.attn_gain * self.attn(out))
         out = self.conv3(act(out))
-        if self.attn_last is not None:
-            out = cfg.attn_gain * self.attn_last(out)
 
-        out = drop_path(out, self.block.drop_path_rate, key)
+        # All factors of the branch are made one before they meet it, so that they and their gradients cost next to
+        # nothing; that of attention has a number for each image and channel. In float32: so it is rounded once.
+        factor = jnp.full((x.shape[0], 1, 1, 1), cfg.alpha, jnp.promote_types(out.dtype, jnp.float32))
+        if self.attn_last is not None:
+            factor = factor * (cfg.attn_gain * self.attn_last(out))
         if self.skipinit_gain is not None:
-            out = out * jnp.broadcast_to(self.skipinit_gain[...], out.shape).astype(out.dtype)
-        return out * cfg.alpha + shortcut
+            factor = factor * self.skipinit_gain[...]
+        factor = drop_path(factor, self.block.drop_path_rate, key)
+        return out * jnp.broadcast_to(factor, out.shape).astype(out.dtype) + shortcut
 
 
 class NormFreeNet(ImageModel):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nfjax.activations import gelu
 from nfjax.attention import (
     Attention,
     DiffAttention,
@@ -158,7 +159,7 @@ class ParallelScalingBlock(nnx.Module):
         keys = split_key(key, 3)
         hidden, qkv = self._project(x)
         attended = merge_heads(attend(*qkv, drop_rate=self.cfg.attn_drop_rate, key=keys[0]))
-        hidden = dropout(jax.nn.gelu(hidden, approximate=False), self.cfg.proj_drop_rate, keys[1])
+        hidden = dropout(gelu(hidden), self.cfg.proj_drop_rate, keys[1])
         y = self.attn_out_proj(attended) + self.mlp_out_proj(hidden)
         return x + drop_path(_scaled(self.ls, y), self.drop_path_rate, keys[2])
 
@@ -188,7 +189,7 @@ class DiffParallelScalingBlock(Differential):
         keys = split_key(key, 3)
         hidden, qkv = self._project(x)
         attended = self.attend(*qkv, key=keys[0])
-        hidden = dropout(jax.nn.gelu(hidden, approximate=False), self.cfg.proj_drop_rate, keys[1])
+        hidden = dropout(gelu(hidden), self.cfg.proj_drop_rate, keys[1])
         y = self.out_proj(jnp.concatenate([attended, hidden], axis=-1))
         return x + drop_path(_scaled(self.ls, y), self.drop_path_rate, keys[2])
 

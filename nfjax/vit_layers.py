@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nfjax.activations import gelu, silu
 from nfjax.attention import attend, merge_heads, split_heads
 from nfjax.backend import spread_rows
 from nfjax.layers import Conv, LayerNorm, Linear, RmsNorm, dropout, split_key
@@ -56,7 +57,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         first, second = split_key(key, 2)
-        x = dropout(jax.nn.gelu(self.fc1(x), approximate=False), self.drop, first)
+        x = dropout(gelu(self.fc1(x)), self.drop, first)
         return dropout(self.fc2(x), self.drop, second)
 
 
@@ -80,7 +81,7 @@ class SwiGLUPacked(nnx.Module):
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         first, second = split_key(key, 2)
         a, b = jnp.split(self.fc1(x), 2, axis=-1)
-        x = dropout(jax.nn.silu(a) * b, self.drop, first)
+        x = dropout(silu(a) * b, self.drop, first)
         return dropout(self.fc2(x), self.drop, second)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nfjax import backend
-from nfjax.layers import Conv, LayerNorm, Linear
+from nfjax.layers import Conv, LayerNorm, Linear, standardized
 from nfjax.params import initialize, merge, named_params, split
 
 
@@ -36,6 +36,37 @@ def test_sums(x64, traced_for):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), found, expected)
     found, expected = (jax.vmap(jax.grad(f), (None, 0))(v, x) for f in (loss_of_image(loss), loss_of_image(plain)))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 16, 48, 51])
+def test_sum_of_a_function_and_product(x64, traced_for, rows):
+    rng = np.random.default_rng(rows)
+    x, kernel = rng.standard_normal((3, rows, 5)), rng.standard_normal((5, 4))
+    found = backend.sum_rows_of(jnp.square, jnp.asarray(x))
+    np.testing.assert_allclose(found, np.square(x).sum((0, 1)), rtol=1e-13)
+    np.testing.assert_allclose(backend.matmul(x, kernel), x @ kernel, rtol=1e-13)
+
+
+def test_standardized(x64, traced_for):
+    """Its derivatives are written by hand: those of the formula, of every kind."""
+    rng = np.random.default_rng(0)
+    kernel, gain, probe = (
+        rng.standard_normal((3, 3, 2, 4)) + 5,
+        rng.standard_normal(4),
+        rng.standard_normal((3, 3, 2, 4)),
+    )
+
+    def plain(kernel, gain):
+        mean, var = kernel.mean((0, 1, 2)), kernel.var((0, 1, 2))
+        return gain * (kernel - mean) / jnp.sqrt(var + 1e-2)
+
+    np.testing.assert_allclose(standardized(kernel, gain, 1e-2), plain(kernel, gain), rtol=1e-12)
+    for transform in (jax.grad, jax.jacfwd, jax.hessian):
+        ours, theirs = (
+            transform(lambda *at, of=of: jnp.vdot(probe, of(*at)), (0, 1))(kernel, gain)
+            for of in (lambda k, g: standardized(k, g, 1e-2), plain)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), ours, theirs)
 
 
 def loss_of_image(loss):
