@@ -93,6 +93,7 @@ def _in_processes(what: str, case: harness.Case, name: str, rounds: int) -> list
     found = []
     with tempfile.TemporaryDirectory() as cache:
         settings = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        settings["MALLOC_MMAP_THRESHOLD_"] = "131072"  # larger arrays go back to the system at once, from any thread
         first = name in RIVALS[what] and peer.on_gpu()  # fills the cache
         for _ in range(rounds + first):
             run = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | settings)
