@@ -15,8 +15,9 @@ def test_results(tmp_path, capsys):
     (row,) = json.loads(path.read_text())["rows"]
     assert set(row["bytes"]) == {"ours", "timm eager"}
     assert row["ratios"]["timm eager"] == [1.0]
-    # The gradients alone are 1.8 MB.
-    assert all(1.8e6 < found < 300e6 for values in row["bytes"].values() for found in values)
+    # The gradients are 1.8 MB; torch has all of them at once, our step updates a parameter when it has its gradient.
+    for name, least in {"ours": 0.9e6, "timm eager": 1.8e6}.items():
+        assert all(least < found < 300e6 for found in row["bytes"][name]), row["bytes"]
     assert "timm's least: timm eager" in capsys.readouterr().out
 
 
