@@ -13,6 +13,7 @@ WHAT = {  # one module each
     "load": "from the start of a process to the first logits, and of it the weights",
     "compile": "tracing, lowering and compiling inference and a training step, beside torch.compile",
     "memory": "peak memory of the two",
+    "program": "what a GPU that is not there would have to do: kernels, bytes and operations of the compiled programs",
     "data": "training images from JPEG files: ours and timm's loader of uint8 batches",
     "loop": "a step of the training loop, beside the compiled step alone",
     "checkpoint": "how long the loop waits for a checkpoint, of the time until it is complete",

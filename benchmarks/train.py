@@ -11,7 +11,7 @@ float32, and ours may be twice as far as timm's AMP, whose way is 5e-3 off.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,7 +45,13 @@ def random_batch(size: int, count: int, classes: int = 1000) -> data.Batch:
 
 
 def experiment(
-    model: str, images: data.Batch, batch: int, *, classes: int = 1000, dtype: str = "float32"
+    model: str,
+    images: data.Batch,
+    batch: int,
+    *,
+    classes: int = 1000,
+    dtype: str = "float32",
+    devices: Sequence[jax.Device] | None = None,
 ) -> Experiment:
     """What `train.main` builds for these images, with a line of metrics for every step."""
     source = data.Arrays(images["image"], images["label"], tuple(map(str, range(classes))))
@@ -59,7 +65,8 @@ def experiment(
             optim=OPTIM,
             schedule=c.Schedule("constant"),
             log=c.Log(every_steps=1),
-        )
+        ),
+        devices,
     )
 
 

@@ -96,12 +96,12 @@ class Attention(nnx.Module):
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim, std=proj_std)
 
-    def project(self, x: jax.Array) -> jax.Array:
-        """Queries, keys and values side by side, `(batch, tokens, 3 * dim)`."""
-        return self.qkv(x)
+    def project(self, x: jax.Array) -> list[jax.Array]:
+        """Queries, keys and values, each `(batch, tokens, dim)`."""
+        return self.qkv.split(x, 3)
 
     def heads(self, x: jax.Array, rope: jax.Array | None) -> Heads:
-        q, k, v = (split_heads(part, self.head_dim) for part in jnp.split(self.project(x), 3, axis=-1))
+        q, k, v = (split_heads(part, self.head_dim) for part in self.project(x))
         return (q, k, v) if rope is None else (rotate(q, rope), rotate(k, rope), v)
 
     def weights(self, x: jax.Array, rope: jax.Array | None = None) -> jax.Array:
@@ -177,10 +177,10 @@ class DiffAttention(Differential):
 
     def weights(self, x: jax.Array, rope: None = None) -> jax.Array:
         """The difference of each pair's attention maps, `(batch, heads, tokens, tokens)`."""
-        q, k, _ = self.pairs(*jnp.split(self.qkv(x), 3, axis=-1))
+        q, k, _ = self.pairs(*self.qkv.split(x, 3))
         return self.difference(q, k)
 
     def __call__(self, x: jax.Array, rope: None = None, key: jax.Array | None = None) -> jax.Array:
         attn_key, proj_key = split_key(key, 2)
-        y = self.attend(*self.pairs(*jnp.split(self.qkv(x), 3, axis=-1)), key=attn_key)
+        y = self.attend(*self.pairs(*self.qkv.split(x, 3)), key=attn_key)
         return dropout(self.proj(y), self.proj_drop, proj_key)

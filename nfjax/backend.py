@@ -5,35 +5,42 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 SUM_PARTS = 16  # that `sum_rows_of` adds up elementwise first
 
-_PORTABLE: ContextVar[bool] = ContextVar("portable", default=False)
+_TRACED_FOR: ContextVar[str | None] = ContextVar("traced_for", default=None)
 
 
 @contextmanager
-def portable() -> Iterator[None]:
-    """What is traced within has nothing that is written for this machine's backend."""
-    token = _PORTABLE.set(True)
+def traced_for(name: str) -> Iterator[None]:
+    """What is traced within is for another backend than this process has; for "any" it is the same on all."""
+    token = _TRACED_FOR.set(name)
     try:
         yield
     finally:
-        _PORTABLE.reset(token)
+        _TRACED_FOR.reset(token)
 
 
 def backend() -> str:
-    """What is traced for: "cpu", "gpu" or "tpu"; "any" within `portable`."""
-    return "any" if _PORTABLE.get() else jax.default_backend()
+    """What is traced for: "cpu", "gpu" or "tpu", or what `traced_for` says."""
+    return _TRACED_FOR.get() or jax.default_backend()
+
+
+def compiler_options() -> dict[str, str]:
+    """For `jax.jit(..., compiler_options=...)`: what makes XLA's programs faster and smaller on this machine."""
+    return _cpu_options() if backend() == "cpu" else {}
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
-    """For `jax.jit(..., compiler_options=...)`: what makes XLA's programs faster and smaller on this machine.
+def _cpu_options() -> dict[str, str]:
+    """Options of XLA for a CPU, if it knows them.
 
-    On a CPU XLA gives products, sums and convolutions to the library YNN. Its convolutions use one core if they have
+    It gives products, sums and convolutions to the library YNN. Its convolutions use one core if they have
     64 output channels or fewer, where those of Eigen use all: on two cores 1.5 to 2.3 times as fast (jaxlib 0.10.2).
     And it drops the barriers of `jax.checkpoint` before it orders the operations, so that what should be computed twice
     is computed at once and kept: with them the arrays of a step of vit_medium_patch16_reg4_gap_256 take a sixth.
@@ -42,8 +49,6 @@ def compiler_options() -> dict[str, str]:
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
         "xla_disable_hlo_passes": "cse_barrier_expander",
     }
-    if jax.default_backend() != "cpu":
-        return {}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # another version of XLA may know no such option
@@ -58,6 +63,20 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # As a product of matrices: for the kernel's gradient, a sum over several axes of x, XLA's CPU backend would write
     # one of the two factors transposed first (3 to 10 % of a training step of eca_nfnet_l0).
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+def kept(arrays: Any) -> Any:
+    """`arrays`, which on a GPU are computed once and kept: XLA would compute them anew wherever they are used."""
+    return jax.lax.optimization_barrier(arrays) if backend() == "gpu" else arrays
+
+
+def row_major(x: jax.Array) -> jax.Array:
+    """`x`, which on a GPU lies in memory in the order of its axes, and so does its gradient.
+
+    XLA chooses, and where a position embedding's gradient is summed over the batch it chose the batch for the last axis
+    of all tokens: every product of matrices had to transpose them (15 % of the memory traffic of a training step).
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if backend() == "gpu" else x
 
 
 def sum_rows(x: jax.Array) -> jax.Array:

@@ -57,12 +57,11 @@ class EvaAttention(Attention):
         self.q_bias = param((dim,), zeros) if cfg.qkv_bias else None
         self.v_bias = param((dim,), zeros) if cfg.qkv_bias else None
 
-    def project(self, x: jax.Array) -> jax.Array:
+    def project(self, x: jax.Array) -> list[jax.Array]:
+        q, k, v = self.qkv.split(x, 3)
         if self.q_bias is None or self.v_bias is None:
-            return self.qkv(x)
-        bias = jnp.concatenate([self.q_bias[...], jnp.zeros_like(self.q_bias[...]), self.v_bias[...]])
-        y = self.qkv(x)
-        return y + spread_rows(bias, y)
+            return [q, k, v]
+        return [q + spread_rows(self.q_bias[...], q), k, v + spread_rows(self.v_bias[...], v)]
 
 
 class EvaBlock(nnx.Module):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from nfjax.backend import portable
+from nfjax.backend import traced_for
 from nfjax.infer import fold
 from nfjax.model import ImageModel, sides
 from nfjax.params import merge, split
@@ -199,7 +199,7 @@ def _portable() -> Iterator[None]:
     try:
         for option, value in options.items():
             jax.config.update(option, value)
-        with portable():
+        with traced_for("any"):
             yield
     finally:
         for option, value in before.items():

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nfjax.backend import matmul, spread_rows, sum_rows, sum_rows_of
+from nfjax.backend import backend, kept, matmul, spread_rows, sum_rows, sum_rows_of
 from nfjax.conv import Padding, conv2d
 from nfjax.params import Normal, Uniform, ones, param, zeros
 
@@ -139,6 +139,17 @@ class Linear(nnx.Module):
         y = matmul(x, self.kernel[...].astype(x.dtype))
         return y if self.bias is None else y + spread_rows(self.bias[...], y)
 
+    def split(self, x: jax.Array, parts: int) -> list[jax.Array]:
+        """The map's value in so many equal parts of its last axis."""
+        if backend() != "gpu":
+            return jnp.split(self(x), parts, axis=-1)
+        # As products of their own: the parts of one would be copied, since cuDNN's attention wants each in one piece.
+        kernels = jnp.split(self.kernel[...].astype(x.dtype), parts, axis=1)
+        ys = [matmul(x, kernel) for kernel in kernels]
+        if self.bias is None:
+            return ys
+        return [y + spread_rows(bias, y) for y, bias in zip(ys, jnp.split(self.bias[...], parts), strict=True)]
+
 
 class LayerNorm(nnx.Module):
     """Normalisation of the last axis (1607.06450): scale and bias `(channels,)`, moments in float32 at least."""
@@ -150,11 +161,29 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = wide - wide.mean(-1, keepdims=True)
-        var = jnp.square(centred).mean(-1, keepdims=True)
         scale, bias = (spread_rows(p[...], wide) for p in (self.scale, self.bias))
-        y = centred * jax.lax.rsqrt(var + self.eps) * scale + bias
-        return y.astype(x.dtype)
+        return (normalized(wide, self.eps) * scale + bias).astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def normalized(x: jax.Array, eps: float) -> jax.Array:
+    """`(x - mean) / sqrt(var + eps)`, with the biased moments over the last axis."""
+    mean, inverse = _row_moments(x, eps)
+    return (x - mean) * inverse
+
+
+@normalized.defjvp
+def _normalized_jvp(eps: float, at: Any, along: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (d_x,) = at, along
+    mean, inverse = kept(_row_moments(x, eps))
+    y = (x - mean) * inverse
+    return y, inverse * (d_x - d_x.mean(-1, keepdims=True) - y * (y * d_x).mean(-1, keepdims=True))
+
+
+def _row_moments(x: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
+    """Over the last axis, which stays: the mean, and `1 / sqrt(var + eps)`."""
+    mean = x.mean(-1, keepdims=True)
+    return mean, jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + eps)
 
 
 class RmsNorm(nnx.Module):

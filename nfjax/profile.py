@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nfjax.backend import portable
+from nfjax.backend import traced_for
 from nfjax.layers import Conv, EfficientChannelAttention, Linear
 from nfjax.loading import Source, resolve
 from nfjax.model import ImageModel, Size, sides
@@ -123,7 +123,7 @@ def profile(model: str | Source | ImageModel, img_size: int | Size | None = None
                 _report_calls(module, ".".join(map(str, path)), layers, defined)
         return copy(x)
 
-    with portable():  # a CPU's products with ones are sums, not work of the model
+    with traced_for("any"):  # a CPU's products with ones are sums, not work of the model
         program = jax.make_jaxpr(call)(state, jax.ShapeDtypeStruct((1, *size, model.in_chans), jnp.float32))
     for path, macs, activations in _products(program.jaxpr, ""):
         if path not in defined:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from nfjax.backend import row_major
 from nfjax.data_config import DataConfig
 from nfjax.layers import Linear, dropout, split_key
 from nfjax.model import Feature, ImageModel, Size, take_indices
@@ -201,7 +202,7 @@ class VisionTransformer(ImageModel):
             x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
         else:
             x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
-        return dropout(x, self.config.pos_drop_rate, key), grid, self._rope(grid)
+        return dropout(row_major(x), self.config.pos_drop_rate, key), grid, self._rope(grid)
 
     def _rope(self, grid: Grid) -> jax.Array | None:
         return None

@@ -103,7 +103,7 @@ class AttentionPoolLatent(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(batch, tokens, dim)` to `(batch, dim)`."""
         latent = jnp.broadcast_to(self.latent[...], (x.shape[0], 1, x.shape[2])).astype(x.dtype)
-        k, v = (split_heads(part, self.head_dim) for part in jnp.split(self.kv(x), 2, axis=-1))
+        k, v = (split_heads(part, self.head_dim) for part in self.kv.split(x, 2))
         y = self.proj(merge_heads(attend(split_heads(self.q(latent), self.head_dim), k, v)))
         return (y + self.mlp(self.norm(y)))[:, 0]
 

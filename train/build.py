@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,17 @@ class Experiment:
         return max(1, round(epochs * self.steps_per_epoch))
 
 
-def build(config: Config) -> Experiment:
+def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """Check a config against the data and the devices, and make everything that a run needs; nothing is computed yet.
+
+    Args:
+        config: what is asked for.
+        devices: those of another machine, to compile for it; this one's by default.
 
     Raises:
         ValueError: for a config that cannot be run, naming the fields.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     parts = mesh.size * config.grad_accum_steps
     if config.data.batch_size < 1 or config.data.batch_size % parts:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Where arrays live: the mesh of devices, and what of it each array is spread over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,20 +13,20 @@ from train.rules import FSDP_AXES, assign
 AXES = ("data", "fsdp")
 
 
-def make_mesh(mesh: config.Mesh) -> jax.sharding.Mesh:
-    """The devices of all processes as a `(data, fsdp)` mesh.
+def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Devices, by default those of all processes, as a `(data, fsdp)` mesh.
 
     Raises:
         ValueError: if they cannot be arranged as asked.
     """
-    devices = jax.device_count()
-    data = devices // mesh.fsdp if mesh.data == -1 and mesh.fsdp > 0 else mesh.data
-    if data < 1 or mesh.fsdp < 1 or data * mesh.fsdp != devices:
+    count = jax.device_count() if devices is None else len(devices)
+    data = count // mesh.fsdp if mesh.data == -1 and mesh.fsdp > 0 else mesh.data
+    if data < 1 or mesh.fsdp < 1 or data * mesh.fsdp != count:
         raise ValueError(
-            f"mesh.data={mesh.data} times mesh.fsdp={mesh.fsdp} must be the number of devices, {devices}; mesh.data=-1 "
+            f"mesh.data={mesh.data} times mesh.fsdp={mesh.fsdp} must be the number of devices, {count}; mesh.data=-1 "
             "takes what mesh.fsdp leaves, and mesh.fsdp must divide the number of devices."
         )
-    return jax.make_mesh((data, mesh.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    return jax.make_mesh((data, mesh.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -1,4 +1,4 @@
-"""Sums as products with ones are sums, in every kind of differentiation, and not in half precision."""
+"""What is written for one backend computes what it does on the others, in every kind of differentiation."""
 
 import contextlib
 
@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import nfjax
 from nfjax import backend
-from nfjax.layers import Conv, LayerNorm, Linear, standardized
+from nfjax.layers import Conv, LayerNorm, Linear, normalized, standardized
 from nfjax.params import initialize, merge, named_params, split
 
 
-@pytest.fixture(params=["cpu", "any"])
+@pytest.fixture(params=["cpu", "gpu", "any"])
 def traced_for(request):
-    with backend.portable() if request.param == "any" else contextlib.nullcontext():
+    with contextlib.nullcontext() if request.param == jax.default_backend() else backend.traced_for(request.param):
         yield request.param
 
 
@@ -32,9 +33,11 @@ def test_sums(x64, traced_for):
         return jnp.vdot(probe, x * v) + jnp.vdot(v, (x**2).sum((0, 1, 2)))
 
     for transform in (jax.grad, jax.jacfwd, jax.hessian):
-        found, expected = (transform(f, (0, 1))(v, x) for f in (loss, plain))
+        found, expected = (jax.jit(transform(f, (0, 1)))(v, x) for f in (loss, plain))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), found, expected)
-    found, expected = (jax.vmap(jax.grad(f), (None, 0))(v, x) for f in (loss_of_image(loss), loss_of_image(plain)))
+    found, expected = (
+        jax.jit(jax.vmap(jax.grad(f), (None, 0)))(v, x) for f in (loss_of_image(loss), loss_of_image(plain))
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -63,10 +66,47 @@ def test_standardized(x64, traced_for):
     np.testing.assert_allclose(standardized(kernel, gain, 1e-2), plain(kernel, gain), rtol=1e-12)
     for transform in (jax.grad, jax.jacfwd, jax.hessian):
         ours, theirs = (
-            transform(lambda *at, of=of: jnp.vdot(probe, of(*at)), (0, 1))(kernel, gain)
+            jax.jit(transform(lambda *at, of=of: jnp.vdot(probe, of(*at)), (0, 1)))(kernel, gain)
             for of in (lambda k, g: standardized(k, g, 1e-2), plain)
         )
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), ours, theirs)
+
+
+def test_normalized(x64, traced_for):
+    rng = np.random.default_rng(0)
+    x, probe = rng.standard_normal((2, 3, 8)) + 5, rng.standard_normal((2, 3, 8))
+
+    def plain(x):
+        return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-2)
+
+    np.testing.assert_allclose(normalized(x, 1e-2), plain(x), rtol=1e-12)
+    for transform in (jax.grad, jax.jacfwd, jax.hessian):
+        ours, theirs = (
+            jax.jit(transform(lambda x, of=of: jnp.vdot(probe, of(x))))(x)
+            for of in (lambda x: normalized(x, 1e-2), plain)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit2", "vit_dpwee_patch16_reg1_gap_256", "vit_medium_patch16_rope_reg1_gap_256"]
+)
+def test_a_gpu_is_given_the_same_function(x64, name):
+    model = nfjax.load(name, weights=None, dtype="float64", img_size=32, depth=2, embed_dim=128, num_heads=2)
+    rng = np.random.default_rng(0)
+    graphdef, params = split(model)
+    params = {path: rng.standard_normal(value.shape) / 8 for path, value in params.items()}
+    x, probe = rng.standard_normal((2, 32, 32, 3)), rng.standard_normal((2, model.num_classes))
+
+    def run(name):
+        step = jax.jit(jax.value_and_grad(lambda params: jnp.vdot(probe, merge(graphdef, params)(x))))
+        with backend.traced_for(name):
+            return step.lower(params).as_text(), step(params)
+
+    (cpu, expected), (gpu, found) = run("cpu"), run("gpu")
+    assert ("LayoutConstraint" in cpu, "LayoutConstraint" in gpu) == (False, True)
+    assert ("optimization_barrier" in cpu, "optimization_barrier" in gpu) == (False, True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, expected)
 
 
 def loss_of_image(loss):
