@@ -14,8 +14,21 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+import nfjax
+from benchmarks import harness, train
+from nfjax import registry
+from nfjax.backend import traced_for
+from nfjax.params import merge, split
+from nfjax.profile import profile
+from nfjax.vit import VisionTransformer
 
 FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 DESCRIPTION = """
@@ -63,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--models", nargs="+", default=["eca_nfnet_l0"])
     parser.add_argument("--of", nargs="+", choices=("infer", "train"), default=["infer", "train"])
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=256, help="images on each GPU")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs that share a training step")
+    parser.add_argument("--fsdp", type=int, default=1, help="over so many of them its state is spread")
     parser.add_argument("--size", type=int, help="side of the images; each model's own by default")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--target", choices=TARGETS, default="h200")
@@ -74,14 +89,15 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # which asks the driver
     target = TARGETS[args.target]
     try:
-        device = absent_device(target)
+        devices = absent_devices(target, args.devices)
     except Exception as error:  # whatever a missing plug-in raises
         print(f"cannot compile for {target.name}: {error}\nInstall the packages of jax[cuda13].", file=sys.stderr)
         return 1
     for name in args.models:
         for of in args.of:
             start = time.perf_counter()
-            compiled, size, flops = PROGRAMS[of](name, args.batch, args.size, args.dtype, device)
+            case = harness.Case(name, args.size, args.batch, args.dtype)
+            compiled, size, flops = inference(case, devices[0]) if of == "infer" else training(case, devices, args.fsdp)
             title = f"{of} {name} at {size[0]}x{size[1]}, batch {args.batch}, {args.dtype}, {target.name}"
             print(f"\n{title}, compiled in {time.perf_counter() - start:.0f} s")
             text = compiled.as_text()
@@ -92,54 +108,38 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def absent_device(target: Target) -> Any:
-    """A device to compile for, described in words."""
-    from jax.experimental import topologies
-
+def absent_devices(target: Target, count: int) -> Any:
+    """Devices of one machine to compile for, described in words."""
     description = DESCRIPTION.format(name=target.name, bandwidth=int(target.bandwidth), memory=int(target.memory))
-    (device,) = topologies.get_topology_desc(platform="cuda", target_config=description, topology="1x1x1").devices
-    return device
+    return topologies.get_topology_desc(platform="cuda", target_config=description, topology=f"1x1x{count}").devices
 
 
-def inference(name: str, batch: int, size: int | None, dtype: str, device: Any) -> Any:
+def inference(case: harness.Case, device: jax.Device) -> tuple[jax.stages.Compiled, tuple[int, int], int]:
     """What `nfjax.compile` compiles, height and width of the images, and operations of a call."""
-    import jax
-
-    import nfjax
-    from nfjax.backend import traced_for
-    from nfjax.params import merge, split
-    from nfjax.profile import profile
-    from nfjax.registry import find
-    from nfjax.vit import VisionTransformer
-
-    sized = {"img_size": size} if size and issubclass(find(name)[0].family, VisionTransformer) else {}
-    model = nfjax.fold(nfjax.load(name, weights=None, dtype=dtype, **sized))
-    height, width = (size, size) if size else model.data_config.input_size[1:]
+    sized = case.size and issubclass(registry.find(case.model)[0].family, VisionTransformer)
+    options: Any = {"img_size": case.size} if sized else {}
+    model = nfjax.fold(nfjax.load(case.model, weights=None, dtype=case.dtype, **options))
+    size = (case.size, case.size) if case.size else model.data_config.input_size[1:]
     graphdef, params = split(model)
     there = jax.sharding.SingleDeviceSharding(device)
     params = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=there), params)
-    images = jax.ShapeDtypeStruct((batch, height, width, model.in_chans), "float32", sharding=there)
+    images = jax.ShapeDtypeStruct((case.batch, *size, model.in_chans), jnp.float32, sharding=there)
     with traced_for("gpu"):
         compiled = jax.jit(lambda params, x: merge(graphdef, params)(x)).lower(params, images).compile()
-    return compiled, (height, width), 2 * profile(model, (height, width)).macs * batch
+    return compiled, size, 2 * profile(model, size).macs * case.batch
 
 
-def training(name: str, batch: int, size: int | None, dtype: str, device: Any) -> Any:
-    """The step that `train.main` compiles, height and width of the images, and operations of a step."""
-    from benchmarks import train
-    from nfjax.backend import traced_for
-    from nfjax.profile import profile
-    from nfjax.registry import find
-
-    side = size or find(name)[1].input_size[1]
+def training(
+    case: harness.Case, devices: Sequence[jax.Device], fsdp: int
+) -> tuple[jax.stages.Compiled, tuple[int, int], int]:
+    """The step that `train.main` compiles, height and width of the images, and operations of a step on each device."""
+    side, batch = case.size or registry.find(case.model)[1].input_size[1], case.batch * len(devices)
+    images = train.random_batch(side, batch)
     with traced_for("gpu"):
-        experiment = train.experiment(name, train.random_batch(side, batch), batch, dtype=dtype, devices=[device])
+        experiment = train.experiment(case.model, images, batch, dtype=case.dtype, devices=devices, fsdp=fsdp)
         compiled = experiment.compile()
-    macs = profile(experiment.model, (side, side)).macs
-    return compiled, (side, side), 2 * macs * (1 + train.BACKWARD) * batch
-
-
-PROGRAMS = {"infer": inference, "train": training}
+    size = side, side
+    return compiled, size, 2 * profile(experiment.model, size).macs * (1 + train.BACKWARD) * case.batch
 
 
 def kernels(program: str) -> list[tuple[str, int]]:
@@ -154,7 +154,7 @@ def kernels(program: str) -> list[tuple[str, int]]:
             continue
         name, shape, operation, operands = match.groups()
         sizes[name] = _bytes(shape)
-        if operation in NO_KERNEL:
+        if operation in NO_KERNEL or operation.endswith("-done"):
             continue
         target = re.search(r'custom_call_target="([^"]*)"', line)
         kind = target[1] if target else re.sub(r"[.\d]+$", "", name)

@@ -52,6 +52,7 @@ def experiment(
     classes: int = 1000,
     dtype: str = "float32",
     devices: Sequence[jax.Device] | None = None,
+    fsdp: int = 1,
 ) -> Experiment:
     """What `train.main` builds for these images, with a line of metrics for every step."""
     source = data.Arrays(images["image"], images["label"], tuple(map(str, range(classes))))
@@ -65,6 +66,7 @@ def experiment(
             optim=OPTIM,
             schedule=c.Schedule("constant"),
             log=c.Log(every_steps=1),
+            mesh=c.Mesh(fsdp=fsdp),
         ),
         devices,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nfjax.backend import traced_for
 from train import config as c
 from train.build import build
 from train.distributed import initialize, is_cluster
@@ -79,11 +80,11 @@ def test_two_processes_do_what_one_does(one, model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "fsdp", "parts"),
-    [("test_nfnet", 1, 1), ("test_nfnet", 2, 2), ("test_vit2", 2, 1)]
-    + [pytest.param("eca_nfnet_l0", fsdp, 1, marks=pytest.mark.slow) for fsdp in (1, 2)],
+    ("name", "fsdp", "parts", "backend"),
+    [("test_nfnet", 1, 1, "cpu"), ("test_nfnet", 2, 2, "cpu"), ("test_vit2", 2, 1, "gpu")]
+    + [pytest.param("eca_nfnet_l0", fsdp, 1, "cpu", marks=pytest.mark.slow) for fsdp in (1, 2)],
 )
-def test_only_parameters_are_gathered(name, fsdp, parts):
+def test_only_parameters_are_gathered(name, fsdp, parts, backend):
     """Images and activations stay where they are: grouped convolutions, for one, could gather the whole batch."""
     experiment = build(
         c.Config(
@@ -95,7 +96,8 @@ def test_only_parameters_are_gathered(name, fsdp, parts):
             mesh=c.Mesh(fsdp=fsdp),
         )
     )
-    text = experiment.compile().as_text()
+    with traced_for(backend):
+        text = experiment.compile().as_text()
     shapes = Counter(",".join(map(str, array.shape)) for array in experiment.params.values())
     gathered = Counter(re.findall(r"\[([\d,]*)\]\S* all-gather(?:-start)?\(", text))
     assert "all-reduce" in text or "reduce-scatter" in text  # of the gradients: the text is that of a mesh
