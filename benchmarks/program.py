@@ -26,7 +26,8 @@ import nfjax
 from benchmarks import harness, train
 from nfjax import registry
 from nfjax.backend import traced_for
-from nfjax.params import merge, split
+from nfjax.infer import prepare
+from nfjax.params import merge
 from nfjax.profile import profile
 from nfjax.vit import VisionTransformer
 
@@ -118,9 +119,10 @@ def inference(case: harness.Case, device: jax.Device) -> tuple[jax.stages.Compil
     """What `nfjax.compile` compiles, height and width of the images, and operations of a call."""
     sized = case.size and issubclass(registry.find(case.model)[0].family, VisionTransformer)
     options: Any = {"img_size": case.size} if sized else {}
-    model = nfjax.fold(nfjax.load(case.model, weights=None, dtype=case.dtype, **options))
+    model = nfjax.load(case.model, weights=None, dtype=case.dtype, **options)
     size = (case.size, case.size) if case.size else model.data_config.input_size[1:]
-    graphdef, params = split(model)
+    with traced_for("gpu"):
+        graphdef, params = prepare(model)
     there = jax.sharding.SingleDeviceSharding(device)
     params = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=there), params)
     images = jax.ShapeDtypeStruct((case.batch, *size, model.in_chans), jnp.float32, sharding=there)

@@ -1,6 +1,7 @@
 """Inference: fold the weight standardisation once, and jit what is fastest on this backend."""
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from nfjax import cache
-from nfjax.backend import compiler_options
+from nfjax.backend import backend, compiler_options
 from nfjax.conv import winograd, winograd_kernel
 from nfjax.layers import Conv, ScaledStdConv
 from nfjax.model import ImageModel
@@ -87,6 +88,28 @@ def _for_winograd(layer: Any) -> _Winograd | None:
     return _Winograd(layer) if (height, width) == (3, 3) and wide else None
 
 
+@functools.partial(jax.jit, static_argnames="dtype")
+def _kernels_in(params: dict[str, jax.Array], dtype: Any) -> dict[str, jax.Array]:
+    """Kernels of matrix products in the dtype that they are used in, which each call would cast them to.
+
+    Not the head's, whose product is in float32; nor those of wider windows, which a GPU transposes and casts at once.
+    """
+    cast = {path for path, value in params.items() if path.endswith("kernel") and math.prod(value.shape[:-2]) == 1}
+    return {
+        path: value.astype(dtype) if path in cast and not path.startswith("head/") else value
+        for path, value in params.items()
+    }
+
+
+def prepare(model: ImageModel) -> tuple[nnx.GraphDef, dict[str, jax.Array]]:
+    """What `compile` compiles, for the backend that is traced for: a folded model, split by `nfjax.params.split`."""
+    model = model if model.folded else fold(model)
+    if backend() == "cpu" and model.dtype == jnp.float32:
+        model = _replace(model, _for_winograd)
+    graphdef, params = split(model)
+    return graphdef, params if model.dtype == model.param_dtype else _kernels_in(params, model.dtype)
+
+
 def _piece(batch: int, pixels: int) -> int:
     """Images in a piece: a divisor of the batch, so that all are alike, with enough pieces for all cores."""
     most = min(PIECE_PIXELS // pixels, batch // min(batch, CORES))
@@ -109,13 +132,9 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
         any other shape.
     """
     cache.enable()
-    model = model if model.folded else fold(model)
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and model.dtype == jnp.float32:
-        model = _replace(model, _for_winograd)
-    graphdef, params = split(model)
+    graphdef, params = prepare(model)
     shape, piece = tuple(x.shape), x.shape[0]
-    if on_cpu and len(shape) == 4:
+    if backend() == "cpu" and len(shape) == 4:
         piece = _piece(shape[0], shape[1] * shape[2])
 
     def step(params: Any, x: jax.Array) -> Any:
