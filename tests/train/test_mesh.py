@@ -18,7 +18,7 @@ from train.distributed import initialize, is_cluster
 from train.mesh import make_mesh
 
 WORKER = Path(__file__).with_name("mesh_run.py")
-ENVIRONMENT = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def start(out, *options, **kwargs):
