@@ -1,5 +1,6 @@
 """The one convolution of the project: padding, grouping and the 1x1 case are decided here and nowhere else."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -23,6 +24,8 @@ MAX_CONVOLUTIONS = 8
 TILE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 OUTPUTS = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+# XLA's CPU backend computes many small products of one operation on one core, but two such operations at a time.
+WINOGRAD_PARTS = 2
 
 
 def conv2d(
@@ -95,18 +98,18 @@ def _split_groups(x: jax.Array, kernel: jax.Array, groups: int) -> tuple[list[ja
     return jnp.split(x, groups // pack, axis=-1), jnp.split(kernel, groups // pack, axis=-1)
 
 
-def winograd_kernel(kernel: jax.Array, groups: int) -> jax.Array:
+def winograd_kernel(kernel: jax.Array, groups: int) -> list[jax.Array]:
     """A 3x3 kernel `(3, 3, in_channels // groups, out_channels)` as `winograd` wants it.
 
     Returns:
-        Array of shape `(16, groups, in_channels // groups, out_channels // groups)`.
+        Two arrays of shape `(8, groups, in_channels // groups, out_channels // groups)`.
     """
     fan_in, out = kernel.shape[2:]
     tiles = jnp.einsum("ia,jb,abcgo->ijgco", TAPS, TAPS, kernel.reshape(3, 3, fan_in, groups, out // groups))
-    return tiles.reshape(16, groups, fan_in, out // groups).astype(kernel.dtype)
+    return jnp.split(tiles.reshape(16, groups, fan_in, out // groups).astype(kernel.dtype), WINOGRAD_PARTS)
 
 
-def winograd(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def winograd(x: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array) -> jax.Array:
     """`conv2d` of a 3x3 kernel with stride 1, symmetric padding: fewer multiplications, and a little more rounding.
 
     Pays on a CPU from about 64 channels in a group, if the kernel has been transformed beforehand. The error is 1e-6 of
@@ -114,23 +117,26 @@ def winograd(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
     Args:
         x: array of shape `(batch, height, width, in_channels)`.
-        kernel: from `winograd_kernel`.
+        kernels: from `winograd_kernel`.
         bias: array of shape `(out_channels,)`.
 
     Returns:
         Array of shape `(batch, height, width, out_channels)`.
     """
     batch, height, width, _ = x.shape
-    _, groups, fan_in, out = kernel.shape
+    count, groups, fan_in, out = kernels[0].shape
     high, wide = -(-height // 2), -(-width // 2)  # tiles, which overlap by half
     # Zeros with x put in: what computes x would be slow as part of `jnp.pad`, which asks for every element where it is.
     padded = jnp.zeros((batch, 2 * high + 2, 2 * wide + 2, x.shape[3]), x.dtype)
     x = padded.at[:, 1 : height + 1, 1 : width + 1].set(x)
     rows = _combine(TILE, [x[:, i : i + 2 * high - 1 : 2] for i in range(4)])
-    tiles = jnp.stack([t for r in rows for t in _combine(TILE, [r[:, :, j : j + 2 * wide - 1 : 2] for j in range(4)])])
-    tiles = tiles.reshape(16, batch * high * wide, groups, fan_in)
-    tiles = jnp.einsum("ktgi,kgio->kgto", tiles, kernel).reshape(4, 4, groups, batch, high, wide, out)
-    y = jnp.stack([jnp.stack(_combine(OUTPUTS, list(row))) for row in _combine(OUTPUTS, list(tiles))])
+    tiles = [t for r in rows for t in _combine(TILE, [r[:, :, j : j + 2 * wide - 1 : 2] for j in range(4)])]
+    rows = []
+    for i, kernel in enumerate(kernels):
+        part = jnp.stack(tiles[i * count : (i + 1) * count]).reshape(count, batch * high * wide, groups, fan_in)
+        products = jnp.einsum("ktgi,kgio->kgto", part, kernel)
+        rows += list(products.reshape(count // 4, 4, groups, batch, high, wide, out))
+    y = jnp.stack([jnp.stack(_combine(OUTPUTS, list(row))) for row in _combine(OUTPUTS, rows)])
     y = y.transpose(3, 4, 0, 5, 1, 2, 6).reshape(batch, 2 * high, 2 * wide, groups * out)
     return y[:, :height, :width] + bias
 

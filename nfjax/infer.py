@@ -73,11 +73,11 @@ class _Winograd(nnx.Module):
     """A 3x3 convolution whose kernel has been transformed for `nfjax.conv.winograd`."""
 
     def __init__(self, conv: Conv):
-        self.kernel = nnx.Param(winograd_kernel(conv.weight(), conv.groups))
+        self.kernels = nnx.List([nnx.Param(part) for part in winograd_kernel(conv.weight(), conv.groups)])
         self.bias = nnx.Param(conv.bias[...])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return winograd(x, self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype))
+        return winograd(x, [part[...] for part in self.kernels], self.bias[...])
 
 
 def _for_winograd(layer: Any) -> _Winograd | None:
