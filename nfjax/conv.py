@@ -131,12 +131,12 @@ def winograd(x: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array) -> jax
     x = padded.at[:, 1 : height + 1, 1 : width + 1].set(x)
     rows = _combine(TILE, [x[:, i : i + 2 * high - 1 : 2] for i in range(4)])
     tiles = [t for r in rows for t in _combine(TILE, [r[:, :, j : j + 2 * wide - 1 : 2] for j in range(4)])]
-    rows = []
+    products: list[jax.Array] = []  # the four rows of the tiles
     for i, kernel in enumerate(kernels):
         part = jnp.stack(tiles[i * count : (i + 1) * count]).reshape(count, batch * high * wide, groups, fan_in)
-        products = jnp.einsum("ktgi,kgio->kgto", part, kernel)
-        rows += list(products.reshape(count // 4, 4, groups, batch, high, wide, out))
-    y = jnp.stack([jnp.stack(_combine(OUTPUTS, list(row))) for row in _combine(OUTPUTS, rows)])
+        part = jnp.einsum("ktgi,kgio->kgto", part, kernel)
+        products += list(part.reshape(count // 4, 4, groups, batch, high, wide, out))
+    y = jnp.stack([jnp.stack(_combine(OUTPUTS, list(row))) for row in _combine(OUTPUTS, products)])
     y = y.transpose(3, 4, 0, 5, 1, 2, 6).reshape(batch, 2 * high, 2 * wide, groups * out)
     return y[:, :height, :width] + bias
 

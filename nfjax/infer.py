@@ -94,11 +94,12 @@ def _kernels_in(params: dict[str, jax.Array], dtype: Any) -> dict[str, jax.Array
 
     Not the head's, whose product is in float32; nor those of wider windows, which a GPU transposes and casts at once.
     """
-    cast = {path for path, value in params.items() if path.endswith("kernel") and math.prod(value.shape[:-2]) == 1}
-    return {
-        path: value.astype(dtype) if path in cast and not path.startswith("head/") else value
-        for path, value in params.items()
-    }
+
+    def cast(path: str, value: jax.Array) -> jax.Array:
+        product = path.endswith("kernel") and math.prod(value.shape[:-2]) == 1 and not path.startswith("head/")
+        return value.astype(dtype) if product else value
+
+    return {path: cast(path, value) for path, value in params.items()}
 
 
 def prepare(model: ImageModel) -> tuple[nnx.GraphDef, dict[str, jax.Array]]:

@@ -217,9 +217,7 @@ def test_parts_of_a_batch_add_up_to_it(x64):
     """Without random choices, a step in parts is the step of the whole batch."""
     results = []
     for parts in (1, 3):
-        config = tiny(
-            grad_accum_steps=parts, model=c.Model("test_vit2", dtype="float64"), schedule=c.Schedule("constant")
-        )
+        config = tiny(grad_accum_steps=parts, model=c.Model(dtype="float64"), schedule=c.Schedule("constant"))
         experiment = build(config)
         batch = next(pipeline.train_batches(experiment.dataset.train, config.data, 0, 0))
         batch = put_batch(experiment.mesh, {key: batch[key] for key in ("image", "label")})
