@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from train.pages import use_huge_pages
+from train.machine.huge_pages import use_huge_pages
 
 WHAT = {  # one module each
     "infer": "logits of a batch: ours compiled and jitted, timm eager and torch.compile",

@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     import nfjax
     from nfjax.params import split
     from train import config
-    from train.checkpoint import Checkpoints
-    from train.checksums import checksums
+    from train.checkpoints.checksums import checksums
+    from train.checkpoints.files import flatten
+    from train.checkpoints.manager import Checkpoints
     from train.step import State
-    from train.stored import flatten
 
     def step(state: State) -> State:
         trace = jax.tree.map(lambda t, p: 0.9 * t + 1e-3 * p, state.opt_state[0], state.params)

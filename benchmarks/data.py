@@ -9,8 +9,8 @@ out, and so is ours. Both cut out a random part, resize it to 224 pixels by a ra
 Two rows, each with its target for the median of the paired ratios:
 
 - both with RandAugment on the host ("rand-m9-mstd0.5-inc1"): 1.15;
-- timm's as before, ours without RandAugment, which `train.rand_augment` leaves to the compiled step: 1.35. This is
-  what the host alone gains; it presupposes an accelerator with time to spare.
+- timm's as before, ours without RandAugment, which `train.device.rand_augment` leaves to the compiled step: 1.35. This
+  is what the host alone gains; it presupposes an accelerator with time to spare.
 
 Every measurement is a process of its own, its first batches not counted; all settings take turns, and on each side the
 one with the best median counts. Before anything is timed both sides transform files without chance (the largest
@@ -170,7 +170,7 @@ def photographs() -> list[tuple[str, Image.Image]]:
 
 def ours(folder: Path, workers: int, augment: Augment) -> Any:
     """Our data set and its config."""
-    from nfjax.data_config import DataConfig
+    from nfjax.models.data_config import DataConfig
     from train import data
 
     config = Data(name="folder", root=str(folder), image_size=SIZE, batch_size=BATCH, workers=workers)

@@ -26,8 +26,8 @@ import jax
 from benchmarks import measure
 from benchmarks.train import experiment, random_batch
 from train import data, loop
-from train.build import Experiment
-from train.mesh import put_batch
+from train.experiment import Experiment
+from train.machine.mesh import put_batch
 
 TARGET = 1.02
 SECTIONS = {"put_batch": "batch to device", "_log": "metrics, progress"}

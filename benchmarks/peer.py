@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nfjax import registry
+from nfjax.models import registry
+from nfjax.models.vit import VisionTransformer
 from nfjax.parity import oracle
 from nfjax.parity.verify import relative
-from nfjax.vit import VisionTransformer
 
 TOLERANCE = 1e-5  # of float32 logits, as everywhere in the project
 DTYPES = ("float32", "bfloat16")

@@ -24,12 +24,12 @@ from jax.experimental import topologies
 
 import nfjax
 from benchmarks import harness, train
-from nfjax import registry
-from nfjax.backend import traced_for
+from nfjax.fast.backend import traced_for
 from nfjax.infer import prepare
+from nfjax.models import registry
+from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge
 from nfjax.profile import profile
-from nfjax.vit import VisionTransformer
 
 FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 DESCRIPTION = """

@@ -23,8 +23,8 @@ from nfjax.parity import oracle
 from nfjax.profile import profile
 from train import config as c
 from train import data
-from train.build import Experiment, build
-from train.mesh import put_batch
+from train.experiment import Experiment, build
+from train.machine.mesh import put_batch
 
 STEPS = 3  # the second and the third show what the gradient and the momentum did
 LIMIT = 1e-4

@@ -5,14 +5,14 @@
 >>> logits = model(images)  # (batch, height, width, 3) -> (batch, 1000)
 """
 
-from nfjax.data_config import DataConfig
-from nfjax.export import export
+from nfjax.exporting import export
 from nfjax.images import load_image
 from nfjax.infer import compile, fold
 from nfjax.labels import class_names, top_k
 from nfjax.loading import load
-from nfjax.model import ImageModel
-from nfjax.registry import UnknownModelError, data_config, list_models
+from nfjax.models.base import ImageModel
+from nfjax.models.data_config import DataConfig
+from nfjax.models.registry import UnknownModelError, data_config, list_models
 from nfjax.saving import save, state_dict
 from nfjax.serving import load_exported
 from nfjax.transforms import EvalTransform, create_transform

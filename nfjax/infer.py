@@ -13,10 +13,10 @@ import numpy as np
 from flax import nnx
 
 from nfjax import cache
-from nfjax.backend import backend, compiler_options
-from nfjax.conv import winograd, winograd_kernel
-from nfjax.layers import Conv, ScaledStdConv
-from nfjax.model import ImageModel
+from nfjax.fast.backend import backend, compiler_options
+from nfjax.models.base import ImageModel
+from nfjax.nn.conv import winograd, winograd_kernel
+from nfjax.nn.layers import Conv, ScaledStdConv
 from nfjax.params import merge, split
 
 # A CPU walks through a batch in pieces of at most this many pixels (one image of 256x256): their activations stay in
@@ -70,7 +70,7 @@ def _plain(conv: Any) -> Conv | None:
 
 
 class _Winograd(nnx.Module):
-    """A 3x3 convolution whose kernel has been transformed for `nfjax.conv.winograd`."""
+    """A 3x3 convolution whose kernel has been transformed for `nfjax.nn.conv.winograd`."""
 
     def __init__(self, conv: Conv):
         self.kernels = nnx.List([nnx.Param(part) for part in winograd_kernel(conv.weight(), conv.groups)])

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nfjax.data_config import DataConfig
-from nfjax.model import ImageModel
+from nfjax.models.base import ImageModel
+from nfjax.models.data_config import DataConfig
 
 # Number of classes -> letter of the subset in nfjax/data/synsets.tsv.gz.
 _SUBSETS = {1000: "1", 11221: "m", 11821: "t", 21841: "w", 21843: "g"}

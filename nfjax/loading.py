@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import port
-from nfjax import registry
-from nfjax.adapt import InChansMode, adapt_in_chans
-from nfjax.data_config import DataConfig, frozen
-from nfjax.model import ImageModel, sides, take_indices
+from nfjax.input_channels import InChansMode, adapt_in_chans
+from nfjax.models import registry
+from nfjax.models.base import ImageModel, sides, take_indices
+from nfjax.models.data_config import DataConfig, frozen
 from nfjax.params import fill, initialize, named_params
 from port.files import read_config
 
@@ -126,7 +126,7 @@ def load(
         dtype: compute dtype. Parameters are float32, or float64 if this is.
         seed: of everything that is drawn: fresh models and fresh classifiers.
         in_chans_mode: "timm" adapts the first convolution to `in_chans` with timm's numbers; "exact" keeps its
-            response, which timm's does not where weights are standardised (see `nfjax.adapt`).
+            response, which timm's does not where weights are standardised (see `nfjax.input_channels`).
         overrides: fields of the architecture, `model.config`, to be changed; timm's names, as in timm. For
             transformers among them `dynamic_img_size`, `pos_drop_rate`, `proj_drop_rate`, `attn_drop_rate`.
 

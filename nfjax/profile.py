@@ -1,7 +1,7 @@
 """Size and cost of a model, counted on shapes: no parameter and no activation is ever allocated.
 
 The model is traced on abstract arrays. Convolutions and linear layers count by their definition, whatever program
-computes them (`nfjax/conv.py` packs groups); the other matrix products, those of attention, are read from the traced
+computes them (`nfjax/nn/conv.py` packs groups); the other matrix products, those of attention, are read from the traced
 program.
 
     python -m nfjax.profile > nfjax/data/counts.csv      renews the packaged table
@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nfjax.backend import traced_for
-from nfjax.layers import Conv, EfficientChannelAttention, Linear
+from nfjax.fast.backend import traced_for
 from nfjax.loading import Source, resolve
-from nfjax.model import ImageModel, Size, sides
+from nfjax.models.base import ImageModel, Size, sides
+from nfjax.models.registry import MODELS
+from nfjax.nn.layers import Conv, EfficientChannelAttention, Linear
 from nfjax.params import named_params
-from nfjax.registry import MODELS
 
 SCOPE = re.compile(r"<([^<>]*)>")  # how the path of a module is written into the traced program
 

@@ -8,9 +8,9 @@ import dataclasses
 import functools
 from importlib import resources
 
-from nfjax.data_config import DataConfig
-from nfjax.model import Size
-from nfjax.registry import find
+from nfjax.models.base import Size
+from nfjax.models.data_config import DataConfig
+from nfjax.models.registry import find
 
 
 @dataclasses.dataclass(frozen=True)

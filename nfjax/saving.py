@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 import port
-from nfjax import registry
-from nfjax.model import ImageModel
+from nfjax.models import registry
+from nfjax.models.base import ImageModel
 from nfjax.params import named_params
 
 

@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 
 from nfjax import loading
 from nfjax.augment import RandomTransform, create_train_transform
-from nfjax.data_config import DataConfig
 from nfjax.images import INTERPOLATIONS, ImageFile, Mode, convert, load_image, normalize
-from nfjax.model import ImageModel
+from nfjax.models.base import ImageModel
+from nfjax.models.data_config import DataConfig
 
 CROP_MODES = ("center", "squash", "border")
 OVERRIDES = ("input_size", "img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import nfjax
+from tests.helpers.hub_server import HubServer
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]

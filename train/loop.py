@@ -11,19 +11,19 @@ import numpy as np
 import nfjax
 from nfjax.params import merge
 from nfjax.saving import hub_config
-from train import curves, summary
 from train import data as pipeline
-from train.build import Experiment, build
-from train.checkpoint import Checkpoints
+from train.checkpoints.manager import Checkpoints
+from train.cli.flags import Profile
 from train.config import Config
-from train.flags import Profile
-from train.interrupt import Interrupt
-from train.mesh import put_batch, replicated
-from train.metrics import Metrics
-from train.progress import Progress
+from train.experiment import Experiment, build
+from train.machine.interrupt import Interrupt
+from train.machine.mesh import put_batch, replicated
+from train.report import curves, summary
+from train.report.metrics import Metrics
+from train.report.non_finite import NonFiniteError, Watch
+from train.report.progress import Progress
+from train.report.workdir import claim, locked, record_environment, require_space
 from train.step import State
-from train.watch import NonFiniteError, Watch
-from train.workdir import claim, locked, record_environment, require_space
 
 DEVICE_KEYS = ("image", "label")  # of a batch; the rest stays on the host
 

@@ -7,16 +7,16 @@ import sys
 
 from absl import logging
 
-from train.flags import parse
-from train.pages import use_huge_pages
+from train.cli.flags import parse
+from train.machine.huge_pages import use_huge_pages
 
 
 def main(argv: list[str]) -> int:
     """Run the command; the exit status is 0 also after SIGTERM, when everything was saved."""
     config, workdir, options = parse(argv)  # first: a mistake should not wait for the rest to be imported
     from nfjax import cache
-    from train.distributed import initialize
     from train.loop import Stopped, run
+    from train.machine.distributed import initialize
 
     # The libraries under the loop tell of every step they take.
     logging.set_verbosity(options.verbosity)

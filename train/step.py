@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from nfjax.backend import compiler_options
+from nfjax.fast.backend import compiler_options
 from nfjax.params import merge
 from train import config
-from train.clip import tree_norm
-from train.inputs import Inputs, Normalize
-from train.losses import make_loss, top_k
-from train.mesh import AXES, batch_sharding, replicated, state_shardings
-from train.schedules import LearningRate
+from train.device.inputs import Inputs, Normalize
+from train.machine.mesh import AXES, batch_sharding, replicated, state_shardings
+from train.optim.clip import tree_norm
+from train.optim.losses import make_loss, top_k
+from train.optim.schedules import LearningRate
 
 Arrays = dict[str, jax.Array]
 
@@ -98,8 +98,8 @@ def make_train_step(
     Args:
         graphdef: of the model, from `nfjax.params.split`.
         tx: from `train.optim.make_optimizer`.
-        learning_rate: from `train.schedules.make_schedule`.
-        inputs: from `train.inputs.make_inputs`.
+        learning_rate: from `train.optim.schedules.make_schedule`.
+        inputs: from `train.device.inputs.make_inputs`.
         config: of the run.
         mesh: of the devices.
         state: or its shapes.

@@ -14,7 +14,7 @@ import nfjax
 from nfjax.params import merge, split
 from train.config import Data, Optim
 from train.data import load, test_batches
-from train.optim import make_optimizer
+from train.optim.optimizer import make_optimizer
 
 data = load(Data(name="digits", image_size=32))  # 8x8 scans of handwriting, resized
 

@@ -12,8 +12,8 @@ from PIL import Image
 from nfjax.augment import ops
 from nfjax.augment.policies import Policy, create_policy
 from nfjax.augment.resize import Box, resize_part
-from nfjax.data_config import IMAGENET_MEAN, DataConfig
 from nfjax.images import INTERPOLATIONS, ImageError, Mode, convert, normalize
+from nfjax.models.data_config import IMAGENET_MEAN, DataConfig
 
 RANDOM_INTERPOLATION = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 JITTERS = (ops.brightness, ops.contrast, ops.color, ops.hue)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import nfjax
-from nfjax.export import KNOWN_PLATFORMS, SUFFIX
-from nfjax.model import ImageModel
+from nfjax.exporting import KNOWN_PLATFORMS, SUFFIX
+from nfjax.models.base import ImageModel
 
 EXAMPLE = """example:
   python -m nfjax export eca_nfnet_l0 -o eca_nfnet_l0.zip --uint8

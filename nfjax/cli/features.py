@@ -10,8 +10,8 @@ import numpy as np
 
 from nfjax.cli.common import add_model_options, load_model, pyplot
 from nfjax.images import load_image
-from nfjax.model import take_indices
-from nfjax.vit import VisionTransformer
+from nfjax.models.base import take_indices
+from nfjax.models.vit import VisionTransformer
 
 EXAMPLE = """examples:
   python -m nfjax features cat.jpg --model nfnet_l0 -o features.png

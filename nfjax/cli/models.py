@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nfjax.data_config import DataConfig
 from nfjax.loading import resolve
+from nfjax.models.data_config import DataConfig
+from nfjax.models.registry import MODELS, find, list_models
 from nfjax.profile import Layer, profile
-from nfjax.registry import MODELS, find, list_models
 from nfjax.results import Counts, counts, published, sizes
 
 LIST = """examples:

@@ -76,7 +76,7 @@ def build(name: str, state: Mapping[str, np.ndarray] | None = None, dtype: str |
 
 
 def rope_table(model: Any) -> np.ndarray:
-    """timm's table of rotary positions, float32, as `nfjax.pos_embed.rotary_table` lays it out."""
+    """timm's table of rotary positions, float32, as `nfjax.nn.pos_embed.rotary_table` lays it out."""
     return np.stack(np.split(model.rope.pos_embed.numpy(), 2, axis=-1))
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import nfjax
-from nfjax.data_config import DataConfig
 from nfjax.labels import CLASS_COUNTS, label_names, synsets
+from nfjax.models.data_config import DataConfig
 from nfjax.parity import oracle
 
 timm = oracle.timm()

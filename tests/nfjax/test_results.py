@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import nfjax
+from nfjax.models.registry import MODELS, find
 from nfjax.profile import profile
-from nfjax.registry import MODELS, find
 from nfjax.results import counts, published, sizes
 
 # name: (image size, crop_pct, top-1, top-5), ...; copied by hand from timm's results-imagenet.csv

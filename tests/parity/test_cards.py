@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_server import HubServer
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import nfjax
 from nfjax.parity import oracle
 from nfjax.parity.verify import relative
+from tests.helpers.hub_server import HubServer
 
 timm = oracle.timm()
 ROOT = Path(__file__).parents[2]

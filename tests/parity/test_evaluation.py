@@ -5,10 +5,10 @@ import csv
 import numpy as np
 import pytest
 import torch
-from photos import make_folder
 
 import nfjax
 from nfjax.parity import oracle
+from tests.helpers.photos import make_folder
 from train.evaluate import main
 
 # timm's reader of folders leaves closing the files to Python.

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from both import logits, torch_logits
 
 import nfjax
 import port
 from nfjax.parity import oracle
 from nfjax.parity.verify import relative
+from tests.helpers.both import logits, torch_logits
 
 timm = oracle.timm()
 X = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")

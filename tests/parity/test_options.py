@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from both import double, images, logits, nchw, torch_logits
 
 import nfjax
-from nfjax.conv import conv2d
+from nfjax.models.registry import MODELS
+from nfjax.nn.conv import conv2d
 from nfjax.parity import oracle
 from nfjax.parity.verify import relative
-from nfjax.registry import MODELS
+from tests.helpers.both import double, images, logits, nchw, torch_logits
 
 timm = oracle.timm()
 

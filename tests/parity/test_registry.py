@@ -9,12 +9,12 @@ from flax import nnx
 
 import nfjax
 import port
-from nfjax.attention import Differential
-from nfjax.nfnet import block_cfgs
+from nfjax.models.nfnet import block_cfgs
+from nfjax.models.registry import MODELS
+from nfjax.models.vit import VisionTransformer
+from nfjax.nn.attention import Differential
 from nfjax.params import named_params
 from nfjax.parity import oracle
-from nfjax.registry import MODELS
-from nfjax.vit import VisionTransformer
 
 timm = oracle.timm()
 NAMES = nfjax.list_models()

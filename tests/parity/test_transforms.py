@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import nfjax
+from nfjax.models.registry import MODELS
 from nfjax.parity import oracle
-from nfjax.registry import MODELS
 from nfjax.transforms import INTERPOLATIONS
 
 timm = oracle.timm()

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from both import double, images, logits, nchw, torch_logits
 
 import nfjax
+from nfjax.nn.pos_embed import resample_abs_pos_embed, rotary_table
 from nfjax.parity import oracle
 from nfjax.parity.verify import relative
-from nfjax.pos_embed import resample_abs_pos_embed, rotary_table
+from tests.helpers.both import double, images, logits, nchw, torch_logits
 
 timm = oracle.timm()
 SIZE = (64, 96)

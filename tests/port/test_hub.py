@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_server import PAGE, HubServer
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 import nfjax
 from port import WeightsError, WeightsFileError, hub
+from tests.helpers.hub_server import PAGE, HubServer
 
 REPO = "timm/test_nfnet.r160_in1k"
 CONFIG, WEIGHTS, INDEX, PICKLE = "config.json", *hub.WEIGHT_FILES

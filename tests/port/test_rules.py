@@ -5,8 +5,8 @@ import pytest
 
 import nfjax
 import port
+from nfjax.models.registry import MODELS
 from nfjax.params import named_params
-from nfjax.registry import MODELS
 
 # The deep ones repeat the blocks of these at the same widths; `-m slow` has them all.
 DEEP = [*(f"nfnet_f{i}" for i in range(2, 8)), "384", "448", "giant", "large", "so400m"]

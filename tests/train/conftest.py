@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from checkpoints import make_state, put, save
 
+from tests.helpers.checkpoints import make_state, put, save
 from train.config import Data
 from train.data import sources
 

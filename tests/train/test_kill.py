@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 import pytest
-from checkpoints import damage, files_of
 
-from train.stored import load_arrays
+from tests.helpers.checkpoints import damage, files_of
+from train.checkpoints.files import load_arrays
 
 ROOT = Path(__file__).parents[2]
 SAVE_STEPS = 3

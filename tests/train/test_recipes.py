@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from train import data as pipeline
-from train.build import build
-from train.flags import parse
+from train.cli.flags import parse
+from train.experiment import build
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")

@@ -15,12 +15,12 @@ import pytest
 import nfjax
 from train import config as c
 from train import data as pipeline
-from train.build import build
-from train.checkpoint import Checkpoints
-from train.flags import Profile
+from train.checkpoints.manager import Checkpoints
+from train.cli.flags import Profile
+from train.experiment import build
 from train.loop import Stopped, run
-from train.mesh import put_batch
-from train.watch import NonFiniteError
+from train.machine.mesh import put_batch
+from train.report.non_finite import NonFiniteError
 
 
 def tiny(**changes):

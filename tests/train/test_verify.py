@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import port
-from train import verify
-from train.verify import RECIPES, TOLERANCE, Difference, Result
+from train.verify import training as verify
+from train.verify.training import RECIPES, TOLERANCE, Difference, Result
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -3,8 +3,8 @@
 from train.data.broken import REPORT
 from train.data.dataset import SOURCES, Dataset, for_config, load, sources
 from train.data.pipeline import Split, own_rows, test_batches, train_batches
-from train.data.source import Arrays, Example, Source
-from train.data.stream import Batch, Batches
+from train.data.prefetch import Batch, Batches
+from train.data.sources.base import Arrays, Example, Source
 
 __all__ = [
     "REPORT",

@@ -15,8 +15,8 @@ def main(argv: list[str]) -> int:
     command.add_argument("--limit", type=int, help="read only so many images of each split")
     options, others = parser.parse_known_args(argv)
 
+    from train.cli.flags import parse
     from train.config import Augment, Data
-    from train.flags import parse
 
     if options.folder is not None and others:
         parser.error(f"{' '.join(others)}: fields of a config need --config=FILE, which takes the place of a folder")

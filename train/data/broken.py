@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nfjax.images import ImageError, Mode
 from train.data.decode import decode
-from train.data.source import Source, brief
+from train.data.sources.base import Source, brief
 
 REPORT = "broken_images.txt"
 

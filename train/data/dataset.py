@@ -10,17 +10,17 @@ from PIL import Image
 
 from nfjax.augment import create_train_transform
 from nfjax.augment.policies import Policy
-from nfjax.data_config import DataConfig
 from nfjax.loading import resolve
+from nfjax.models.data_config import DataConfig
 from nfjax.transforms import EvalTransform, create_transform
 from train.config import Augment, Config, Data
-from train.data import slices
-from train.data.folder import folder
-from train.data.hub import hub
-from train.data.manifest import manifest
 from train.data.pipeline import Decoded, Split, Transform
-from train.data.records import records
-from train.data.source import Relabelled, Source, select, stratify
+from train.data.sources import slices
+from train.data.sources.base import Relabelled, Source, select, stratify
+from train.data.sources.folder import folder
+from train.data.sources.hfds import hub
+from train.data.sources.manifest import manifest
+from train.data.sources.tfds import records
 
 VAL_SPLITS = ("validation", "val", "valid", "test")
 NAMED = ("tfds", "hfds")  # kinds that have many data sets in one place
@@ -162,7 +162,7 @@ def _check_apart(train: str, val: str, splits: Mapping[str, Source]) -> None:
 
 
 def _digits(data: Data, name: str) -> Mapping[str, Source]:
-    from train.data.digits import digits
+    from train.data.sources.digits import digits
 
     return digits(_optional_root(data))
 

@@ -16,7 +16,7 @@ from nfjax.images import ImageError
 from train.data.dataset import Dataset
 from train.data.decode import decode
 from train.data.pipeline import Split
-from train.data.source import Source, brief
+from train.data.sources.base import Source, brief
 
 CLASSES = 40  # with more, only the smallest and the largest are listed
 BLOCK = 256  # images that are looked at together

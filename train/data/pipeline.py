@@ -18,8 +18,8 @@ from nfjax.images import ImageError, Mode
 from train.config import Data
 from train.data.broken import BrokenImages
 from train.data.decode import decode
-from train.data.source import Source, brief
-from train.data.stream import Batch, Batches
+from train.data.prefetch import Batch, Batches
+from train.data.sources.base import Source, brief
 
 Element = dict[str, Any]  # a row of a batch
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -163,7 +163,7 @@ def train_batches(split: Split, data: Data, seed: int, start_step: int = 0, repo
 
     Raises:
         nfjax.images.ImageError: while iterating: more images than `data.max_broken` cannot be read.
-        TimeoutError, ChildProcessError: while iterating, see `train.data.stream.Batches`.
+        TimeoutError, ChildProcessError: while iterating, see `train.data.prefetch.Batches`.
     """
     rows, broken = own_rows(data.batch_size), BrokenImages(split.source, split.mode, data.max_broken, report)
 
@@ -217,7 +217,7 @@ def test_batches(split: Split, data: Data, batch_size: int) -> Iterator[Batch]:
     Raises:
         nfjax.images.ImageError: while iterating, at the end: images cannot be read; names all that this process met.
             From the first of them on no batches come.
-        TimeoutError, ChildProcessError: while iterating, see `train.data.stream.Batches`.
+        TimeoutError, ChildProcessError: while iterating, see `train.data.prefetch.Batches`.
     """
     rows, count = own_rows(batch_size), math.ceil(len(split) / batch_size)
     elements = grain.MapDataset.range(count * batch_size).map(_Test(split))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nfjax.labels import CLASS_COUNTS, class_names, label_names, synsets
-from nfjax.model import ImageModel
-from train.data.source import brief
+from nfjax.models.base import ImageModel
+from train.data.sources.base import brief
 
 
 def outputs(classes: Sequence[str], model: ImageModel, *, in_order: bool = False) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from train.progress import LINES, duration
+from train.report.progress import LINES, duration
 
 
 class Meter:

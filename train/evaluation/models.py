@@ -11,11 +11,11 @@ from typing import Any
 
 import nfjax
 from nfjax.loading import resolve
-from nfjax.registry import MODELS
-from train.average import run_weights
+from nfjax.models.registry import MODELS
+from train.checkpoints.averages import run_weights
+from train.checkpoints.files import DamagedError, describe, steps
 from train.config import Data
-from train.data.source import digest
-from train.stored import DamagedError, describe, steps
+from train.data.sources.base import digest
 
 _FILES = {".json", ".safetensors", ".bin", ".pth", ".pt"}  # of a folder with a model
 

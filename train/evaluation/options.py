@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.fields import fields
+from train.cli.fields import fields
 
 DESCRIPTION = """Count how often models are right about images: top-1 and top-5, exactly, on all devices and processes.
 

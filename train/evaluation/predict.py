@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import nfjax
-from nfjax.backend import compiler_options
+from nfjax.fast.backend import compiler_options
 from nfjax.images import ImageError
 from nfjax.params import merge, split
 from train import data as pipeline
 from train.config import Data
-from train.data.source import Selection
+from train.data.sources.base import Selection
+from train.device.inputs import Normalize
 from train.evaluation.predictions import TOP, Predictions
-from train.inputs import Normalize
-from train.mesh import batch_sharding, put_batch, replicated
-from train.processes import from_any_process
+from train.machine.mesh import batch_sharding, put_batch, replicated
+from train.machine.processes import from_any_process
 
 T = TypeVar("T")
 

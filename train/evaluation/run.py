@@ -24,16 +24,16 @@ from train import config
 from train import data as pipeline
 from train.config import Data
 from train.data.dataset import Evaluation, evaluation_source
-from train.data.source import digest
-from train.distributed import initialize
+from train.data.sources.base import digest
+from train.device.inputs import Normalize
 from train.evaluation import classes, models, real, report
 from train.evaluation.meter import Meter
 from train.evaluation.predict import predict
 from train.evaluation.predictions import TOP, Predictions, PredictionsFile
 from train.evaluation.table import Table
-from train.inputs import Normalize
-from train.mesh import make_mesh
-from train.processes import from_first_process, together
+from train.machine.distributed import initialize
+from train.machine.mesh import make_mesh
+from train.machine.processes import from_first_process, together
 
 FAILURES = (ValueError, KeyError, OSError, ImportError, jax.errors.JaxRuntimeError)
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""The architectures, each family in a file that reads beside its paper."""

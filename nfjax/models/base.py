@@ -1,0 +1,249 @@
+"""What every model of the library can do, whatever its family."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nfjax.models.data_config import DataConfig
+from nfjax.nn.head import ClassifierHead
+from nfjax.params import initialize, named_params
+
+Size = tuple[int, int]  # height and width, in pixels
+
+
+def sides(img_size: int | Size) -> Size:
+    """Height and width, given as two numbers or as one for both."""
+    height, width = np.broadcast_to(img_size, 2).tolist()
+    return height, width
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One feature tap: its channels, its stride to the input, and the module it leaves (timm's name)."""
+
+    num_chs: int
+    reduction: int
+    module: str
+    index: int
+
+
+class FeatureInfo(Sequence[Feature]):
+    """The feature taps of a model, or those that a `features_only` model returns (timm `FeatureInfo`)."""
+
+    def __init__(self, features: Sequence[Feature]):
+        self._features = tuple(features)
+
+    @overload
+    def __getitem__(self, index: int) -> Feature: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Feature]: ...
+    def __getitem__(self, index: int | slice) -> Feature | Sequence[Feature]:
+        return self._features[index]
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __repr__(self) -> str:
+        return f"FeatureInfo({list(self._features)})"
+
+    def channels(self) -> list[int]:
+        """Channels of each map."""
+        return [f.num_chs for f in self]
+
+    def reduction(self) -> list[int]:
+        """Input pixels per map pixel, of each map."""
+        return [f.reduction for f in self]
+
+    def module_name(self) -> list[str]:
+        """timm's name of the module that each map leaves."""
+        return [f.module for f in self]
+
+
+def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
+    """Absolute positions in a list of `count` taps: None all, an int the last n, negatives from the end.
+
+    Source: timm `feature_take_indices`.
+    """
+    if indices is None:
+        return list(range(count))
+    if isinstance(indices, int):
+        if not 0 < indices <= count:
+            raise ValueError(f"the last {indices} feature maps were asked for; the model has {count}.")
+        return list(range(count - indices, count))
+    taken = [count + i if i < 0 else i for i in indices]
+    if not taken or not all(0 <= i < count for i in taken):
+        raise ValueError(f"feature indices {list(indices)} asked for; the model has 0 to {count - 1}.")
+    return taken
+
+
+class ImageModel(nnx.Module):
+    """An image classifier and feature backbone.
+
+    A family sets the attributes below and defines `feature_taps`, `forward_features`,
+    `forward_intermediates` and `prune`.
+
+    Attributes:
+        config: the frozen architecture.
+        data_config: the frozen pretrained cfg: input size, mean, std, crop, tag.
+        num_features: channels of `forward_features`.
+        num_classes: 0 if the classifier was left out.
+        dtype: compute dtype; parameters are float32, or float64 if this is.
+        output_stride: input pixels per pixel of the last map.
+        out_indices: feature maps that a call returns, or None for a classifier.
+        folded: whether `nfjax.fold` has baked the weight standardisation in.
+        default_out_indices: the maps of a `features_only` model, unless others are asked for: None for all, an
+            int for the last n.
+        timm_names: timm's names for those fields of the config that are called otherwise here.
+
+    The head is a `ClassifierHead`; a family with another one overrides what deals with it.
+    """
+
+    config: Any
+    data_config: DataConfig
+    num_features: int
+    num_classes: int
+    in_chans: int
+    dtype: jnp.dtype
+    output_stride: int
+    head: Any
+    out_indices: tuple[int, ...] | None = None
+    folded: bool = False
+    grad_checkpointing: bool = False
+    default_out_indices: ClassVar[int | None] = None
+    timm_names: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def name(self) -> str:
+        """Architecture and tag; the class, for a model that was not built by name."""
+        return self.data_config.name or type(self).__name__
+
+    @property
+    def global_pool(self) -> str:
+        """How the head pools."""
+        return self.head.pool_type
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> Any:
+        """Logits of a batch of images.
+
+        Args:
+            x: floating array of shape `(batch, height, width, in_chans)`, already normalised
+                (see `data_config.mean` and `.std`).
+            key: PRNG key; given one, the call trains: dropout and stochastic depth are active.
+
+        Returns:
+            Array `(batch, num_classes)`, float32 (float64 if the model is); the pooled features
+            `(batch, num_features)` in the compute dtype if `num_classes` is 0; a list of NHWC maps if the
+            model was loaded with `features_only=True`.
+        """
+        if self.out_indices is not None:
+            return self.forward_intermediates(x, self.out_indices, intermediates_only=True, key=key)
+        head_key = None
+        if key is not None:
+            key, head_key = jax.random.split(key)
+        return self.forward_head(self.forward_features(x, key=key), key=head_key)
+
+    def forward_features(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        raise NotImplementedError
+
+    def forward_intermediates(
+        self,
+        x: jax.Array,
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        intermediates_only: bool = False,
+        key: jax.Array | None = None,
+    ) -> Any:
+        raise NotImplementedError
+
+    def forward_head(self, features: jax.Array, *, pre_logits: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """Logits of what `forward_features` returns; with `pre_logits`, the pooled features."""
+        return self.head(features, pre_logits=pre_logits, key=key)
+
+    def feature_taps(self) -> list[Feature]:
+        raise NotImplementedError
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, reduction and name of each feature map, in the order in which they are returned."""
+        taps = self.feature_taps()
+        return FeatureInfo(taps if self.out_indices is None else [taps[i] for i in self.out_indices])
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Channels that enter the classifier: twice `num_features` when pooling with "catavgmax"."""
+        return self.head.num_features
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, seed: int = 0) -> None:
+        """Replace the classifier by a fresh one, in place.
+
+        Args:
+            num_classes: outputs of the new classifier; 0 removes it.
+            global_pool: a new pooling, or None to keep the present one.
+            seed: seed of the new weights.
+        """
+        pool = self.head.pool_type if global_pool is None else global_pool
+        self.head = ClassifierHead(self.num_features, num_classes, pool, self.head.drop_rate)
+        self.num_classes = num_classes
+        fresh = {f"head/{path}": var for path, var in named_params(self.head).items()}
+        initialize(fresh, seed, self.param_dtype)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block's activations in the backward pass: less memory, about a third more time."""
+        self.grad_checkpointing = enable
+
+    @property
+    def param_dtype(self) -> jnp.dtype:
+        """Dtype of the parameters: float32, or float64 where the compute dtype is."""
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+    @classmethod
+    def weights_options(cls, config: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of the config that timm's state dict decides."""
+        return {}
+
+    @classmethod
+    def weights_size(cls, config: Any, sizes: Sequence[Size], state: Mapping[str, Any]) -> Size | None:
+        """Height and width of the images that timm's state dict is made for: where it leaves a choice, the first
+        of `sizes` that fits; None where any size will do."""
+        return None
+
+    def adapt_size(self, state: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
+        """timm's state dict, made for images of this height and width, as it fits the model's own."""
+        return state
+
+    def model_args(self, own: Any) -> dict[str, Any]:
+        """What differs from the architecture `own`, as arguments of timm's constructor."""
+        fields = [field.name for field in dataclasses.fields(own) if not field.name.endswith("_drop_rate")]
+        changed = {name: getattr(self.config, name) for name in fields}
+        changed = {name: value for name, value in changed.items() if value != getattr(own, name)}
+        changed["global_pool"] = self.global_pool
+        changed["output_stride"] = self.output_stride
+        defaults = {"global_pool": "avg", "output_stride": 32}
+        return {name: value for name, value in changed.items() if name not in defaults or value != defaults[name]}
+
+    def prune(self, out_indices: Sequence[int]) -> None:
+        """Turn the model, in place, into one that returns the feature maps `out_indices`."""
+        raise NotImplementedError
+
+    def check_input(self, x: jax.Array) -> jax.Array:
+        """`x` in the compute dtype, or a ValueError that says what is wrong with it."""
+        shape, wanted = tuple(x.shape), f"(batch, height, width, {self.in_chans})"
+        if len(shape) != 4 or shape[-1] != self.in_chans:
+            hint = ""
+            if len(shape) == 4 and shape[1] == self.in_chans:
+                hint = " It looks like torch's NCHW: pass x.transpose(0, 2, 3, 1)."
+            elif len(shape) == 3:
+                hint = " Add a batch axis: x[None]."
+            raise ValueError(f"input of shape {shape}; expected {wanted}.{hint}")
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"input of dtype {x.dtype}; expected floating point, normalised with "
+                f"mean={self.data_config.mean} and std={self.data_config.std} of pixels in [0, 1]."
+            )
+        return x.astype(self.dtype)

@@ -1,0 +1,123 @@
+"""Vision transformers with rotary position embedding, as timm's eva.py defines them.
+
+    [1] Fang et al.: EVA-02: A Visual Representation for Neon Genesis. arXiv 2303.11331
+    [2] Su et al.: RoFormer. arXiv 2104.09864
+
+They differ from `nfjax.models.vit` in three places: queries and keys of patch tokens turn with their position [2] in
+every block, so that there is no learned position embedding; keys have no bias; LayerScale is a parameter of the block.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nfjax.fast.backend import spread_rows
+from nfjax.models.vit import VisionTransformer
+from nfjax.models.vit_blocks import ViTCfg
+from nfjax.nn.attention import Attention
+from nfjax.nn.layers import Linear, drop_path, split_key
+from nfjax.nn.pos_embed import Grid, rotary_table
+from nfjax.nn.vit_layers import Mlp
+from nfjax.params import Constant, param, zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaCfg(ViTCfg):
+    """Architecture of a transformer with rotary positions; beyond `ViTCfg`, arguments of timm's `Eva`.
+
+    Attributes:
+        ref_feat_shape: the grid to whose positions those of other grids are scaled, that of pre-training.
+        rope_temperature: ratio of the highest to the lowest frequency, roughly.
+    """
+
+    class_token: bool = False
+    global_pool: str = "avg"
+    init_values: float | None = 1e-5
+    ref_feat_shape: tuple[int, int] | None = (16, 16)
+    rope_temperature: float = 10_000.0
+
+
+class EvaAttention(Attention):
+    """Self-attention with rotary positions and no bias on the keys (timm `EvaAttention`)."""
+
+    def __init__(self, cfg: EvaCfg, proj_std: float):
+        dim = cfg.embed_dim
+        super().__init__(
+            dim,
+            cfg.num_heads,
+            qkv_bias=False,
+            attn_drop=cfg.attn_drop_rate,
+            proj_drop=cfg.proj_drop_rate,
+            proj_std=proj_std,
+        )
+        self.q_bias = param((dim,), zeros) if cfg.qkv_bias else None
+        self.v_bias = param((dim,), zeros) if cfg.qkv_bias else None
+
+    def project(self, x: jax.Array) -> list[jax.Array]:
+        q, k, v = self.qkv.split(x, 3)
+        if self.q_bias is None or self.v_bias is None:
+            return [q, k, v]
+        return [q + spread_rows(self.q_bias[...], q), k, v + spread_rows(self.v_bias[...], v)]
+
+
+class EvaBlock(nnx.Module):
+    """Attention, then MLP, each normalised before and scaled after (timm `EvaBlock`)."""
+
+    def __init__(self, cfg: EvaCfg, index: int, drop_path_rate: float):
+        std = 0.02 / (2 * (index + 1)) ** 0.5
+        self.drop_path_rate = drop_path_rate
+        self.norm1, self.norm2 = cfg.norm(), cfg.norm()
+        self.attn = EvaAttention(cfg, std)
+        self.mlp = Mlp(cfg.embed_dim, cfg.mlp_hidden, drop=cfg.proj_drop_rate, out_std=std)
+        scale = None if cfg.init_values is None else Constant(cfg.init_values)
+        self.gamma_1 = None if scale is None else param((cfg.embed_dim,), scale)
+        self.gamma_2 = None if scale is None else param((cfg.embed_dim,), scale)
+
+    def attention_map(self, x: jax.Array, rope: jax.Array) -> jax.Array:
+        """Who attends to whom in this block, for tokens that enter it: `(batch, heads, tokens, tokens)`."""
+        return self.attn.weights(self.norm1(x), rope)
+
+    def __call__(self, x: jax.Array, rope: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        keys = split_key(key, 4)
+        y = _scaled(self.gamma_1, self.attn(self.norm1(x), rope, keys[0]))
+        x = x + drop_path(y, self.drop_path_rate, keys[1])
+        y = _scaled(self.gamma_2, self.mlp(self.norm2(x), keys[2]))
+        return x + drop_path(y, self.drop_path_rate, keys[3])
+
+
+def _scaled(gamma: nnx.Param | None, y: jax.Array) -> jax.Array:
+    return y if gamma is None else y * spread_rows(gamma[...], y)
+
+
+class Eva(VisionTransformer):
+    """Vision transformer with rotary position embedding ([1]; timm `Eva`); arguments as `VisionTransformer`'s."""
+
+    config: EvaCfg
+    timm_names: ClassVar = {"reg_tokens": "num_reg_tokens", "fc_norm": "use_fc_norm"}
+    token_std = 0.02
+    pools_before_norm = ("avg",)
+
+    def _make_pos_embed(self) -> None:
+        return None
+
+    def _make_block(self, index: int, drop_path_rate: float) -> EvaBlock:
+        return EvaBlock(self.config, index, drop_path_rate)
+
+    def _make_head(self, num_classes: int) -> Linear | None:
+        return Linear(self.num_features, num_classes, std=0.02 * 0.001) if num_classes else None
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        return super().pool(x) if self.attn_pool is None else self.attn_pool(x)  # of all tokens
+
+    def rope_table(self, grid: Grid) -> np.ndarray:
+        """Sines and cosines of the positions of a grid of patches, float64 `(2, rows * columns, head_dim)`."""
+        cfg = self.config
+        head_dim = cfg.embed_dim // cfg.num_heads
+        return rotary_table(grid, head_dim, temperature=cfg.rope_temperature, reference_grid=cfg.ref_feat_shape)
+
+    def _rope(self, grid: Grid) -> jax.Array:
+        return jnp.asarray(self.rope_table(grid), self.param_dtype)

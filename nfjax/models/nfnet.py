@@ -1,0 +1,365 @@
+"""Normalization-Free networks: NF-ResNet, NF-RegNet, NFNet-F and NFNet-L, as timm defines them.
+
+    [1] Brock, De, Smith: Characterizing signal propagation to close the performance gap in unnormalized
+        ResNets. arXiv 2101.08692
+    [2] Brock, De, Smith, Simonyan: High-Performance Large-Scale Image Recognition Without Normalization.
+        arXiv 2102.06171
+
+Read top-down: the configuration, the bookkeeping that turns it into blocks, the block, the network.
+Each residual block computes `x + alpha * f(x / beta)` ([1] section 3): `beta` is the standard deviation that the
+input is expected to have, and `f`, made of scaled weight standardised convolutions and activations of unit gain,
+preserves variance. Names of modules are timm's, so that parameter paths mirror timm's state dict.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nfjax.fast.activations import gelu, silu
+from nfjax.models.base import Feature, ImageModel, take_indices
+from nfjax.models.data_config import DataConfig
+from nfjax.nn.conv import Padding
+from nfjax.nn.head import ClassifierHead
+from nfjax.nn.layers import (
+    EfficientChannelAttention,
+    ScaledStdConv,
+    SqueezeExcite,
+    avg_pool,
+    drop_path,
+    make_divisible,
+    max_pool,
+)
+from nfjax.params import param, zeros
+
+# 1 / (standard deviation of the activation's output for a unit normal input) ([1] section 4.2, after
+# DeepMind's constants).
+GAMMA = {"gelu": 1.7015043497085571, "relu": 1.7139588594436646, "silu": 1.7881293296813965}
+ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu, "silu": silu}
+
+
+@dataclasses.dataclass(frozen=True)
+class NfCfg:
+    """Architecture of a Normalization-Free network (timm `NfCfg`).
+
+    Attributes:
+        depths: blocks in each of the four stages.
+        channels: output channels of each stage, before `width_factor`.
+        alpha: scale of the residual branch.
+        stem_type: "3x3", "7x7_pool" or "deep_quad" (four 3x3 convolutions, [2] figure 3).
+        stem_chs: output channels of the stem; None for those of the first stage.
+        group_size: channels in a group of the 3x3 convolutions; None for no groups.
+        attn_layer: "se", "eca" or None.
+        rd_ratio: channels inside "se", relative to those it attends to.
+        attn_gain: factor that restores the variance which the attention's sigmoid takes.
+        width_factor: factor on all channels.
+        bottle_ratio: inner width of a block, relative to its output (its input if `reg`).
+        num_features: output channels of the final 1x1 convolution; 0 for none.
+        ch_div: channels are rounded to multiples of this.
+        reg: RegNet style: inner width from the block's input, attention before the last convolution.
+        extra_conv: a second 3x3 convolution in each block, as in NFNets.
+        gamma_in_act: put the activation's gain into the activation (DeepMind) instead of the convolutions.
+        same_padding: TensorFlow's SAME padding (DeepMind) instead of the symmetric one.
+        std_conv_eps: epsilon of the weight standardisation.
+        skipinit: a learned scalar on each residual branch, zero at first.
+        act_layer: "silu", "gelu" or "relu".
+    """
+
+    depths: tuple[int, int, int, int]
+    channels: tuple[int, int, int, int]
+    alpha: float = 0.2
+    stem_type: str = "3x3"
+    stem_chs: int | None = None
+    group_size: int | None = None
+    attn_layer: str | None = None
+    rd_ratio: float = 1 / 16
+    attn_gain: float = 2.0
+    width_factor: float = 1.0
+    bottle_ratio: float = 0.5
+    num_features: int = 0
+    ch_div: int = 8
+    reg: bool = False
+    extra_conv: bool = False
+    gamma_in_act: bool = False
+    same_padding: bool = False
+    std_conv_eps: float = 1e-5
+    skipinit: bool = False
+    act_layer: str = "silu"
+
+    def round_channels(self, channels: float) -> int:
+        """`channels` times the width factor, rounded to a multiple of `ch_div`."""
+        return make_divisible(channels * self.width_factor, self.ch_div)
+
+    @property
+    def stem_channels(self) -> int:
+        return self.round_channels(self.stem_chs or self.channels[0])
+
+    @property
+    def stem_stride(self) -> int:
+        return 2 if self.stem_type == "3x3" else 4
+
+    def act(self, x: jax.Array) -> jax.Array:
+        """The activation, scaled to unit gain if `gamma_in_act`."""
+        y = ACTIVATIONS[self.act_layer](x)
+        return y * GAMMA[self.act_layer] if self.gamma_in_act else y
+
+    def conv(self, in_chs: int, out_chs: int, kernel_size: int, **options: Any) -> ScaledStdConv:
+        """A standardised convolution with this architecture's padding, epsilon and gain."""
+        gamma = 1.0 if self.gamma_in_act else GAMMA[self.act_layer]
+        padding: Padding = "same" if self.same_padding else "symmetric"
+        return ScaledStdConv(
+            in_chs, out_chs, kernel_size, padding=padding, gamma=gamma, eps=self.std_conv_eps, **options
+        )
+
+    def attention(self, channels: int) -> nnx.Module:
+        if self.attn_layer == "eca":
+            return EfficientChannelAttention(channels)
+        return SqueezeExcite(channels, self.rd_ratio)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockCfg:
+    """What distinguishes one block of a network from the next."""
+
+    in_chs: int
+    out_chs: int
+    beta: float  # 1 / expected standard deviation of the input
+    bottle_ratio: float
+    stride: int
+    dilation: int
+    first_dilation: int
+    drop_path_rate: float
+
+
+def block_cfgs(cfg: NfCfg, output_stride: int, drop_path_rate: float) -> list[list[BlockCfg]]:
+    """The blocks of every stage: channels, strides or dilations, and the expected variance ([1] section 3).
+
+    The variance of the residual stream starts at 1 and grows by `alpha**2` with every block; the first block
+    of a stage has its shortcut on the branch that was divided by `beta`, which resets the variance to 1.
+    """
+    rates = np.linspace(0.0, drop_path_rate, sum(cfg.depths)).tolist()  # one per block, over all stages
+    in_chs, net_stride, dilation, variance = cfg.stem_channels, cfg.stem_stride, 1, 1.0
+    stages: list[list[BlockCfg]] = []
+    for depth, channels in zip(cfg.depths, cfg.channels, strict=True):
+        stride = 1 if not stages and cfg.stem_stride > 2 else 2
+        if stride > 1 and net_stride >= output_stride:  # dilate instead of striding
+            stride, dilation = 1, dilation * stride
+        net_stride *= stride
+        blocks: list[BlockCfg] = []
+        for i in range(depth):
+            first_of_net, first_of_stage = not stages and i == 0, i == 0
+            block = BlockCfg(
+                in_chs=in_chs,
+                out_chs=cfg.round_channels(channels),
+                beta=variance**-0.5,
+                bottle_ratio=1.0 if cfg.reg and first_of_net else cfg.bottle_ratio,
+                stride=stride if first_of_stage else 1,
+                dilation=dilation,
+                first_dilation=max(dilation // 2, 1) if first_of_stage else dilation,
+                drop_path_rate=rates.pop(0),
+            )
+            variance = (1.0 if first_of_stage else variance) + cfg.alpha**2
+            in_chs = block.out_chs
+            blocks.append(block)
+        stages.append(blocks)
+    return stages
+
+
+class Stem(nnx.Module):
+    """The first convolutions. Returns the output and the feature tap, which is before an activation."""
+
+    def __init__(self, cfg: NfCfg, in_chans: int):
+        self.cfg = cfg
+        out = cfg.stem_channels
+        if cfg.stem_type == "deep_quad":
+            self.conv1 = cfg.conv(in_chans, out // 8, 3, stride=2)
+            self.conv2 = cfg.conv(out // 8, out // 4, 3)
+            self.conv3 = cfg.conv(out // 4, out // 2, 3)
+            self.conv4 = cfg.conv(out // 2, out, 3, stride=2)
+        elif cfg.stem_type in ("3x3", "7x7_pool"):
+            self.conv = cfg.conv(in_chans, out, int(cfg.stem_type[0]), stride=2)
+        else:
+            raise ValueError(f"stem_type={cfg.stem_type!r}; expected 'deep_quad', '3x3' or '7x7_pool'.")
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        act = self.cfg.act
+        if self.cfg.stem_type == "deep_quad":
+            tap = self.conv3(act(self.conv2(act(self.conv1(x)))))
+            return self.conv4(act(tap)), tap
+        tap = self.conv(x)
+        return (max_pool(tap) if self.cfg.stem_type == "7x7_pool" else tap), tap
+
+
+class DownsampleAvg(nnx.Module):
+    """Shortcut of a block that changes shape: 2x2 average, then a 1x1 convolution ([2] figure 3)."""
+
+    def __init__(self, cfg: NfCfg, block: BlockCfg):
+        self.pooled = block.stride > 1 or block.dilation > 1
+        self.stride = block.stride
+        self.conv = cfg.conv(block.in_chs, block.out_chs, 1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(avg_pool(x, self.stride) if self.pooled else x)
+
+
+class NormFreeBlock(nnx.Module):
+    """Pre-activation bottleneck block ([1] figure 1, [2] figure 3; timm `NormFreeBlock`)."""
+
+    def __init__(self, cfg: NfCfg, block: BlockCfg):
+        self.cfg, self.block = cfg, block
+        in_chs, out_chs = block.in_chs, block.out_chs
+        mid_chs = make_divisible((in_chs if cfg.reg else out_chs) * block.bottle_ratio, cfg.ch_div)
+        groups = mid_chs // cfg.group_size if cfg.group_size else 1
+        if cfg.group_size and cfg.group_size % cfg.ch_div == 0:
+            mid_chs = cfg.group_size * groups
+
+        reshaped = in_chs != out_chs or block.stride != 1 or block.dilation != block.first_dilation
+        self.downsample = DownsampleAvg(cfg, block) if reshaped else None
+        self.conv1 = cfg.conv(in_chs, mid_chs, 1)
+        self.conv2 = cfg.conv(mid_chs, mid_chs, 3, stride=block.stride, dilation=block.first_dilation, groups=groups)
+        self.conv2b = cfg.conv(mid_chs, mid_chs, 3, dilation=block.dilation, groups=groups) if cfg.extra_conv else None
+        self.attn = cfg.attention(mid_chs) if cfg.attn_layer and cfg.reg else None
+        self.conv3 = cfg.conv(mid_chs, out_chs, 1, zero_gain=not cfg.skipinit)
+        self.attn_last = cfg.attention(out_chs) if cfg.attn_layer and not cfg.reg else None
+        self.skipinit_gain = param((), zeros) if cfg.skipinit else None
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        cfg, act = self.cfg, self.cfg.act
+        out = act(x) * self.block.beta
+        shortcut = x if self.downsample is None else self.downsample(out)
+
+        out = self.conv2(act(self.conv1(out)))
+        if self.conv2b is not None:
+            out = self.conv2b(act(out))
+        if self.attn is not None:
+            out = out * (cfg.attn_gain * self.attn(out))
+        out = self.conv3(act(out))
+
+        # All factors of the branch are made one before they meet it, so that they and their gradients cost next to
+        # nothing; that of attention has a number for each image and channel. In float32: so it is rounded once.
+        factor = jnp.full((x.shape[0], 1, 1, 1), cfg.alpha, jnp.promote_types(out.dtype, jnp.float32))
+        if self.attn_last is not None:
+            factor = factor * (cfg.attn_gain * self.attn_last(out))
+        if self.skipinit_gain is not None:
+            factor = factor * self.skipinit_gain[...]
+        factor = drop_path(factor, self.block.drop_path_rate, key)
+        return out * jnp.broadcast_to(factor, out.shape).astype(out.dtype) + shortcut
+
+
+class NormFreeNet(ImageModel):
+    """Normalization-Free network ([1], [2]; timm `NormFreeNet`).
+
+    Args:
+        config: the architecture.
+        num_classes: outputs of the classifier; 0 for none.
+        in_chans: channels of the input.
+        global_pool: "avg", "max", "avgmax", "catavgmax" or "".
+        output_stride: 32, 16 or 8; below 32 the last stages dilate instead of striding.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        dtype: compute dtype.
+        data_config: what the weights expect of their input.
+
+    Parameters are shapes without values until `nfjax.params.fill` or `initialize` gives them some.
+    """
+
+    def __init__(
+        self,
+        config: NfCfg,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        output_stride: int = 32,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        dtype: Any = jnp.float32,
+        data_config: DataConfig = DataConfig(),
+    ):
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride={output_stride}; expected 8, 16 or 32.")
+        if in_chans < 1:
+            raise ValueError(f"in_chans={in_chans}; expected at least 1.")
+        self.config, self.data_config = config, data_config
+        self.num_classes, self.in_chans, self.output_stride = num_classes, in_chans, output_stride
+        self.dtype = jnp.dtype(dtype)
+
+        stages = block_cfgs(config, output_stride, drop_path_rate)
+        self.stem = Stem(config, in_chans)
+        self.stages = nnx.List([nnx.List([NormFreeBlock(config, b) for b in blocks]) for blocks in stages])
+        last_chs = stages[-1][-1].out_chs
+        self.num_features = config.round_channels(config.num_features) if config.num_features else last_chs
+        self.final_conv = config.conv(last_chs, self.num_features, 1) if config.num_features else None
+        self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate)
+
+    def forward_features(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Images `(batch, height, width, in_chans)` to `(batch, h, w, num_features)`, after the last activation."""
+        return self.forward_intermediates(x, (), key=key)[0]
+
+    def forward_intermediates(
+        self,
+        x: jax.Array,
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        intermediates_only: bool = False,
+        key: jax.Array | None = None,
+    ) -> Any:
+        """Feature maps at strides 2, 4, 8, 16 and 32, each taken before an activation.
+
+        Args:
+            x: floating array `(batch, height, width, in_chans)`.
+            indices: None for all five, an int for the last n, or a sequence of positions: 0 is the stem,
+                1 to 4 the stages, 4 after the final convolution. Maps come back in the order of the network.
+            norm: accepted for the sake of one interface; there is no final norm.
+            intermediates_only: return the maps alone, and compute nothing after the last of them.
+            key: PRNG key for training.
+
+        Returns:
+            `(features, maps)`, with `features` as `forward_features` returns them, or `maps`, a list of
+            arrays `(batch, h, w, channels)`.
+        """
+        count = len(self.config.depths) + 1
+        taken = take_indices(count, indices) if indices != () else []
+        stages = self.stages[: max(taken)] if intermediates_only else self.stages
+        maps = []
+        x, tap = self.stem(self.check_input(x))
+        if 0 in taken:
+            maps.append(tap)
+        keys = iter([None] * sum(self.config.depths) if key is None else jax.random.split(key, sum(self.config.depths)))
+        for i, stage in enumerate(stages, start=1):
+            for block in stage:
+                apply = jax.checkpoint(block) if self.grad_checkpointing else block
+                x = apply(x, next(keys))
+            if i == count - 1 and self.final_conv is not None:
+                x = self.final_conv(x)
+            if i in taken:
+                maps.append(x)
+        return maps if intermediates_only else (self.config.act(x), maps)
+
+    def feature_taps(self) -> list[Feature]:
+        cfg = self.config
+        deep = cfg.stem_type == "deep_quad"
+        stem_chs = cfg.stem_channels // 2 if deep else cfg.stem_channels
+        taps = [Feature(stem_chs, 2, "stem.conv3" if deep else "stem.conv", 0)]
+        reduction = cfg.stem_stride
+        for i, blocks in enumerate(block_cfgs(cfg, self.output_stride, 0.0)):
+            reduction *= blocks[0].stride
+            taps.append(Feature(blocks[-1].out_chs, reduction, f"stages.{i}", i + 1))
+        if cfg.num_features:
+            full = cfg.round_channels(cfg.num_features)
+            taps[-1] = dataclasses.replace(taps[-1], num_chs=full, module="final_conv")
+        return taps
+
+    def prune(self, out_indices: Sequence[int]) -> None:
+        """Return the maps `out_indices` from now on, and drop the layers that they do not need."""
+        self.out_indices = tuple(take_indices(len(self.config.depths) + 1, out_indices))
+        last = max(self.out_indices)
+        self.reset_classifier(0, "")
+        if last < len(self.stages):
+            self.stages = nnx.List(list(self.stages)[:last])
+            self.final_conv = None

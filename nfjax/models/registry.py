@@ -1,0 +1,130 @@
+"""Names: every architecture, its tags, and what a user's name means."""
+
+import dataclasses
+import difflib
+import fnmatch
+import inspect
+import re
+from typing import Any
+
+from nfjax.models.base import ImageModel
+from nfjax.models.data_config import DataConfig
+from nfjax.models.eva import Eva
+from nfjax.models.nfnet import NormFreeNet
+from nfjax.models.nfnet_configs import NFNET_DATA, NFNETS
+from nfjax.models.vit import VisionTransformer
+from nfjax.models.vit_configs import EVAS, VIT_DATA, VITS
+
+
+class UnknownModelError(ValueError):
+    """A name that is no architecture, or a tag that the architecture does not have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One architecture: the class that builds it, its frozen config, and its pretrained cfgs, the default first."""
+
+    family: Any  # a subclass of ImageModel, called as `family(config, data_config=..., **options)`
+    config: Any
+    data: tuple[DataConfig, ...]
+
+    def build(self, data_config: DataConfig | None = None, **options: Any) -> ImageModel:
+        """The model as shapes without values.
+
+        Args:
+            data_config: None for that of the default tag.
+            options: arguments of the family, and fields of its config, which replace the architecture's. The
+                number of classes is the data config's unless it is given.
+
+        Raises:
+            ValueError: for options that the family does not have, with the closest that it has.
+        """
+        known = self.options()
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known, n=2)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}."
+            raise ValueError(f"{self.data[0].architecture} has no option {', '.join(unknown)}; {hint}")
+        data_config = data_config or self.data[0]
+        arguments = {name: value for name, value in options.items() if name in _arguments(self.family)}
+        fields = {name: value for name, value in options.items() if name not in arguments}
+        config = dataclasses.replace(self.config, **fields)
+        arguments.setdefault("num_classes", data_config.num_classes)
+        model: ImageModel = self.family(config, data_config=data_config, **arguments)
+        return model
+
+    def options(self) -> set[str]:
+        """Names of the options that `build` takes."""
+        return _arguments(self.family) | {field.name for field in dataclasses.fields(self.config)}
+
+
+def _arguments(family: type[ImageModel]) -> set[str]:
+    return set(inspect.signature(family.__init__).parameters) - {"self", "config", "data_config"}
+
+
+def _family(family: type[ImageModel], configs: dict[str, Any], data: list[DataConfig]) -> dict[str, Entry]:
+    return {
+        name: Entry(family, config, tuple(d for d in data if d.architecture == name))
+        for name, config in configs.items()
+    }
+
+
+MODELS: dict[str, Entry] = {
+    **_family(NormFreeNet, NFNETS, NFNET_DATA),
+    **_family(VisionTransformer, VITS, VIT_DATA),
+    **_family(Eva, EVAS, VIT_DATA),
+}
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names of the known models, in natural order.
+
+    Args:
+        pattern: shell pattern, as in `fnmatch`: "eca*", "*l[01]*".
+        pretrained: return `architecture.tag` names of published weights instead of architectures. The
+            pattern may then match with or without the tag.
+    """
+    names = list(MODELS)
+    if pretrained:
+        names = [d.name for entry in MODELS.values() for d in entry.data if d.hf_hub_id]
+    matched = [
+        name for name in names if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.split(".")[0], pattern)
+    ]
+    return sorted(matched, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
+
+
+def find(name: str) -> tuple[Entry, DataConfig]:
+    """The entry and the pretrained cfg of `architecture` (its default tag) or `architecture.tag`.
+
+    Raises:
+        UnknownModelError: with the closest names, or the tags that exist.
+    """
+    architecture, _, tag = name.partition(".")
+    entry = MODELS.get(architecture)
+    if entry is None:
+        if "/" in name or "\\" in name:
+            raise UnknownModelError(
+                f"{name!r} is not a model name but looks like a hub id or a path: write 'hf-hub:{name}' for the "
+                f"Hugging Face hub or 'local-dir:{name}' for a folder."
+            )
+        close = difflib.get_close_matches(architecture, MODELS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "nfjax.list_models() shows all names."
+        raise UnknownModelError(f"unknown model {name!r}; {hint}")
+    if not tag:
+        return entry, entry.data[0]
+    for data in entry.data:
+        if data.tag == tag:
+            return entry, data
+    tags = ", ".join(d.name for d in entry.data if d.tag) or "none: use the plain name"
+    raise UnknownModelError(f"{architecture} has no weights tagged {tag!r}; known: {tags}.")
+
+
+def data_config(name: str) -> DataConfig:
+    """The pretrained cfg of a model name, with or without tag; nothing is built.
+
+    Example: `nfjax.data_config("eca_nfnet_l0").input_size` is `(3, 224, 224)`.
+
+    Raises:
+        UnknownModelError: for a name or tag that does not exist.
+    """
+    return find(name)[1]

@@ -1,0 +1,316 @@
+"""Vision transformers with registers, as timm's vision_transformer.py defines them.
+
+    [1] Dosovitskiy et al.: An Image is Worth 16x16 Words. arXiv 2010.11929
+    [2] Darcet et al.: Vision Transformers Need Registers. arXiv 2309.16588
+
+The image becomes a grid of patch tokens; a class token [1] and registers [2], both learned, come before them;
+blocks of attention and MLP follow (`nfjax.models.vit_blocks`), and the tokens are pooled. Names of modules are timm's,
+so that parameter paths mirror timm's state dict.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nfjax.fast.backend import row_major
+from nfjax.models.base import Feature, ImageModel, Size, take_indices
+from nfjax.models.data_config import DataConfig
+from nfjax.models.vit_blocks import BLOCKS, ViTCfg
+from nfjax.nn.layers import Linear, dropout, split_key
+from nfjax.nn.pos_embed import Grid, resample_abs_pos_embed
+from nfjax.nn.vit_layers import POOLS, AttentionPoolLatent, PatchEmbed, global_pool_nlc
+from nfjax.params import Normal, initialize, named_params, param
+
+
+class VisionTransformer(ImageModel):
+    """Vision transformer ([1], [2]; timm `VisionTransformer`).
+
+    Args:
+        config: the architecture.
+        num_classes: outputs of the classifier; 0 for none.
+        in_chans: channels of the input.
+        global_pool: one of `nfjax.nn.vit_layers.POOLS`; None for the architecture's own.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        dtype: compute dtype.
+        data_config: what the weights expect of their input; its `input_size` sets the grid of patches.
+
+    Parameters are shapes without values until `nfjax.params.fill` or `initialize` gives them some.
+    """
+
+    config: ViTCfg
+    default_out_indices = 3
+    token_std = 1e-6  # of the class token and the registers at first
+    # Pools after which the final norm comes, if the config leaves it open.
+    pools_before_norm: tuple[str, ...] = ("avg", "max", "avgmax")
+
+    def __init__(
+        self,
+        config: ViTCfg,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        dtype: Any = jnp.float32,
+        data_config: DataConfig = DataConfig(),
+    ):
+        for option, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+            if value < least:
+                raise ValueError(f"{option}={value}; expected at least {least}.")
+        if min(config.grid(data_config.input_size[1:])) < 1:
+            raise ValueError(f"img_size={data_config.input_size[1:]} has no room for a patch of {config.patch_size}.")
+        dim = config.embed_dim
+        self.config, self.data_config = config, data_config
+        self.num_classes, self.in_chans, self.output_stride = num_classes, in_chans, config.patch_size
+        self.num_features, self.drop_rate, self.dtype = dim, drop_rate, jnp.dtype(dtype)
+        self.pool_type = self._checked_pool(config.global_pool if global_pool is None else global_pool)
+
+        self.patch_embed = PatchEmbed(config.patch_size, in_chans, dim)
+        self.cls_token = param((1, 1, dim), Normal(self.token_std)) if config.class_token else None
+        self.reg_token = param((1, config.reg_tokens, dim), Normal(self.token_std)) if config.reg_tokens else None
+        self.pos_embed = self._make_pos_embed()
+        self.blocks = nnx.List(
+            [self._make_block(i, rate) for i, rate in enumerate(np.linspace(0, drop_path_rate, config.depth).tolist())]
+        )
+        pooled_norm = self.pool_type in self.pools_before_norm if config.fc_norm is None else config.fc_norm
+        self.norm = None if pooled_norm else config.norm()
+        self.attn_pool = (
+            AttentionPoolLatent(dim, config.num_heads, hidden=config.mlp_hidden, norm_layer=config.norm_layer)
+            if self.pool_type == "map"
+            else None
+        )
+        self.fc_norm = config.norm() if pooled_norm else None
+        self.head = nnx.data(self._make_head(num_classes))  # data even if there is none: one may come later
+
+    def _make_pos_embed(self) -> nnx.Param | None:
+        prefix = self.config.num_pos_prefix
+        return param((1, prefix + self.grid_size[0] * self.grid_size[1], self.config.embed_dim), Normal(0.02))
+
+    def _make_block(self, index: int, drop_path_rate: float) -> Any:
+        return BLOCKS[self.config.block_fn](self.config, index, drop_path_rate)
+
+    def _make_head(self, num_classes: int) -> Linear | None:
+        return Linear(self.num_features, num_classes) if num_classes else None
+
+    @property
+    def grid_size(self) -> Grid:
+        """Rows and columns of patches of an image of the model's own size."""
+        return self.config.grid(self.data_config.input_size[1:])
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class token and registers: the tokens before those of the patches."""
+        return self.config.num_prefix_tokens
+
+    @property
+    def global_pool(self) -> str:
+        return self.pool_type
+
+    @property
+    def head_hidden_size(self) -> int:
+        return self.num_features
+
+    def forward_features(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Images `(batch, height, width, in_chans)` to tokens `(batch, prefix + patches, dim)`.
+
+        Class token and registers come first. The tokens are normalised, unless the model does that after pooling.
+        """
+        return self.forward_intermediates(x, (), key=key)[0]
+
+    def forward_intermediates(
+        self,
+        x: jax.Array,
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        intermediates_only: bool = False,
+        return_prefix_tokens: bool = False,
+        key: jax.Array | None = None,
+    ) -> Any:
+        """The output of blocks as feature maps.
+
+        Args:
+            x: floating array `(batch, height, width, in_chans)`.
+            indices: None for every block, an int for the last n, or a sequence of blocks. Maps come back in the
+                order of the network.
+            norm: apply the final norm to each map, if it is before the pooling.
+            intermediates_only: return the maps alone, and compute nothing after the last of them.
+            return_prefix_tokens: return pairs of a map and its prefix tokens `(batch, prefix, dim)`.
+            key: PRNG key for training.
+
+        Returns:
+            `(features, maps)`, with `features` as `forward_features` returns them, or `maps`, a list of
+            arrays `(batch, h, w, dim)`.
+        """
+        taken = take_indices(len(self.blocks), indices) if indices != () else []
+        embed_key, *keys = split_key(key, 1 + len(self.blocks))
+        x, grid, rope = self._embed(x, embed_key)
+        outputs = []
+        for i in range(max(taken) + 1 if intermediates_only else len(self.blocks)):
+            block = self.blocks[i]
+            x = (jax.checkpoint(block) if self.grad_checkpointing else block)(x, rope, keys[i])
+            if i in taken:
+                outputs.append(self._norm(x) if norm else x)
+
+        prefix = self.num_prefix_tokens
+        maps: list[Any] = [y[:, prefix:].reshape(y.shape[0], *grid, y.shape[2]) for y in outputs]
+        if return_prefix_tokens:
+            maps = [(spatial, y[:, :prefix]) for spatial, y in zip(maps, outputs, strict=True)]
+        return maps if intermediates_only else (self._norm(x), maps)
+
+    def attention_maps(self, x: jax.Array, indices: int | Sequence[int] | None = None) -> list[jax.Array]:
+        """Who attends to whom: the attention weights of blocks, evaluated.
+
+        Args:
+            x: floating array `(batch, height, width, in_chans)`.
+            indices: blocks, as in `forward_intermediates`.
+
+        Returns:
+            Arrays `(batch, heads, tokens, tokens)` in the order of the network; `[b, h, i, j]` is what token i takes
+            from token j. Rows sum to 1; with differential attention they are differences, and can be negative.
+        """
+        taken = take_indices(len(self.blocks), indices)
+        x, _, rope = self._embed(x, None)
+        maps = []
+        for i in range(max(taken) + 1):
+            if i in taken:
+                maps.append(self.blocks[i].attention_map(x, rope))
+            x = self.blocks[i](x, rope)  # for the next one
+        return maps
+
+    def _embed(self, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Grid, jax.Array | None]:
+        """The tokens that enter the blocks, the grid of the patches, and the table of rotary positions."""
+        x = self.patch_embed(self.check_input(x))
+        batch, rows, cols, dim = x.shape
+        grid = rows, cols
+        x = x.reshape(batch, rows * cols, dim)
+        # Repeated for the batch before they are cast, so that their gradients are not summed in half precision.
+        tokens = [t[...] for t in (self.cls_token, self.reg_token) if t is not None]
+        prefix = [jnp.broadcast_to(t, (batch, *t.shape[1:])).astype(x.dtype) for t in tokens]
+        pos_embed: Any = 0.0
+        if self.pos_embed is not None:
+            entries = self.pos_embed[...]
+            pos_embed = resample_abs_pos_embed(entries, grid, self.grid_size, self.config.num_pos_prefix)
+            pos_embed = jnp.broadcast_to(pos_embed, (batch, *pos_embed.shape[1:])).astype(x.dtype)
+        if self.config.no_embed_class:
+            x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
+        else:
+            x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
+        return dropout(row_major(x), self.config.pos_drop_rate, key), grid, self._rope(grid)
+
+    def _rope(self, grid: Grid) -> jax.Array | None:
+        return None
+
+    def _norm(self, x: jax.Array) -> jax.Array:
+        return x if self.norm is None else self.norm(x)
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Tokens `(batch, tokens, dim)` as the head sees them: `(batch, dim)` by the model's `global_pool`."""
+        prefix = 0 if self.config.pool_include_prefix else self.num_prefix_tokens
+        if self.attn_pool is not None:
+            return self.attn_pool(x[:, prefix:])
+        return global_pool_nlc(x, self.pool_type, prefix)
+
+    def forward_head(self, features: jax.Array, *, pre_logits: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """Logits of what `forward_features` returns; with `pre_logits`, the pooled features."""
+        x = self.pool(features)
+        x = dropout(x if self.fc_norm is None else self.fc_norm(x), self.drop_rate, key)
+        if pre_logits or self.head is None:
+            return x
+        return self.head(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+    def feature_taps(self) -> list[Feature]:
+        size = self.config.patch_size
+        return [Feature(self.num_features, size, f"blocks.{i}", i) for i in range(len(self.blocks))]
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, seed: int = 0) -> None:
+        """Replace the classifier by a fresh one, in place; the final norm stays where it is.
+
+        Args:
+            num_classes: outputs of the new classifier; 0 removes it.
+            global_pool: a new pooling, or None to keep the present one. "map" cannot be added.
+            seed: seed of the new weights.
+        """
+        if global_pool is not None and global_pool != self.pool_type:
+            if global_pool == "map":
+                raise ValueError("attention pooling cannot be added to a model; load it with global_pool='map'.")
+            self.pool_type, self.attn_pool = self._checked_pool(global_pool), None
+        self.head, self.num_classes = self._make_head(num_classes), num_classes
+        fresh = {} if self.head is None else named_params(self.head)
+        initialize({f"head/{path}": var for path, var in fresh.items()}, seed, self.param_dtype)
+
+    def _checked_pool(self, global_pool: str) -> str:
+        if global_pool not in POOLS:
+            raise ValueError(f"global_pool={global_pool!r} is not known; choose one of {', '.join(map(repr, POOLS))}.")
+        if global_pool == "token" and not self.config.class_token:
+            raise ValueError(f"global_pool='token' needs a class token, and {self.name} has none; choose 'avg'.")
+        return global_pool
+
+    def prune(self, out_indices: int | Sequence[int]) -> None:
+        """Return the maps `out_indices` from now on, and drop the layers that they do not need."""
+        taken = take_indices(len(self.blocks), out_indices)
+        self.reset_classifier(0, "")
+        self.norm = self.fc_norm = None
+        self.blocks = nnx.List(list(self.blocks)[: max(taken) + 1])
+        self.out_indices = tuple(taken)
+
+    @classmethod
+    def weights_options(cls, config: ViTCfg, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The final norm is where the weights have it, whatever pooling was asked for."""
+        found = [name for name in ("norm", "fc_norm") if f"{name}.weight" in state]
+        return {"fc_norm": found == ["fc_norm"]} if len(found) == 1 else {}
+
+    @classmethod
+    def weights_size(cls, config: ViTCfg, sizes: Sequence[Size], state: Mapping[str, Any]) -> Size | None:
+        """Height and width of the images that the position embedding is made for."""
+        entries = state.get("pos_embed")
+        if entries is None or np.ndim(entries) != 3:
+            return None
+        patches, patch = entries.shape[1] - config.num_pos_prefix, config.patch_size
+        for size in sizes:
+            if np.prod(config.grid(size)) == patches:
+                return size
+        side = round(max(patches, 0) ** 0.5)
+        if side * side != patches:
+            wanted = ", ".join("{}x{}".format(*config.grid(size)) for size in sizes)
+            raise ValueError(
+                f"the position embedding has {patches} patches, which is no square and not {wanted}; "
+                "pass the img_size (height, width) that the weights were made for."
+            )
+        return side * patch, side * patch
+
+    def adapt_size(self, state: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
+        """Resample the position embedding to this model's grid (timm `checkpoint_filter_fn`)."""
+        prefix, old_grid = self.config.num_pos_prefix, self.config.grid(size)
+        resampled = resample_abs_pos_embed(state["pos_embed"], self.grid_size, old_grid, prefix)
+        return {**state, "pos_embed": np.asarray(resampled)}
+
+    def model_args(self, own: ViTCfg) -> dict[str, Any]:
+        changed = super().model_args(own) | {"global_pool": self.pool_type, "fc_norm": self.fc_norm is not None}
+        chosen = self.pool_type in self.pools_before_norm if own.fc_norm is None else own.fc_norm
+        defaults = {"global_pool": own.global_pool, "fc_norm": chosen, "output_stride": self.output_stride}
+        args = {name: value for name, value in changed.items() if name not in defaults or value != defaults[name]}
+        # timm reads the size from the data config too, but only where that says that the size is fixed.
+        args["img_size"] = self.data_config.input_size[1:]
+        return {self.timm_names.get(name, name): value for name, value in args.items()}
+
+    def check_input(self, x: jax.Array) -> jax.Array:
+        checked = super().check_input(x)
+        size, own, patch = x.shape[1:3], self.data_config.input_size[1:], self.config.patch_size
+        if self.config.dynamic_img_size:
+            if size[0] % patch or size[1] % patch:
+                raise ValueError(f"images of {size[0]}x{size[1]} pixels; {self.name} takes multiples of {patch}.")
+        elif size != own:
+            fit = tuple(max(round(side / patch), 1) * patch for side in size)
+            resize = "" if fit == size else f", and resize the images to {fit[0]}x{fit[1]}"
+            raise ValueError(
+                f"images of {size[0]}x{size[1]} pixels; {self.name} was loaded for {own[0]}x{own[1]}. "
+                f"Load it with img_size={fit}{resize}; or resize the images to {own[0]}x{own[1]}."
+            )
+        return checked

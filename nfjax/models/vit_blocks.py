@@ -1,0 +1,207 @@
+"""The configuration of a vision transformer, and its three kinds of block.
+
+    [1] Dosovitskiy et al.: An Image is Worth 16x16 Words. arXiv 2010.11929
+    [2] Dehghani et al.: Scaling Vision Transformers to 22 Billion Parameters. arXiv 2302.05442
+
+A block takes tokens `(batch, tokens, dim)`, a table of rotary positions or None, and a PRNG key or None, and
+returns tokens of the same shape. Names are timm's, so that parameter paths mirror timm's state dict.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nfjax.fast.activations import gelu
+from nfjax.nn.attention import (
+    Attention,
+    DiffAttention,
+    Differential,
+    Heads,
+    attend,
+    attention_weights,
+    merge_heads,
+    split_heads,
+)
+from nfjax.nn.layers import LayerNorm, Linear, RmsNorm, drop_path, dropout, split_key
+from nfjax.nn.vit_layers import MLPS, NORMS, LayerScale
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTCfg:
+    """Architecture of a vision transformer; fields are the arguments of timm's `VisionTransformer`.
+
+    Attributes:
+        embed_dim: channels of a token.
+        depth: number of blocks.
+        num_heads: attention heads.
+        patch_size: side of a patch in pixels.
+        mlp_ratio: channels inside the MLP, relative to `embed_dim`.
+        qkv_bias: whether queries, keys and values have a bias.
+        init_values: initial LayerScale; None or 0 for no LayerScale.
+        class_token: whether there is a class token.
+        reg_tokens: number of registers.
+        no_embed_class: the position embedding has entries for patches only, not for class token and registers.
+        global_pool: "avg", "max" or "avgmax" of the patch tokens, "token", "map" (attention) or "" for none.
+        pool_include_prefix: whether pooling sees class token and registers too.
+        fc_norm: normalise after pooling instead of before; None: where the pool is "avg", "max" or "avgmax".
+        norm_layer: "layernorm" or "rmsnorm".
+        mlp_layer: "mlp" or "swiglu_packed".
+        attn_layer: "attn" or "diff", of the sequential block.
+        block_fn: "sequential", "parallel" or "diff_parallel".
+        dynamic_img_size: take images of any size that is a multiple of the patch; the position embedding is
+            resampled in every call.
+        pos_drop_rate: dropout of the tokens that enter the blocks.
+        proj_drop_rate: dropout inside the MLPs and after each attention.
+        attn_drop_rate: dropout of the attention weights.
+    """
+
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    patch_size: int = 16
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    init_values: float | None = None
+    class_token: bool = True
+    reg_tokens: int = 0
+    no_embed_class: bool = False
+    global_pool: str = "token"
+    pool_include_prefix: bool = False
+    fc_norm: bool | None = None
+    norm_layer: str = "layernorm"
+    mlp_layer: str = "mlp"
+    attn_layer: str = "attn"
+    block_fn: str = "sequential"
+    dynamic_img_size: bool = False
+    pos_drop_rate: float = 0.0
+    proj_drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return self.class_token + self.reg_tokens
+
+    @property
+    def num_pos_prefix(self) -> int:
+        """Entries of the position embedding that belong to class token and registers."""
+        return 0 if self.no_embed_class else self.num_prefix_tokens
+
+    @property
+    def mlp_hidden(self) -> int:
+        return int(self.embed_dim * self.mlp_ratio)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of whole patches in an image of this height and width."""
+        return size[0] // self.patch_size, size[1] // self.patch_size
+
+    def norm(self) -> LayerNorm | RmsNorm:
+        return NORMS[self.norm_layer](self.embed_dim)
+
+    def layer_scale(self) -> LayerScale | None:
+        return LayerScale(self.embed_dim, self.init_values) if self.init_values else None
+
+
+class Block(nnx.Module):
+    """Attention, then MLP, each normalised before and added to its input ([1] figure 1; timm `Block`)."""
+
+    def __init__(self, cfg: ViTCfg, index: int, drop_path_rate: float):
+        self.drop_path_rate = drop_path_rate
+        self.norm1, self.norm2 = cfg.norm(), cfg.norm()
+        self.attn = self._attention(cfg, index)
+        self.mlp = MLPS[cfg.mlp_layer](cfg.embed_dim, cfg.mlp_hidden, drop=cfg.proj_drop_rate)
+        self.ls1, self.ls2 = cfg.layer_scale(), cfg.layer_scale()
+
+    @staticmethod
+    def _attention(cfg: ViTCfg, index: int) -> Attention | DiffAttention:
+        drops = {"attn_drop": cfg.attn_drop_rate, "proj_drop": cfg.proj_drop_rate}
+        if cfg.attn_layer == "diff":
+            return DiffAttention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, depth=index, **drops)
+        return Attention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, **drops)
+
+    def attention_map(self, x: jax.Array, rope: Any = None) -> jax.Array:
+        """Who attends to whom in this block, for tokens that enter it: `(batch, heads, tokens, tokens)`."""
+        return self.attn.weights(self.norm1(x), rope)
+
+    def __call__(self, x: jax.Array, rope: Any = None, key: jax.Array | None = None) -> jax.Array:
+        keys = split_key(key, 4)
+        y = _scaled(self.ls1, self.attn(self.norm1(x), rope, keys[0]))
+        x = x + drop_path(y, self.drop_path_rate, keys[1])
+        y = _scaled(self.ls2, self.mlp(self.norm2(x), keys[2]))
+        return x + drop_path(y, self.drop_path_rate, keys[3])
+
+
+class ParallelScalingBlock(nnx.Module):
+    """Attention and MLP side by side, fed by one projection ([2] equation 1; timm `ParallelScalingBlock`)."""
+
+    def __init__(self, cfg: ViTCfg, index: int, drop_path_rate: float):
+        dim, hidden = cfg.embed_dim, cfg.mlp_hidden
+        self.cfg, self.drop_path_rate = cfg, drop_path_rate
+        self.in_norm = cfg.norm()
+        self.in_proj = Linear(dim, hidden + 3 * dim, bias=cfg.qkv_bias)
+        self.attn_out_proj = Linear(dim, dim)
+        self.mlp_out_proj = Linear(hidden, dim)
+        self.ls = cfg.layer_scale()
+
+    def _project(self, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        """The MLP's hidden layer; queries, keys and values by head."""
+        hidden, *qkv = _split(self.in_proj(self.in_norm(x)), self.cfg)
+        return hidden, [split_heads(part, self.cfg.embed_dim // self.cfg.num_heads) for part in qkv]
+
+    def attention_map(self, x: jax.Array, rope: None = None) -> jax.Array:
+        """Who attends to whom in this block, for tokens that enter it: `(batch, heads, tokens, tokens)`."""
+        q, k, _ = self._project(x)[1]
+        return attention_weights(q, k)
+
+    def __call__(self, x: jax.Array, rope: None = None, key: jax.Array | None = None) -> jax.Array:
+        keys = split_key(key, 3)
+        hidden, qkv = self._project(x)
+        attended = merge_heads(attend(*qkv, drop_rate=self.cfg.attn_drop_rate, key=keys[0]))
+        hidden = dropout(gelu(hidden), self.cfg.proj_drop_rate, keys[1])
+        y = self.attn_out_proj(attended) + self.mlp_out_proj(hidden)
+        return x + drop_path(_scaled(self.ls, y), self.drop_path_rate, keys[2])
+
+
+class DiffParallelScalingBlock(Differential):
+    """`ParallelScalingBlock` with differential attention and one output projection (timm, same name)."""
+
+    def __init__(self, cfg: ViTCfg, index: int, drop_path_rate: float):
+        dim, hidden = cfg.embed_dim, cfg.mlp_hidden
+        super().__init__(dim // cfg.num_heads, depth=index, attn_drop=cfg.attn_drop_rate)
+        self.cfg, self.drop_path_rate = cfg, drop_path_rate
+        self.in_norm = cfg.norm()
+        self.in_proj = Linear(dim, hidden + 3 * dim, bias=cfg.qkv_bias)
+        self.out_proj = Linear(dim + hidden, dim)
+        self.ls = cfg.layer_scale()
+
+    def _project(self, x: jax.Array) -> tuple[jax.Array, Heads]:
+        hidden, *qkv = _split(self.in_proj(self.in_norm(x)), self.cfg)
+        return hidden, self.pairs(*qkv)
+
+    def attention_map(self, x: jax.Array, rope: None = None) -> jax.Array:
+        """The difference of each pair's attention maps, `(batch, heads, tokens, tokens)`."""
+        q, k, _ = self._project(x)[1]
+        return self.difference(q, k)
+
+    def __call__(self, x: jax.Array, rope: None = None, key: jax.Array | None = None) -> jax.Array:
+        keys = split_key(key, 3)
+        hidden, qkv = self._project(x)
+        attended = self.attend(*qkv, key=keys[0])
+        hidden = dropout(gelu(hidden), self.cfg.proj_drop_rate, keys[1])
+        y = self.out_proj(jnp.concatenate([attended, hidden], axis=-1))
+        return x + drop_path(_scaled(self.ls, y), self.drop_path_rate, keys[2])
+
+
+BLOCKS = {"sequential": Block, "parallel": ParallelScalingBlock, "diff_parallel": DiffParallelScalingBlock}
+
+
+def _split(projected: jax.Array, cfg: ViTCfg) -> list[jax.Array]:
+    """The parts of `in_proj`'s output: the MLP's hidden layer, queries, keys, values."""
+    starts = [cfg.mlp_hidden + i * cfg.embed_dim for i in range(3)]
+    return jnp.split(projected, starts, axis=-1)
+
+
+def _scaled(layer_scale: LayerScale | None, y: jax.Array) -> jax.Array:
+    return y if layer_scale is None else layer_scale(y)

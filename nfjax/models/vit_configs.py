@@ -1,0 +1,210 @@
+"""The vision transformers of timm that the library has: with registers, with rotary positions, and the plain ones."""
+
+from typing import Any
+
+from nfjax.models.data_config import HALF, IMAGENET_MEAN, IMAGENET_STD, DataConfig
+from nfjax.models.eva import EvaCfg
+from nfjax.models.vit_blocks import ViTCfg
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+# Width, depth, heads and MLP of the "searching for better ViT baselines" models.
+_SBB: dict[str, dict[str, Any]] = {
+    "wee": {"embed_dim": 256, "depth": 14, "num_heads": 4, "mlp_ratio": 5},
+    "pwee": {"embed_dim": 256, "depth": 16, "num_heads": 4, "mlp_ratio": 5, "block_fn": "parallel"},
+    "dwee": {"embed_dim": 256, "depth": 14, "num_heads": 4, "mlp_ratio": 5, "attn_layer": "diff"},
+    "dpwee": {"embed_dim": 256, "depth": 16, "num_heads": 4, "mlp_ratio": 5, "block_fn": "diff_parallel"},
+    "little": {"embed_dim": 320, "depth": 14, "num_heads": 5, "mlp_ratio": 5.6},
+    "dlittle": {"embed_dim": 320, "depth": 14, "num_heads": 5, "mlp_ratio": 5.6, "attn_layer": "diff"},
+    "medium": {"embed_dim": 512, "depth": 12, "num_heads": 8},
+    "mediumd": {"embed_dim": 512, "depth": 20, "num_heads": 8},
+    "betwixt": {"embed_dim": 640, "depth": 12, "num_heads": 10},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+}
+
+
+def _sbb(size: str, registers: int, **overrides: Any) -> ViTCfg:
+    """Registers, no class token, average pooling, LayerScale; position embedding of the patches alone."""
+    options = {"init_values": 1e-5, "class_token": False, "no_embed_class": True, "global_pool": "avg"}
+    return ViTCfg(reg_tokens=registers, **(_SBB[size] | options | overrides))
+
+
+def _so150m(**overrides: Any) -> ViTCfg:
+    """Shape-optimised (2305.13035): the position embedding covers the registers."""
+    options = {"embed_dim": 896, "depth": 18, "num_heads": 14, "mlp_ratio": 2.572, "reg_tokens": 4}
+    return ViTCfg(class_token=False, **(options | overrides))
+
+
+def _so150m2() -> ViTCfg:
+    shape = {"embed_dim": 832, "depth": 21, "num_heads": 13, "mlp_ratio": 34 / 13, "reg_tokens": 1}
+    return _so150m(**shape, init_values=1e-5, qkv_bias=False, global_pool="avg")
+
+
+def _patch14(
+    embed_dim: int, depth: int, num_heads: int, registers: int, init_values: float, **overrides: Any
+) -> ViTCfg:
+    """DINOv2 with registers (2309.16588), and TIPSv2's image side: a class token, which is the pooled feature."""
+    return ViTCfg(
+        embed_dim,
+        depth,
+        num_heads,
+        patch_size=14,
+        reg_tokens=registers,
+        init_values=init_values,
+        no_embed_class=True,
+        **overrides,
+    )
+
+
+# Gated MLP of the giants: 2 * 4096 channels in, 4096 out.
+_GIANT = {"mlp_ratio": 2.66667 * 2, "mlp_layer": "swiglu_packed"}
+# The smallest ones, for tests: their position embedding covers the register.
+_TEST: dict[str, Any] = {"class_token": False, "reg_tokens": 1, "init_values": 1e-5}
+
+VITS: dict[str, ViTCfg] = {
+    **{
+        f"vit_{size}_patch16_reg{registers}_gap_{side}": _sbb(size, registers)
+        for size, registers, sides in (
+            ("wee", 1, (256,)),
+            ("pwee", 1, (256,)),
+            ("dwee", 1, (256,)),
+            ("dpwee", 1, (256,)),
+            ("little", 1, (256,)),
+            ("little", 4, (256,)),
+            ("dlittle", 1, (256,)),
+            ("medium", 1, (256,)),
+            ("medium", 4, (256,)),
+            ("mediumd", 4, (256, 384)),
+            ("betwixt", 1, (256,)),
+            ("betwixt", 4, (256, 384)),
+        )
+        for side in sides
+    },
+    "vit_base_patch16_reg4_gap_256": _sbb("base", 4, init_values=None),
+    **{f"vit_so150m_patch16_reg4_gap_{side}": _so150m(global_pool="avg", fc_norm=False) for side in (256, 384)},
+    "vit_so150m_patch16_reg4_map_256": _so150m(global_pool="map"),
+    **{f"vit_so150m2_patch16_reg1_gap_{side}": _so150m2() for side in (256, 384, 448)},
+    "vit_small_patch14_reg4_dinov2": _patch14(384, 12, 6, 4, 1e-5),
+    "vit_base_patch14_reg4_dinov2": _patch14(768, 12, 12, 4, 1e-5),
+    "vit_large_patch14_reg4_dinov2": _patch14(1024, 24, 16, 4, 1e-5),
+    "vit_giant_patch14_reg4_dinov2": _patch14(1536, 40, 24, 4, 1e-5, **_GIANT),
+    "vit_base_patch14_reg1_tipsv2": _patch14(768, 12, 12, 1, 1.0),
+    "vit_large_patch14_reg1_tipsv2": _patch14(1024, 24, 16, 1, 1.0),
+    "vit_so400m_patch14_reg1_tipsv2": _patch14(1152, 27, 16, 1, 1.0, mlp_ratio=4304 / 1152),
+    "vit_giant_patch14_reg1_tipsv2": _patch14(1536, 40, 24, 1, 1.0, **_GIANT),
+    **{
+        f"vit_{size}_patch16_{side}": ViTCfg(dim, num_heads=heads)
+        for size, dim, heads in (("tiny", 192, 3), ("small", 384, 6), ("base", 768, 12))
+        for side in (224, 384)
+    },
+    "test_vit2": ViTCfg(64, 8, 2, mlp_ratio=3, global_pool="avg", dynamic_img_size=True, **_TEST),
+    "test_vit3": ViTCfg(96, 9, 3, mlp_ratio=2, global_pool="map", pool_include_prefix=True, **_TEST),
+    "test_vit4": ViTCfg(96, 9, 3, mlp_ratio=3, global_pool="avg", norm_layer="rmsnorm", dynamic_img_size=True, **_TEST),
+}
+
+EVAS: dict[str, EvaCfg] = {
+    f"vit_{size}_patch16_rope_reg{registers}_gap_256": EvaCfg(**_SBB[size], reg_tokens=registers, qkv_bias=qkv_bias)
+    for size, registers, qkv_bias in (
+        ("medium", 1, True),
+        ("mediumd", 1, False),
+        ("betwixt", 4, True),
+        ("base", 1, True),
+    )
+}
+
+
+def _data(name: str, size: int, crop_pct: float = 0.95, **fields: Any) -> DataConfig:
+    """The pretrained cfg of `architecture.tag`; size in pixels."""
+    architecture, _, tag = name.partition(".")
+    defaults: dict[str, Any] = {
+        "hf_hub_id": f"timm/{name}",
+        "mean": HALF,
+        "std": HALF,
+        "fixed_input_size": True,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
+    return DataConfig(architecture, tag, input_size=(3, size, size), crop_pct=crop_pct, **(defaults | fields))
+
+
+_IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+_FEATURES: dict[str, Any] = {"num_classes": 0}  # published without a classifier
+_ZERO_ONE: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+_IN12K, _IN21K = {"num_classes": 11821}, {"num_classes": 21843}
+
+VIT_DATA: list[DataConfig] = [
+    _data("vit_wee_patch16_reg1_gap_256.sbb_in1k", 256),
+    _data("vit_pwee_patch16_reg1_gap_256.sbb_in1k", 256),
+    _data("vit_dwee_patch16_reg1_gap_256.sbb_nadamuon_in1k", 256),
+    _data("vit_dwee_patch16_reg1_gap_256.sbb_in1k", 256),
+    _data("vit_dpwee_patch16_reg1_gap_256.sbb_nadamuon_in1k", 256),
+    _data("vit_dpwee_patch16_reg1_gap_256.sbb_in1k", 256),
+    _data("vit_little_patch16_reg1_gap_256.sbb_in12k_ft_in1k", 256),
+    _data("vit_little_patch16_reg1_gap_256.sbb_in12k", 256, **_IN12K),
+    _data("vit_little_patch16_reg4_gap_256.sbb_in1k", 256),
+    _data("vit_dlittle_patch16_reg1_gap_256.sbb_nadamuon_in1k", 256),
+    _data("vit_medium_patch16_reg1_gap_256.sbb_in1k", 256),
+    _data("vit_medium_patch16_reg4_gap_256.sbb_in12k_ft_in1k", 256),
+    _data("vit_medium_patch16_reg4_gap_256.sbb_in1k", 256),
+    _data("vit_medium_patch16_reg4_gap_256.sbb_in12k", 256, **_IN12K),
+    _data("vit_mediumd_patch16_reg4_gap_256.sbb2_e200_in12k_ft_in1k", 256),
+    _data("vit_mediumd_patch16_reg4_gap_256.sbb_in12k_ft_in1k", 256),
+    _data("vit_mediumd_patch16_reg4_gap_256.sbb2_e200_in12k", 256, **_IN12K),
+    _data("vit_mediumd_patch16_reg4_gap_256.sbb_in12k", 256, **_IN12K),
+    _data("vit_mediumd_patch16_reg4_gap_384.sbb2_e200_in12k_ft_in1k", 384, 1.0),
+    _data("vit_betwixt_patch16_reg1_gap_256.sbb_in1k", 256),
+    _data("vit_betwixt_patch16_reg4_gap_256.sbb2_e200_in12k_ft_in1k", 256),
+    _data("vit_betwixt_patch16_reg4_gap_256.sbb_in12k_ft_in1k", 256),
+    _data("vit_betwixt_patch16_reg4_gap_256.sbb_in1k", 256),
+    _data("vit_betwixt_patch16_reg4_gap_256.sbb2_e200_in12k", 256, **_IN12K),
+    _data("vit_betwixt_patch16_reg4_gap_256.sbb_in12k", 256, **_IN12K),
+    _data("vit_betwixt_patch16_reg4_gap_384.sbb2_e200_in12k_ft_in1k", 384, 1.0),
+    _data("vit_base_patch16_reg4_gap_256.untrained", 256, 0.9, hf_hub_id=None),
+    _data("vit_so150m_patch16_reg4_gap_256.sbb_e250_in12k_ft_in1k", 256),
+    _data("vit_so150m_patch16_reg4_gap_256.sbb_e250_in12k", 256, **_IN12K),
+    _data("vit_so150m_patch16_reg4_gap_384.sbb_e250_in12k_ft_in1k", 384, 1.0),
+    _data("vit_so150m_patch16_reg4_map_256.untrained", 256, 0.9, hf_hub_id=None),
+    _data("vit_so150m2_patch16_reg1_gap_256.sbb_e200_in12k_ft_in1k", 256, 1.0),
+    _data("vit_so150m2_patch16_reg1_gap_256.sbb_e200_in12k", 256, 1.0, **_IN12K),
+    _data("vit_so150m2_patch16_reg1_gap_384.sbb_e200_in12k_ft_in1k", 384, 1.0),
+    _data("vit_so150m2_patch16_reg1_gap_448.sbb_e200_in12k_ft_in1k", 448, 1.0, crop_mode="squash"),
+    *(
+        _data(f"vit_{size}_patch14_reg4_dinov2.lvd142m", 518, 1.0, **_IMAGENET, **_FEATURES)
+        for size in ("small", "base", "large", "giant")
+    ),
+    *(
+        _data(f"vit_{size}_patch14_reg1_tipsv2.webli", 448, 1.0, **_ZERO_ONE, **_FEATURES)
+        for size in ("base", "large", "so400m", "giant")
+    ),
+    *(
+        _data(f"vit_{size}_patch16_rope_reg1_gap_256.sbb_in1k", 256, license="mit")
+        for size in ("medium", "mediumd", "base")
+    ),
+    _data("vit_betwixt_patch16_rope_reg4_gap_256.sbb_in1k", 256, license="mit", mean=CLIP_MEAN, std=CLIP_STD),
+    _data("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 224, 0.9),
+    _data("vit_tiny_patch16_224.augreg_in21k", 224, 0.9, **_IN21K),
+    _data("vit_tiny_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),
+    _data("vit_small_patch16_224.augreg_in21k_ft_in1k", 224, 0.9),
+    _data("vit_small_patch16_224.augreg_in1k", 224, 0.9),
+    _data("vit_small_patch16_224.augreg_in21k", 224, 0.9, **_IN21K),
+    _data("vit_small_patch16_224.dino", 224, 0.9, **_IMAGENET, **_FEATURES),
+    _data("vit_small_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),
+    _data("vit_small_patch16_384.augreg_in1k", 384, 1.0),
+    _data("vit_base_patch16_224.augreg2_in21k_ft_in1k", 224, 0.9),
+    _data("vit_base_patch16_224.augreg_in21k_ft_in1k", 224, 0.9),
+    _data("vit_base_patch16_224.orig_in21k_ft_in1k", 224, 0.9),
+    _data("vit_base_patch16_224.augreg_in1k", 224, 0.9),
+    _data("vit_base_patch16_224.orig_in21k", 224, 0.9, **_FEATURES),
+    _data("vit_base_patch16_224.augreg_in21k", 224, 0.9, **_IN21K),
+    _data("vit_base_patch16_224.sam_in1k", 224, 0.9),
+    _data("vit_base_patch16_224.bamboo", 224, 1.0, mean=CLIP_MEAN, std=CLIP_STD, num_classes=115217, license=None),
+    _data("vit_base_patch16_224.dino", 224, 0.9, **_IMAGENET, **_FEATURES),
+    _data("vit_base_patch16_224.mae", 224, 0.9, **_IMAGENET, **_FEATURES, license="cc-by-nc-4.0"),
+    _data("vit_base_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),
+    _data("vit_base_patch16_384.orig_in21k_ft_in1k", 384, 1.0),
+    _data("vit_base_patch16_384.augreg_in1k", 384, 1.0),
+    _data("test_vit2.r160_in1k", 160),
+    _data("test_vit3.r160_in1k", 160),
+    _data("test_vit4.r160_in1k", 160, hf_hub_id=None),
+]

@@ -1,0 +1,1 @@
+"""Formulas: what the architectures are made of."""

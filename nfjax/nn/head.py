@@ -1,0 +1,51 @@
+"""Global pooling and the classifier (timm `ClassifierHead`)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nfjax.nn.layers import Linear, dropout
+
+POOLS = ("", "avg", "max", "avgmax", "catavgmax")
+
+
+def global_pool2d(x: jax.Array, pool_type: str) -> jax.Array:
+    """`(batch, height, width, channels)` to `(batch, channels)`; twice the channels for "catavgmax".
+
+    "" returns `x` itself. "avgmax" is the mean of the two, "catavgmax" joins average and maximum.
+    """
+    if pool_type == "":
+        return x
+    if pool_type == "avg":
+        return x.mean((1, 2))
+    if pool_type == "max":
+        return x.max((1, 2))
+    average, maximum = x.mean((1, 2)), x.max((1, 2))
+    return (average + maximum) / 2 if pool_type == "avgmax" else jnp.concatenate([average, maximum], axis=-1)
+
+
+class ClassifierHead(nnx.Module):
+    """Pool, dropout, linear classifier.
+
+    Args:
+        in_features: channels of the incoming map.
+        num_classes: 0 leaves the classifier out: the head then returns the pooled features.
+        pool_type: one of `POOLS`.
+        drop_rate: dropout before the classifier, active when the call is given a key.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0):
+        if pool_type not in POOLS:
+            raise ValueError(f"global_pool={pool_type!r} is not known; choose one of {', '.join(map(repr, POOLS))}.")
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes}; expected 0 (no classifier) or more.")
+        self.in_features, self.pool_type, self.drop_rate = in_features, pool_type, drop_rate
+        self.num_features = in_features * (2 if pool_type == "catavgmax" else 1)
+        self.fc = Linear(self.num_features, num_classes, std=0.01) if num_classes else None
+
+    def __call__(self, x: jax.Array, *, pre_logits: bool = False, key: jax.Array | None = None) -> jax.Array:
+        x = dropout(global_pool2d(x, self.pool_type), self.drop_rate, key)
+        if pre_logits or self.fc is None:
+            return x
+        # Logits in float32 at least: a bfloat16 model keeps the resolution that the loss needs.
+        return self.fc(x.astype(jnp.promote_types(x.dtype, jnp.float32)))

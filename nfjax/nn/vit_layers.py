@@ -1,0 +1,124 @@
+"""What vision transformers are made of, besides attention. Tokens are `(batch, tokens, dim)`."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nfjax.fast.activations import gelu, silu
+from nfjax.fast.backend import spread_rows
+from nfjax.nn.attention import attend, merge_heads, split_heads
+from nfjax.nn.layers import Conv, LayerNorm, Linear, RmsNorm, dropout, split_key
+from nfjax.params import Constant, Halves, Normal, TruncatedNormal, Uniform, ones, param, zeros
+
+NORMS: dict[str, type[LayerNorm] | type[RmsNorm]] = {"layernorm": LayerNorm, "rmsnorm": RmsNorm}
+POOLS = ("", "avg", "max", "avgmax", "token", "map")
+
+
+class PatchEmbed(nnx.Module):
+    """Images `(batch, h * patch, w * patch, in_chans)` to patches `(batch, h, w, dim)` (timm `PatchEmbed`).
+
+    Pixels that do not fill a patch at the lower and right edge are ignored.
+    """
+
+    def __init__(self, patch_size: int, in_chans: int, dim: int):
+        self.proj = Conv(in_chans, dim, patch_size, stride=patch_size, padding="valid")
+        init = Uniform((in_chans * patch_size**2) ** -0.5)  # torch's default, of the bias too
+        self.proj.kernel = param((patch_size, patch_size, in_chans, dim), init)
+        self.proj.bias = param((dim,), init)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.proj(x)
+
+
+class LayerScale(nnx.Module):
+    """A learned factor per channel on a residual branch (2103.17239), `gamma` of shape `(dim,)`."""
+
+    def __init__(self, dim: int, init_value: float):
+        self.gamma = param((dim,), Constant(init_value))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * spread_rows(self.gamma[...], x)
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with a GELU between them (timm `Mlp`).
+
+    Args:
+        dim: channels of the tokens.
+        hidden: channels in between.
+        drop: dropout after each layer.
+        out_std: standard deviation of the second layer's initial weights.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, drop: float = 0.0, out_std: float = 0.02):
+        self.drop = drop
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim, std=out_std)
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        first, second = split_key(key, 2)
+        x = dropout(gelu(self.fc1(x)), self.drop, first)
+        return dropout(self.fc2(x), self.drop, second)
+
+
+class SwiGLUPacked(nnx.Module):
+    """Gated MLP `fc2(silu(a) * b)`, `a` and `b` the halves of `fc1` (2002.05202; timm `SwiGLUPacked`).
+
+    Args:
+        dim: channels of the tokens.
+        hidden: channels of both halves together.
+        drop: dropout before and after the second layer.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, drop: float = 0.0):
+        self.drop = drop
+        self.fc1 = Linear(dim, hidden)
+        # At first the second half is 1 everywhere, as timm has it.
+        self.fc1.kernel = param((dim, hidden), Halves(Normal(0.02), Normal(1e-6)))
+        self.fc1.bias = param((hidden,), Halves(zeros, ones))
+        self.fc2 = Linear(hidden // 2, dim)
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        first, second = split_key(key, 2)
+        a, b = jnp.split(self.fc1(x), 2, axis=-1)
+        x = dropout(silu(a) * b, self.drop, first)
+        return dropout(self.fc2(x), self.drop, second)
+
+
+MLPS: dict[str, type[Mlp] | type[SwiGLUPacked]] = {"mlp": Mlp, "swiglu_packed": SwiGLUPacked}
+
+
+class AttentionPoolLatent(nnx.Module):
+    """Pooling by attention from one learned query, then a residual MLP (timm `AttentionPoolLatent`)."""
+
+    def __init__(self, dim: int, num_heads: int, *, hidden: int, norm_layer: str):
+        self.head_dim = dim // num_heads
+        self.latent = param((1, 1, dim), TruncatedNormal(dim**-0.5))
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
+        self.norm = NORMS[norm_layer](dim)
+        self.mlp = Mlp(dim, hidden)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(batch, tokens, dim)` to `(batch, dim)`."""
+        latent = jnp.broadcast_to(self.latent[...], (x.shape[0], 1, x.shape[2])).astype(x.dtype)
+        k, v = (split_heads(part, self.head_dim) for part in self.kv.split(x, 2))
+        y = self.proj(merge_heads(attend(split_heads(self.q(latent), self.head_dim), k, v)))
+        return (y + self.mlp(self.norm(y)))[:, 0]
+
+
+def global_pool_nlc(x: jax.Array, pool_type: str, num_prefix_tokens: int) -> jax.Array:
+    """`(batch, tokens, dim)` to `(batch, dim)` (timm `global_pool_nlc`).
+
+    "token" takes the first token; "avg", "max" and their mean "avgmax" leave out the first
+    `num_prefix_tokens`; "" returns `x` itself.
+    """
+    if pool_type == "":
+        return x
+    if pool_type == "token":
+        return x[:, 0]
+    x = x[:, num_prefix_tokens:]
+    if pool_type == "avg":
+        return x.mean(1)
+    return x.max(1) if pool_type == "max" else (x.max(1) + x.mean(1)) / 2

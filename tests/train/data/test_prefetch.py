@@ -1,0 +1,187 @@
+"""What happens to worker processes when something dies, hangs or ends: an error, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from nfjax.models.data_config import DataConfig
+from tests.helpers import data_run
+from tests.helpers.photos import make_folder
+from train import data as pipeline
+from train.config import Data
+from train.data.prefetch import Batches
+
+SHARED = Path("/dev/shm")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("photos"), train=6, val=2, size=48, classes=3)
+
+
+def shared_memory():
+    return {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
+
+
+def until(condition, seconds=30.0):
+    """Whether a condition comes true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def gone(processes):
+    return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
+
+
+@pytest.fixture
+def trainer(root):
+    """A process that trains with two workers, those workers, and the shared memory that was there before."""
+    before = shared_memory()
+    command = [sys.executable, data_run.__file__, str(root), "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "reading\n", process.stderr.read()
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    assert shared_memory() - before  # or there would be nothing to leave behind
+    yield process, children, workers, before
+    for left in (*filter(psutil.Process.is_running, children), process):
+        left.kill()
+    process.communicate()
+
+
+def test_nothing_outlives_a_killed_trainer(trainer):
+    """Nor do the workers go before: Ctrl-C and a cluster's SIGTERM reach them too, and the trainer decides."""
+    process, children, workers, before = trainer
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+        worker.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert all(worker.is_running() for worker in workers)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert until(lambda: gone(children))
+    assert until(lambda: shared_memory() <= before)
+
+
+def test_a_killed_worker_is_an_error(trainer):
+    process, children, workers, before = trainer
+    workers[0].kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ChildProcessError: a worker process that reads images died" in errors
+    assert "exit code -9" in errors
+    assert until(lambda: gone(children))
+    assert until(lambda: shared_memory() <= before)
+
+
+def test_close_ends_workers_and_frees_their_memory(root):
+    before, children = shared_memory(), set(psutil.Process().children(recursive=True))
+    data = Data(name="folder", root=str(root), batch_size=8, image_size=64, workers=1)
+    batches = pipeline.train_batches(pipeline.load(data, DataConfig()).train, data, seed=0)
+    kept = [next(batches)["image"] for _ in range(4)]
+    assert shared_memory() - before
+    batches.close()
+    assert shared_memory() <= before
+    new = [child for child in psutil.Process().children(recursive=True) if child not in children]
+    assert [child for child in new if "resource_tracker" not in " ".join(child.cmdline())] == []
+    assert all(image.sum() for image in kept)  # what was given out is still there
+
+
+class Slow:
+    """Elements, one of which takes long."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __call__(self, index):
+        if index == 3:
+            time.sleep(self.seconds)
+        return {"image": np.zeros(4), "step": np.int64(index)}
+
+
+def sequence(function, count=6):
+    import grain
+
+    return grain.MapDataset.range(count).map(function)
+
+
+def test_a_stall_is_an_error_and_stays_one():
+    batches = Batches(sequence(Slow(3)), range(6), stall_seconds=1)
+    assert [next(batches)["image"].shape for _ in range(3)] == [(4,)] * 3
+    for _ in range(2):
+        with pytest.raises(TimeoutError, match=r"no batch of images came for 1 seconds.*data\.stall_seconds"):
+            next(batches)
+
+
+def failing(index):
+    if index == 3:
+        raise KeyError("the transform is wrong")
+    return {"image": np.zeros(4), "step": np.int64(index)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_exception_is_raised_and_stays(workers):
+    batches = Batches(sequence(failing), range(6), workers=workers)
+    for _ in range(3):
+        next(batches)
+    for _ in range(2):
+        with pytest.raises(KeyError, match="the transform is wrong"):
+            next(batches)
+    batches.close()
+
+
+def test_an_early_end_is_an_error():
+    batches = Batches(sequence(Slow(0), count=4), range(6))
+    for _ in range(4):
+        next(batches)
+    for _ in range(2):
+        with pytest.raises(ChildProcessError, match="the images ended before step 4"):
+            next(batches)
+
+
+def test_a_missing_batch_is_an_error():
+    batches = Batches(sequence(Slow(0))[::2], range(6))
+    assert next(batches)["image"].shape == (4,)
+    with pytest.raises(ChildProcessError, match=r"batch 1 is missing, \{2\} came instead"):
+        next(batches)
+
+
+def test_the_right_number_of_batches_ends_as_iterators_do():
+    assert len(list(Batches(sequence(Slow(0)), range(6)))) == 6
+
+
+def test_an_abandoned_stream_ends():
+    from train.data import prefetch as stream
+
+    batches = Batches(sequence(Slow(0)), range(6))
+    next(batches)
+    thread = batches._thread
+    del batches
+    assert until(lambda: not thread.is_alive(), 10)
+    assert thread not in stream._running
+
+
+def test_worker_processes_are_other_processes():
+    """Batches come from other processes, or the tests above would show nothing."""
+    batches = Batches(sequence(process_id), range(6), workers=1)
+    assert {int(batch["image"][0]) for batch in batches} & {os.getpid()} == set()
+    batches.close()
+
+
+def process_id(index):
+    return {"image": np.array([os.getpid()]), "step": np.int64(index)}

@@ -1,0 +1,362 @@
+"""Sources: which images they have, in which order, with which labels, and what they say when something is missing."""
+
+import json
+import os
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nfjax.parity import oracle
+from tests.helpers.photos import make_folder
+from train.config import Data
+from train.data import sources
+from train.data.sources import slices
+from train.data.sources.base import Relabelled, Selection, Strings, labels_of, select, stratify
+from train.data.sources.folder import folder
+from train.data.sources.manifest import manifest
+from train.data.sources.tfds import records
+
+
+def write(*files):
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(file)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("photos"), train=5, val=2, size=32, classes=4)
+
+
+def labels(source):
+    return [source[index]["label"] for index in range(len(source))]
+
+
+# Slices.
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(
+            "train",
+            "train[:99%]",
+            "train[99%:]",
+            "train[10:20]",
+            "train[-5%:]",
+            "train[:-5%]",
+            "train[-7:]",
+            "train[:-7]",
+        ),
+        *("train[33.3%:66.6%]", "train[0:1]", "train[:100%]", "train[50%:]", "train[12%:13%]"),
+        *("train+test", "train[:10%]+test[:3]", "train[:50] + test"),
+    ],
+)
+@pytest.mark.parametrize("size", [1000, 1437, 101])
+def test_slices_are_those_of_tfds(spec, size):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from tensorflow_datasets.core.splits import SplitInfo
+
+    sizes = {"train": size, "test": 60}
+    infos = {name: SplitInfo(name=name, shard_lengths=[count], num_bytes=0) for name, count in sizes.items()}
+    expected = [
+        (part.splitname, part.from_ or 0, sizes[part.splitname] if part.to is None else part.to)
+        for part in tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
+    ]
+    assert [(name, rows.start, rows.stop) for name, rows in slices.parse(spec, sizes)] == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("trian", r"there is no split 'trian'; there is train, test"),
+        ("train[5]", r"neither a name nor a name with a slice"),
+        ("train[:2000]", r"2000 reaches beyond the 1000 images"),
+        ("train[:10%", r"neither a name nor a name with a slice"),
+        ("train[20:10]", r"'train\[20:10\]' has no images; train has 1000"),
+        ("train[10:20%]", r"mixes images and percent"),
+        ("train[:0.5]", r"0\.5 is not a whole number of images; did you mean 0\.5%\?"),
+        ("", r"neither a name"),
+    ],
+)
+def test_slices_that_cannot_be(spec, message):
+    with pytest.raises(ValueError, match=message):
+        slices.parse(spec, {"train": 1000, "test": 60})
+
+
+# Folders.
+
+
+def test_a_folder_with_splits(photos):
+    splits = folder(photos)
+    assert {name: len(source) for name, source in splits.items()} == {"train": 20, "val": 8}
+    train = splits["train"]
+    assert train.class_names == ("astronaut", "cat", "coffee", "flower")
+    assert Counter(labels(train)) == dict.fromkeys(range(4), 5)
+    for index in range(20):
+        example = train[index]
+        assert example["key"].split("/")[0] == train.class_names[example["label"]]
+        assert example["image"] == (photos / "train" / example["key"]).read_bytes()
+    assert train.labels().tolist() == labels(train)
+    assert len(set(train.labels()[:8].tolist())) > 2  # in no order, so that a slice has some of all
+
+
+def test_classes_and_labels_are_timms(tmp_path):
+    oracle.timm()
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+    for name in ("10", "9", "b2", "b10", "B1", "a"):
+        write(*(tmp_path / name / f"{number}.png" for number in range(2)))
+    write(tmp_path / "a" / "deeper" / "x.png")
+    (tmp_path / "a" / "notes.txt").touch()
+    (tmp_path / "a" / "._0.png").touch()
+    (tmp_path / "empty").mkdir()
+    ours = folder(tmp_path)["train"]
+    found = {
+        key.replace("deeper/", ""): label for key, label in zip(map(ours.key, range(13)), labels(ours), strict=True)
+    }
+    (tmp_path / "a" / "deeper" / "x.png").rename(tmp_path / "a" / "x.png")  # timm takes the innermost folder
+    (tmp_path / "a" / "._0.png").unlink()  # and hidden files
+    theirs = ReaderImageFolder(str(tmp_path))
+    assert theirs.class_to_idx == {name: label for label, name in enumerate(ours.class_names)}
+    assert len(theirs) == len(ours) == 13
+    assert found == {os.path.relpath(path, tmp_path): label for path, label in theirs.samples}
+
+
+def test_folders_that_are_no_splits(tmp_path):
+    write(tmp_path / "cat" / "a.png", tmp_path / "train" / "steam" / "b.png")
+    assert list(folder(tmp_path)) == ["train"]
+    assert folder(tmp_path)["train"].class_names == ("cat", "train")
+
+
+def test_a_split_with_a_class_that_training_lacks(tmp_path):
+    write(tmp_path / "train" / "cat" / "a.png", tmp_path / "val" / "cat" / "a.png", tmp_path / "val" / "dog" / "a.png")
+    with pytest.raises(ValueError, match=r"val: 1 classes are not among the 1 known ones, cat: dog"):
+        folder(tmp_path)
+
+
+def test_folders_without_images(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        folder(tmp_path / "nowhere")
+    write(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"no images in a folder per class.*It contains a\.png"):
+        folder(tmp_path)
+
+
+def test_a_split_is_made_where_there_is_none(tmp_path):
+    write(
+        *(
+            tmp_path / name / f"{number}.png"
+            for name, count in (("a", 20), ("b", 10), ("c", 1))
+            for number in range(count)
+        )
+    )
+    train, test = sources(Data(name="folder", root=str(tmp_path), val_share=0.2))
+    assert (Counter(labels(train)), Counter(labels(test))) == ({0: 16, 1: 8, 2: 1}, {0: 4, 1: 2})
+    keys = [{source.key(index) for index in range(len(source))} for source in (train, test)]
+    assert not keys[0] & keys[1]
+    assert {source.key(3) for source in (train, test)} == {source[3]["key"] for source in (train, test)}
+    again = sources(Data(name="folder", root=str(tmp_path)))
+    assert [source.fingerprint() for source in again] == [train.fingerprint(), test.fingerprint()]
+    write(tmp_path / "c" / "1.png")
+    assert sources(Data(name="folder", root=str(tmp_path)))[0].fingerprint() != train.fingerprint()
+    with pytest.raises(ValueError, match=r"data\.val_share=0\.001 of 32 images in 3 classes is not one image"):
+        sources(Data(name="folder", root=str(tmp_path), val_share=0.001))
+
+
+def test_slices_of_a_folder(photos):
+    train, test = sources(Data(name="folder", root=str(photos), train_split="train[:75%]+val", val_split="train[75%:]"))
+    assert (len(train), len(test)) == (23, 5)
+    whole = folder(photos)
+    assert train[14]["key"] == whole["train"].key(14)
+    assert train[15] == {**whole["val"][0], "index": 15}
+    assert train.labels().tolist() == labels(train)
+    assert test.key(0) == whole["train"].key(15)
+    assert train.fingerprint() != select(whole, "train[:70%]+val").fingerprint()
+
+
+@pytest.mark.parametrize("val_split", ["train", "train[90%:]", "val+train[:1]"])
+def test_testing_on_what_was_trained_on(photos, val_split):
+    with pytest.raises(ValueError, match="have images in common; cut them apart"):
+        sources(Data(name="folder", root=str(photos), val_split=val_split))
+
+
+def test_a_class_map(photos, tmp_path):
+    names = ["aardvark", "astronaut", "cat", "coffee", "cup", "flower"]
+    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
+    train, _ = sources(Data(name="folder", root=str(photos), class_map=str(tmp_path / "classes.txt")))
+    assert train.class_names == tuple(names)
+    assert Counter(labels(train)) == dict.fromkeys((1, 2, 3, 5), 5)
+    assert train.labels().tolist() == labels(train)
+    assert train.key(3) == train[3]["key"]
+    assert train.fingerprint() != folder(photos)["train"].fingerprint()
+    (tmp_path / "classes.txt").write_text("astronaut\ncat\n")
+    with pytest.raises(ValueError, match="2 classes are not among the 2 known ones, astronaut, cat: coffee, flower"):
+        sources(Data(name="folder", root=str(photos), class_map=str(tmp_path / "classes.txt")))
+
+
+# Tables.
+
+ROWS = [("train", "astronaut", 0), ("train", "cat", 1), ("val", "cat", 1), ("train", "cat", 1)]
+
+
+def tables(photos):
+    """The same table in all formats, next to the photographs."""
+    files = [sorted((photos / split / name).glob("*.jpg")) for split, name, _ in ROWS]
+    rows = [
+        {"path": str(files[number][number % 2].relative_to(photos)), "label": name, "split": split, "other": None}
+        for number, (split, name, _) in enumerate(ROWS)
+    ]
+    lines = ["path,label,split,other", *(f"{row['path']},{row['label']},{row['split']}," for row in rows)]
+    (photos / "table.csv").write_text("\n".join(lines) + "\n")
+    (photos / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.Table.from_pylist(rows), photos / "table.parquet")
+    return rows
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_tables(photos, ending):
+    rows = tables(photos)
+    splits = manifest(photos / f"table.{ending}")
+    assert {name: len(source) for name, source in splits.items()} == {"train": 3, "val": 1}
+    train = splits["train"]
+    assert train.class_names == ("astronaut", "cat")
+    assert labels(train) == [0, 1, 1]
+    assert [train.key(index) for index in range(3)] == [row["path"] for row in rows if row["split"] == "train"]
+    assert train[2]["image"] == (photos / rows[3]["path"]).read_bytes()
+    assert (
+        sources(Data(name="manifest", root=str(photos / f"table.{ending}")))[1].fingerprint()
+        == splits["val"].fingerprint()
+    )
+
+
+def test_tables_with_numbers_for_labels(photos):
+    rows = tables(photos)
+    (photos / "numbers.csv").write_text(
+        "file_name,class\n" + "".join(f"{row['path']},{3 * n}\n" for n, row in enumerate(rows))
+    )
+    source = manifest(photos / "numbers.csv")["train"]
+    assert labels(source) == [0, 3, 6, 9]
+    assert len(source.class_names) == 10
+    named = Relabelled(source, [f"n{number}" for number in range(12)])
+    assert labels(named) == [0, 3, 6, 9]
+    assert named.class_names[9] == "n9"
+    with pytest.raises(ValueError, match="8 classes are not among the 2 known ones, a, b: 2, 3, 4, 5, 6 and 3 more"):
+        Relabelled(source, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.csv",
+            "picture,label\nx,1\n",
+            r"no column path or file_name .*; it has picture, label\. Name it: data\.input_key",
+        ),
+        ("a.csv", "path,label\nx,1\ny\n", r"a\.csv, line 3: 1 values for the 2 columns path, label"),
+        ("a.csv", "path,label\nx,\n", r"label is empty in 1 rows: 1"),
+        ("a.csv", "path,label\n", r"has no rows"),
+        ("a.csv", "path,label\nnowhere.jpg,1\n", r"the first image, .*nowhere\.jpg, is not there"),
+        ("a.jsonl", '{"path": "x"}\nno\n', r"a\.jsonl, line 2: .*expected a JSON object"),
+        ("a.jsonl", "[1]\n", r"line 1: found \[1\], expected a JSON object"),
+        ("a.txt", "", r"expected a file that ends in \.csv, \.jsonl, \.parquet"),
+    ],
+)
+def test_tables_that_cannot_be(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        manifest(tmp_path / name)
+
+
+# Hugging Face.
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_hugging_face(photos, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    ours = folder(photos)
+    features = datasets.Features(
+        {"img": datasets.Image(), "label": datasets.ClassLabel(names=list(ours["train"].class_names))}
+    )
+    saved = {}
+    for name, source in ours.items():
+        files = [str(photos / name / source.key(index)) for index in range(len(source))]
+        saved[name] = datasets.Dataset.from_dict({"img": files, "label": labels(source)}, features=features)
+    saved["test"] = datasets.Dataset.from_dict({"img": files, "label": [-1] * len(files)}, features=features)
+    datasets.DatasetDict(saved).save_to_disk(tmp_path / "saved")
+    train, test = sources(Data(name="hfds", root=str(tmp_path / "saved")))
+    for theirs, source in ((train, ours["train"]), (test, ours["val"])):
+        assert theirs.class_names == source.class_names
+        assert [theirs[i]["image"] for i in range(len(source))] == [source[i]["image"] for i in range(len(source))]
+        assert labels(theirs) == labels(source)
+    assert pickle.loads(pickle.dumps(train))[3] == train[3]
+    with pytest.raises(ValueError, match=r"hfds: no column fine; there is img, label\. Name it: data\.target_key"):
+        sources(Data(name="hfds", root=str(tmp_path / "saved"), target_key="fine"))
+
+
+# All.
+
+
+def test_sources_travel_by_pickle(photos, tfds_folder, tfrecord_folder):
+    tables(photos)
+    found = [
+        folder(photos)["train"],
+        manifest(photos / "table.csv")["train"],
+        records("digits", tfds_folder, None, None)["train"],
+        records("digits", tfrecord_folder, None, None)["train"],
+        Selection([(folder(photos)["val"], np.array([5, 1, 3]))]),
+        stratify(folder(photos)["train"], 0.2)[0],
+        Relabelled(folder(photos)["train"], ["x", "astronaut", "cat", "coffee", "flower"]),
+    ]
+    for source in found:
+        source[1]  # opened here
+        copy = pickle.loads(pickle.dumps(source))
+        assert copy[2] == source[2]
+        assert copy.fingerprint() == source.fingerprint()
+        assert copy.key(2) == source.key(2) == source[2]["key"]
+        with pytest.raises(IndexError):
+            source[len(source)]
+
+
+def test_fingerprints_follow_what_they_should(photos, tmp_path):
+    one = folder(photos)["train"].fingerprint()
+    import shutil
+
+    shutil.copytree(photos, tmp_path / "copy")
+    assert folder(tmp_path / "copy")["train"].fingerprint() == one  # wherever it lies
+    file = next((tmp_path / "copy" / "train").rglob("*.jpg"))
+    data = file.read_bytes()
+    file.write_bytes(data + b"x")
+    assert folder(tmp_path / "copy")["train"].fingerprint() != one
+    file.write_bytes(data)
+    file.rename(file.with_name("other.jpg"))
+    assert folder(tmp_path / "copy")["train"].fingerprint() != one
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "message"),
+    [
+        ("letters", None, r"data\.name='letters' is not known; expected digits, folder, manifest, tfds/NAME or hfds"),
+        ("folder", None, r"data\.name='folder' needs data\.root, the folder"),
+        ("tfds", None, r"data\.name='tfds' is not known"),
+        ("digits/3", None, r"data\.name='digits/3' is not known"),
+    ],
+)
+def test_data_sets_that_cannot_be(name, root, message):
+    with pytest.raises(ValueError, match=message):
+        sources(Data(name=name, root=root))
+
+
+def test_strings():
+    texts = ["", "a", "ü/é.jpg", "b" * 1000, "\udc80"]
+    strings = Strings(texts)
+    assert list(strings) == texts
+    assert list(pickle.loads(pickle.dumps(strings))) == texts
+    assert labels_of(["b", "a", "b"])[0].tolist() == [1, 0, 1]

@@ -1,0 +1,139 @@
+"""The same run on one device, on meshes of eight, and on two processes; and what devices tell each other meanwhile."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nfjax.fast.backend import traced_for
+from tests.helpers import mesh_run
+from train import config as c
+from train.experiment import build
+from train.machine.distributed import initialize, is_cluster
+from train.machine.mesh import make_mesh
+
+WORKER = Path(mesh_run.__file__)
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def start(out, *options, **kwargs):
+    command = [sys.executable, str(WORKER), str(out), *map(str, options)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def result(out, *processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors
+    return np.load(out)
+
+
+# The small transformer compiles in a fifth of the time of the small convolutional network.
+MODELS = ["test_vit2", pytest.param("test_nfnet", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def one(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("mesh") / "one.npz"
+    return result(out, start(out, f"--model={model}"))
+
+
+def check(run, one, *, devices, processes, fsdp):
+    assert (run["devices"], run["processes"]) == (devices, processes)
+    assert len(run["losses"]) == 20
+    losses = np.abs(run["losses"] / one["losses"] - 1).max()
+    apart = {key: np.abs(run[key] - one[key]).max() / np.abs(one[key]).max() for key in one.files if "/" in key}
+    print(f"losses within {losses:.1e}, parameters and moving average within {max(apart.values()):.1e}")
+    assert losses <= 1e-12
+    assert max(apart.values()) <= 1e-10, max(apart, key=apart.__getitem__)
+    # Scalars and what four does not divide are everywhere.
+    assert 1 / fsdp <= run["bytes"] / one["bytes"] <= 1.001 / fsdp
+
+
+@pytest.mark.slow  # the two processes below have the same mesh, and compile it once less
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_eight_devices_do_what_one_does(one, model, tmp_path, fsdp):
+    """With dropout, stochastic depth and augmentation on: random choices do not depend on the mesh either."""
+    run = result(tmp_path / "run.npz", start(tmp_path / "run.npz", f"--model={model}", "--devices=8", f"--fsdp={fsdp}"))
+    check(run, one, devices=8, processes=1, fsdp=fsdp)
+
+
+def test_two_processes_do_what_one_does(one, model, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    out = tmp_path / "run.npz"
+    options = [f"--model={model}", "--devices=4", "--fsdp=4", f"--coordinator={address}"]
+    check(
+        result(out, *(start(out, *options, f"--process_id={i}") for i in range(2))), one, devices=8, processes=2, fsdp=4
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "fsdp", "parts", "backend"),
+    [("test_nfnet", 1, 1, "cpu"), ("test_nfnet", 2, 2, "cpu"), ("test_vit2", 2, 1, "gpu")]
+    + [pytest.param("eca_nfnet_l0", fsdp, 1, "cpu", marks=pytest.mark.slow) for fsdp in (1, 2)],
+)
+def test_only_parameters_are_gathered(name, fsdp, parts, backend):
+    """Images and activations stay where they are: grouped convolutions, for one, could gather the whole batch."""
+    experiment = build(
+        c.Config(
+            model=c.Model(name=name, drop_rate=0.1, drop_path_rate=0.1),
+            data=c.Data(batch_size=8, image_size=32),
+            mix=c.Mix(mixup=0.8, cutmix=1.0, reprob=0.5),
+            optim=c.Optim(clip_grad=0.01),
+            grad_accum_steps=parts,
+            mesh=c.Mesh(fsdp=fsdp),
+        )
+    )
+    with traced_for(backend):
+        text = experiment.compile().as_text()
+    shapes = Counter(",".join(map(str, array.shape)) for array in experiment.params.values())
+    gathered = Counter(re.findall(r"\[([\d,]*)\]\S* all-gather(?:-start)?\(", text))
+    assert "all-reduce" in text or "reduce-scatter" in text  # of the gradients: the text is that of a mesh
+    assert not re.search(r" all-to-all\(", text)
+    if fsdp == 1:
+        assert not gathered
+    else:
+        assert gathered
+        assert set(gathered) <= set(shapes)
+        assert gathered.total() <= shapes.total()  # each parameter once
+
+
+def test_meshes_that_cannot_be_made():
+    with pytest.raises(ValueError, match=r"mesh\.data=-1 times mesh\.fsdp=3 must be the number of devices, 2"):
+        make_mesh(c.Mesh(fsdp=3))
+    with pytest.raises(ValueError, match=r"mesh\.data=4 times"):
+        make_mesh(c.Mesh(data=4))
+    assert make_mesh(c.Mesh(fsdp=2)).shape == {"data": 1, "fsdp": 2}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "2"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "8"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, True),
+    ],
+)
+def test_clusters_are_recognised(environment, expected):
+    assert is_cluster(environment) is expected
+
+
+def test_half_an_address_is_refused():
+    with pytest.raises(ValueError, match="give all three or none"):
+        initialize(coordinator="localhost:1")

@@ -1,0 +1,1 @@
+"""What a run keeps of itself: which checkpoints, their files, checksums, averages."""

@@ -1,0 +1,283 @@
+"""One checkpoint on disk: what it consists of, how it is written, and how it is read and verified.
+
+`WORKDIR/checkpoints/STEP` holds params, ema, opt_state and rest (step, key, schedule), each a flat `{path: array}` that
+Orbax wrote, and description.json, which seals them. It is written under another name and then renamed, so a folder
+whose name is a number was complete once.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from train.checkpoints.checksums import checksums
+
+GROUPS = ("params", "ema", "opt_state")  # what else there is in a state is small, and goes into "rest"
+SMALL = 2**20  # bytes up to which a file has a hash
+
+
+# What a thread of Orbax fails of is raised where it is waited for; its log would tell it a dozen times over.
+logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
+
+
+class DamagedError(OSError):
+    """A checkpoint is not what was saved: cut short, half deleted, or with bits flipped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What is known of a checkpoint without its arrays.
+
+    Attributes:
+        step: how many steps were done.
+        meta: what the caller of `Checkpoints.save` added.
+        metrics: of the evaluation that it was saved with; empty if there was none.
+        leaves: dtype and shape of every array, e.g. "float32 [3, 3, 16, 32]", by its path in the state.
+        checksums: of every array, by the same paths.
+        files: size of every file in bytes and, of those that are small, a hash.
+    """
+
+    step: int
+    meta: dict[str, Any]
+    metrics: dict[str, float]
+    leaves: dict[str, str]
+    checksums: dict[str, str]
+    files: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+
+
+def folder_of(workdir: Path, step: int) -> Path:
+    return workdir.absolute() / "checkpoints" / str(step)
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps of all complete checkpoints of a run, ascending; damaged ones count."""
+    folder = workdir / "checkpoints"
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
+
+
+def require_steps(run: Path, wanted: Sequence[int] = ()) -> list[int]:
+    """The steps of all complete checkpoints of a run, ascending; there are some, and the wanted ones among them.
+
+    Raises:
+        FileNotFoundError: there are none, or not all that are wanted.
+    """
+    known = steps(run)
+    if not known:
+        raise FileNotFoundError(f"{run} holds no checkpoints; expected the --workdir of a run that has saved one.")
+    absent = sorted(set(wanted) - set(known))
+    if absent:
+        raise FileNotFoundError(
+            f"{run} has no checkpoint of step {', '.join(map(str, absent))}, but of {', '.join(map(str, known))}."
+        )
+    return known
+
+
+def best_first(metrics: Mapping[int, Mapping[str, float]], metric: str) -> list[int]:
+    """Steps from best to worst, of equal ones the later first; those without the metric are left out.
+
+    Args:
+        metrics: of each step.
+        metric: "loss", of which less is better, or one of which more is.
+    """
+    scores = {step: values.get(metric, math.nan) * (-1 if metric == "loss" else 1) for step, values in metrics.items()}
+    known = [step for step, score in scores.items() if not math.isnan(score)]
+    return sorted(known, key=lambda step: (scores[step], step), reverse=True)
+
+
+def write_async(workdir: Path, step: int, flat: Mapping[str, jax.Array | np.ndarray]) -> ocp.AsyncResponse[None]:
+    """Start writing arrays. Those on devices may be donated at once; `result()` waits, and raises what went wrong."""
+    with _context():
+        return ocp.save_checkpointables_async(_unsealed(workdir, step), _groups(flat))
+
+
+def seal(workdir: Path, described: Description) -> None:
+    """Make a checkpoint of what was written; process 0 calls this."""
+    folder = _unsealed(workdir, described.step)
+    described = dataclasses.replace(described, files=_files(folder))
+    text = json.dumps(dataclasses.asdict(described))
+    (folder / "description.json").write_text(json.dumps({"description": text, "sha256": _sha256(text.encode())}))
+    folder.rename(folder_of(workdir, described.step))
+
+
+def describe(workdir: Path, step: int) -> Description:
+    """What is known of a checkpoint without its arrays.
+
+    Raises:
+        DamagedError: its description is missing, or not what was written.
+    """
+    path = folder_of(workdir, step) / "description.json"
+    try:
+        sealed = json.loads(path.read_text())
+        text = sealed["description"]
+        genuine = _sha256(text.encode()) == sealed["sha256"]
+        described = Description(**json.loads(text))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path.name} cannot be read ({error!r})") from error
+    if not genuine or described.step != step:
+        raise DamagedError(f"{path.name} is not what was written for step {step}")
+    return described
+
+
+def require_files(workdir: Path, described: Description) -> None:
+    """Require that the files are there, with the sizes that they had, the small ones with the contents that they had.
+
+    This comes before `read`, because the threads that read a damaged file print pages of tracebacks.
+
+    Raises:
+        DamagedError: naming the first file that differs.
+    """
+    found = _files(folder_of(workdir, described.step))
+    for name, expected in described.files.items():
+        size, content = found.get(name, (None, None))
+        if size is None:
+            raise DamagedError(f"{name} is missing")
+        if size != expected[0]:
+            raise DamagedError(f"{name} has {size} bytes instead of {expected[0]}")
+        if content != expected[1]:
+            raise DamagedError(f"{name} is not what was written")
+
+
+def read(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
+    """Some arrays of a checkpoint; `verify` them.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint.
+        targets: by path in the state, what the array shall be like: a ShapeDtypeStruct with a sharding for a jax
+            array, a numpy array for a numpy array.
+
+    Raises:
+        DamagedError: they cannot be read, or are not like the targets.
+    """
+    try:
+        with _context():
+            groups = ocp.load_checkpointables(folder_of(workdir, step), _groups(targets))
+    except Exception as error:  # whatever the libraries below make of damaged files
+        raise DamagedError(f"it cannot be read: {' '.join(str(error).split())[:300] or repr(error)}") from error
+    found = {name if group == "rest" else f"{group}/{name}": a for group in groups for name, a in groups[group].items()}
+    for name, target in targets.items():
+        if not math.prod(target.shape):
+            empty = np.zeros(target.shape, target.dtype)
+            found[name] = empty if isinstance(target, np.ndarray) else jax.device_put(empty, target.sharding)
+    require_same(leaves(targets), leaves(found))
+    return found
+
+
+def verify(described: Description, found: Mapping[str, Any]) -> None:
+    """Require that arrays are those that were saved; all processes call this.
+
+    Raises:
+        DamagedError: naming those that are not.
+    """
+    require_same({name: described.checksums[name] for name in found}, checksums(found))
+
+
+def require_same(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    wrong = [name for name in expected if found.get(name) != expected[name]]
+    if wrong:
+        named = ", ".join(wrong[:4]) + ", ..." * (len(wrong) > 4)
+        raise DamagedError(f"{len(wrong)} of {len(expected)} arrays are not what was saved: {named}")
+
+
+def load_weights(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """The weights to evaluate, `{parameter path: array}`, of a checkpoint: the moving average where there is one.
+
+    Nothing else is read, and nothing need be known of the optimiser or the devices that it was made with.
+
+    Args:
+        run: the workdir; nothing in it is changed.
+        step: None for the newest good checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint, or none of that step.
+        DamagedError: it is damaged, or all are.
+    """
+    known = require_steps(run, () if step is None else [step])
+    reasons = []
+    for candidate in reversed(known) if step is None else [step]:
+        try:
+            return _load_weights(run, candidate)
+        except DamagedError as error:
+            reasons.append(f"  {candidate}: {error}")
+    raise DamagedError(f"{run} has no good checkpoint to load weights from:\n" + "\n".join(reasons))
+
+
+def _load_weights(run: Path, step: int) -> dict[str, np.ndarray]:
+    groups = {name.split("/")[0] for name in describe(run, step).leaves}
+    prefix = "ema/" if "ema" in groups else "params/"
+    return {name.removeprefix(prefix): array for name, array in load_arrays(run, step, prefix).items()}
+
+
+def load_arrays(run: Path, step: int, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint whose paths in the state begin like this, as numpy arrays by path.
+
+    Raises:
+        DamagedError: the checkpoint is damaged.
+    """
+    described = describe(run, step)
+    blanks = {}
+    for name, leaf in described.leaves.items():
+        if name.startswith(prefix):
+            dtype, shape = leaf.split(" ", 1)
+            blanks[name] = np.broadcast_to(np.zeros((), jax.numpy.dtype(dtype)), json.loads(shape))
+    require_files(run, described)
+    found = read(run, step, blanks)
+    verify(described, found)
+    return found
+
+
+def flatten(state: Any) -> dict[str, Any]:
+    """The leaves of a state by path, e.g. "opt_state/0/trace/stem/conv1/kernel"."""
+    pairs = jax.tree_util.tree_flatten_with_path(state)[0]
+    flat = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+    if len(flat) != len(pairs):
+        raise ValueError("two leaves of the training state have the same path; rename one of them.")
+    return flat
+
+
+def leaves(flat: Mapping[str, Any]) -> dict[str, str]:
+    """Dtype and shape of every array, as in `Description.leaves`."""
+    return {name: f"{leaf.dtype.name} {list(leaf.shape)}" for name, leaf in flat.items()}
+
+
+def _groups(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What Orbax is given; it refuses empty groups and empty arrays."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, leaf in flat.items():
+        if not math.prod(leaf.shape):
+            continue
+        group, _, rest = name.partition("/")
+        group, rest = (group, rest) if group in GROUPS else ("rest", name)
+        groups.setdefault(group, {})[rest] = leaf
+    return groups
+
+
+def _unsealed(workdir: Path, step: int) -> Path:
+    return folder_of(workdir, step).with_suffix(".unsealed")
+
+
+def _files(folder: Path) -> dict[str, list[Any]]:
+    # Large files hold arrays, which have checksums of their own.
+    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
+    return {name: [sizes[name], _sha256(paths[name].read_bytes()) if sizes[name] <= SMALL else None] for name in paths}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _context() -> ocp.Context:
+    context = ocp.Context()
+    context.array_options.saving.use_compression = False  # of trained weights it saves 8 % space, and takes 40 % time
+    # Made in the background, a folder that cannot be made would be waited for by other threads, for minutes.
+    context.async_options.create_directories_asynchronously = False
+    return context

@@ -1,0 +1,1 @@
+"""Where images come from: each module reads one kind of data set."""

@@ -1,0 +1,293 @@
+"""What every source of images is, and parts of one or more sources as another."""
+
+import abc
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+
+from train.data.sources import slices
+
+
+class Example(TypedDict):
+    """One image of a source.
+
+    Attributes:
+        image: the bytes of an image file, or an array `(height, width)` or `(height, width, channels)` of uint8.
+        label: which of the source's `class_names`.
+        index: place in the source.
+        key: a name for people, such as "cat/0001.jpg".
+    """
+
+    image: bytes | np.ndarray
+    label: int
+    index: int
+    key: str
+
+
+class Source(abc.ABC):
+    """Images with labels, in a fixed order, any of which can be had at any time.
+
+    Sources travel to worker processes by pickle and open their files there, when they are first asked for an image.
+
+    Attributes:
+        class_names: a name for each label.
+    """
+
+    class_names: tuple[str, ...]
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> Example:
+        """One image, not decoded.
+
+        Raises:
+            OSError: it cannot be read.
+            IndexError: there are not as many.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when images come, go, move or change their labels; no pixels are read for it."""
+
+    def require(self) -> None:  # noqa: B027 # most kinds have looked when they were made
+        """Look whether the files are there; called before a split is used.
+
+        Raises:
+            OSError: they are not, or not whole.
+        """
+
+    def key(self, index: int) -> str:
+        """The name of an image."""
+        return self[index]["key"]
+
+    def labels(self) -> np.ndarray | None:
+        """All labels `(images,)`, or None if all images would have to be read for it."""
+        return None
+
+
+class Selection(Source):
+    """Some images of one or more sources, as a source of its own.
+
+    Args:
+        parts: sources and which of their images, as indices.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Source, np.ndarray]]):
+        self._parts = tuple(parts)
+        self._starts = np.cumsum([0] + [len(rows) for _, rows in parts])
+        self.class_names = parts[0][0].class_names
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        source, rows = self._parts[part]
+        return source, int(rows[index - self._starts[part]])
+
+    def __getitem__(self, index: int) -> Example:
+        source, row = self._find(index)
+        return {**source[row], "index": index}
+
+    def require(self) -> None:
+        for source, _ in self._parts:
+            source.require()
+
+    def key(self, index: int) -> str:
+        source, row = self._find(index)
+        return source.key(row)
+
+    def labels(self) -> np.ndarray | None:
+        found = []
+        for source, rows in self._parts:
+            if (labels := source.labels()) is None:
+                return None
+            found.append(labels[rows])
+        return np.concatenate(found)
+
+    def fingerprint(self) -> str:
+        return digest(part for source, rows in self._parts for part in (source.fingerprint(), rows))
+
+
+class Arrays(Source):
+    """Images in memory.
+
+    Args:
+        images: uint8 `(images, height, width, channels)`, of 1 or 3 channels.
+        labels: `(images,)`.
+        class_names: of the labels.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]):
+        self._images, self._labels, self.class_names = images, labels.astype(np.int32), class_names
+        self._fingerprint = digest([*class_names, self._images, self._labels])
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"image": self._images[index], "label": int(self._labels[index]), "index": index, "key": self.key(index)}
+
+    def key(self, index: int) -> str:
+        return f"[{index}]"
+
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+
+class Relabelled(Source):
+    """A source with its classes in another order, among others that it has no images of.
+
+    Args:
+        source: with class names that are all known; or with numbers, which are then places in `class_names`.
+        class_names: of all classes, in the order of the new labels.
+
+    Raises:
+        ValueError: a class of the source is not known.
+    """
+
+    def __init__(self, source: Source, class_names: Sequence[str]):
+        own = source.class_names
+        if own == tuple(map(str, range(len(own)))) and not set(own) & set(class_names):
+            own = tuple(class_names[: len(own)]) + own[len(class_names) :]
+        self._source, (self._new, self.class_names) = source, labels_of(own, class_names)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._source[index]
+        return {**example, "label": int(self._new[example["label"]])}
+
+    def require(self) -> None:
+        self._source.require()
+
+    def key(self, index: int) -> str:
+        return self._source.key(index)
+
+    def labels(self) -> np.ndarray | None:
+        labels = self._source.labels()
+        return None if labels is None else self._new[labels]
+
+    def fingerprint(self) -> str:
+        return digest([self._source.fingerprint(), *self.class_names, self._new])
+
+
+class Strings(Sequence[str]):
+    """A list of many strings in one piece of memory: a million names take little room, and travel quickly."""
+
+    def __init__(self, strings: Iterable[str]):
+        encoded = [text.encode("utf-8", "surrogateescape") for text in strings]
+        self._ends = np.cumsum([0] + [len(text) for text in encoded])
+        self._data = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        start, stop = self._ends[index], self._ends[index + 1]
+        return self._data[start:stop].decode("utf-8", "surrogateescape")
+
+
+def select(splits: Mapping[str, Source], spec: str) -> Source:
+    """The images that a specification such as "train[:99%]" means (see `slices.parse`)."""
+    parts = slices.parse(spec, {name: len(source) for name, source in splits.items()})
+    if len(parts) == 1 and len(parts[0][1]) == len(splits[parts[0][0]]):
+        return splits[parts[0][0]]
+    return Selection([(splits[name], np.arange(rows.start, rows.stop)) for name, rows in parts])
+
+
+def stratify(source: Source, share: float) -> tuple[Source, Source]:
+    """All but a share of the images of each class, and that share; at least one image of a class stays.
+
+    Which ones follows from their names, not from their order, so that it is the same everywhere.
+
+    Raises:
+        ValueError: the labels cannot be had without reading all images, or no class has enough images.
+    """
+    labels = source.labels()
+    if labels is None:
+        raise ValueError(
+            "there is no split to test on. Name one: for example data.train_split=train[:90%] and "
+            "data.val_split=train[90%:]."
+        )
+    chances = np.array([_chance(source.key(index)) for index in range(len(source))])
+    second = np.zeros(len(source), bool)
+    for label in range(len(source.class_names)):
+        rows = np.flatnonzero(labels == label)
+        rows = rows[np.argsort(chances[rows], kind="stable")]
+        second[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
+    if not second.any():
+        raise ValueError(
+            f"data.val_share={share} of {len(source)} images in {len(source.class_names)} classes is not one image; "
+            "give more images or a larger share."
+        )
+    return Selection([(source, np.flatnonzero(~second))]), Selection([(source, np.flatnonzero(second))])
+
+
+def labels_of(classes: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The places of names in a list of names.
+
+    Args:
+        classes: of each image.
+        class_names: of all classes, in the order of the labels. None for the names that occur, in natural order: "9"
+            comes before "10", as in timm.
+
+    Returns:
+        Labels `(images,)`, int32, and the class names.
+
+    Raises:
+        ValueError: a class is not among `class_names`.
+    """
+    classes = list(classes)
+    if class_names is None:
+        class_names = sorted(sorted(set(classes)), key=natural)
+    place = {name: label for label, name in enumerate(class_names)}
+    if unknown := sorted(set(classes) - set(place), key=natural):
+        raise ValueError(
+            f"{len(unknown)} classes are not among the {len(class_names)} known ones, {brief(class_names)}: "
+            f"{brief(unknown)}."
+        )
+    return np.array([place[name] for name in classes], np.int32), tuple(class_names)
+
+
+def labels_of_column(values: Iterable[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`labels_of` a column of a table; if all values are numbers from 0, then those are the labels."""
+    classes = [str(value) for value in values]
+    if not all(map(str.isdecimal, classes)):
+        return labels_of(classes)
+    labels = np.array(classes, np.int32)
+    return labels, tuple(map(str, range(labels.max() + 1)))
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A sorting key by which the numbers in names count as numbers."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def brief(names: Sequence[str], count: int = 5) -> str:
+    """The first few of many names, for a message."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def _chance(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:7])
+
+
+def digest(parts: Iterable[str | bytes | np.ndarray]) -> str:
+    """A short hash of text and arrays."""
+    found = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else bytes(part)
+        found.update(len(data).to_bytes(8) + data)
+    return found.hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""The handwritten digits that scikit-learn bundles, as a data set of TensorFlow Datasets."""
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from train.data.sources.base import Source
+from train.data.sources.tfds import data_dir, records
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """1,797 handwritten digits of 8x8 pixels (UCI Optical Recognition of Handwritten Digits), 0 to 9.
+
+    1,437 images are for training and 360 for testing, in a fixed random split, so that the same writers are in both.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images, labels = np.round(bunch.images * (255 / 16)).astype(np.uint8), bunch.target
+        train, test = np.split(np.random.default_rng(0).permutation(len(labels)), [1437])
+        return {
+            name: self._generate_examples(images[rows], labels[rows])
+            for name, rows in (("train", train), ("test", test))
+        }
+
+    def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[Any]:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "PNG")
+            file.seek(0)
+            yield index, {"image": file, "label": int(label)}
+
+
+def digits(root: Path | None = None) -> dict[str, Source]:
+    """The splits "train" and "test", prepared as array_record when they are first asked for.
+
+    Args:
+        root: folder of prepared data sets; None for that of TensorFlow Datasets.
+    """
+    root = data_dir() if root is None else root
+    place = Path("digits") / str(Digits.VERSION)
+    if not (root / place / "features.json").exists():
+        _prepare(root, place)
+    return records(str(place), root, None, None)
+
+
+def _prepare(root: Path, place: Path) -> None:
+    """Prepare aside and move into place, so that of several processes each finds a whole data set."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".digits-") as aside:
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+            Digits(data_dir=aside, file_format="array_record").download_and_prepare()
+        (root / place).parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # another process was faster
+            os.rename(Path(aside) / place, root / place)

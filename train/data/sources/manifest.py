@@ -1,0 +1,100 @@
+"""Image files that a table lists: CSV, JSON lines or parquet."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from train.data.sources.base import Source, brief, labels_of_column
+from train.data.sources.folder import Files
+
+PATH_COLUMNS = ("path", "file_name", "filename", "image")
+LABEL_COLUMNS = ("label", "class", "target")
+Table = dict[str, list[Any]]
+
+
+def manifest(file: Path, input_key: str | None = None, target_key: str | None = None) -> dict[str, Source]:
+    """The splits of a table of image files.
+
+    One row an image: its path, absolute or relative to the table's folder, and its label, a class name or a number from
+    0. A column `split` divides the images; without it all are the split "train". Their order is that of the rows.
+
+    Args:
+        file: `.csv` with a header, `.jsonl` with an object a line, or `.parquet`, which needs pyarrow.
+        input_key: the column of paths; None for the first there is of `PATH_COLUMNS`.
+        target_key: the column of labels; None for the first there is of `LABEL_COLUMNS`.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the first image is not where it should be.
+        ValueError: another ending, a missing column, or a row without path or label.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"data.root: there is no file {file} (working directory: {Path.cwd()}).")
+    readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    if file.suffix.lower() not in readers:
+        raise ValueError(f"data.root={file}: expected a file that ends in {', '.join(readers)}.")
+    table = readers[file.suffix.lower()](file)
+    paths = [str(path) for path in _column(table, file, "data.input_key", input_key, PATH_COLUMNS)]
+    labels, known = labels_of_column(_column(table, file, "data.target_key", target_key, LABEL_COLUMNS))
+    if not (first := file.parent / paths[0]).is_file():
+        raise FileNotFoundError(f"{file}: the first image, {first}, is not there; paths are relative to the table.")
+    splits = _column(table, file, "split", "split", ()) if "split" in table else ["train"] * len(paths)
+    found: dict[str, Source] = {}
+    for name in dict.fromkeys(splits):
+        rows = [row for row, split in enumerate(splits) if split == name]
+        found[str(name)] = Files(file.parent, [paths[row] for row in rows], labels[rows], known)
+    return found
+
+
+def _column(table: Table, file: Path, option: str, name: str | None, usual: tuple[str, ...]) -> list[Any]:
+    """A column, all rows of which must have a value."""
+    names = usual if name is None else (name,)
+    found = next((name for name in names if name in table), None)
+    if found is None:
+        raise ValueError(f"{file} has no column {' or '.join(names)}; it has {', '.join(table)}. Name it: {option}.")
+    empty = [row for row, value in enumerate(table[found], start=1) if value is None or value == ""]
+    if empty:
+        raise ValueError(f"{file}: {found} is empty in {len(empty)} rows: {brief([str(row) for row in empty])}.")
+    if not table[found]:
+        raise ValueError(f"{file} has no rows.")
+    return table[found]
+
+
+def _csv(file: Path) -> Table:
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.reader(stream)
+        names = next(rows, [])
+        table: Table = {name: [] for name in names}
+        for number, row in enumerate(rows, start=2):
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise ValueError(
+                    f"{file}, line {number}: {len(row)} values for the {len(names)} columns {', '.join(names)}."
+                )
+            for name, value in zip(names, row, strict=True):
+                table[name].append(value)
+    return table
+
+
+def _jsonl(file: Path) -> Table:
+    rows = []
+    with file.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number}: {error}; expected a JSON object a line.") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{file}, line {number}: found {line.strip():.40}, expected a JSON object.")
+            rows += [row] if row else []
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _parquet(file: Path) -> Table:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError(f"{file}: reading parquet needs pyarrow: pip install pyarrow.") from None
+    return parquet.ParquetFile(file).read().to_pydict()

@@ -1,0 +1,1 @@
+"""What a batch meets inside the compiled step."""

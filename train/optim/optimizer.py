@@ -1,0 +1,184 @@
+"""From gradients to updates, in timm's order: clipping, decay, the optimiser, the learning rate."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train.config import Optim
+from train.optim.clip import MODES
+from train.optim.groups import Treatment, treatments
+from train.optim.rules import WEIGHT_DECAY
+from train.optim.transforms import (
+    add_decay,
+    momentum,
+    partition,
+    scale_by_lamb,
+    scale_by_muon,
+    scale_by_nadam,
+    scale_by_rms_tf,
+    suits_muon,
+)
+
+Params = dict[str, jax.Array]
+
+
+class Settings(NamedTuple):
+    """What an optimiser can be told; decay by parameter path."""
+
+    momentum: float
+    betas: tuple[float, float]
+    eps: float
+    decay: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What sets an optimiser apart.
+
+    Attributes:
+        direction: the transformation of gradients into directions.
+        eps: its own, where the config has none (timm's default).
+        betas: its own, where the config has none (timm's default).
+        decay: "coupled", added to the gradient; "decoupled", of the parameters themselves; or "inside" the direction.
+        adaptive: its learning rate goes by the square root of the batch size.
+        late_momentum: momentum sums up updates that are already multiplied by the learning rate.
+    """
+
+    direction: Callable[[Settings], optax.GradientTransformation]
+    eps: float = 1e-8
+    betas: tuple[float, float] = (0.9, 0.999)
+    decay: str = "decoupled"
+    adaptive: bool = False
+    late_momentum: bool = False
+
+
+def _muon(s: Settings, nesterov: bool) -> optax.GradientTransformation:
+    adam = scale_by_nadam if nesterov else optax.scale_by_adam
+    return partition(suits_muon, scale_by_muon(s.momentum, s.eps, nesterov), adam(*s.betas, s.eps))
+
+
+KINDS: dict[str, Kind] = {
+    "sgd": Kind(lambda s: momentum(s.momentum, nesterov=True), decay="coupled"),
+    "momentum": Kind(lambda s: momentum(s.momentum), decay="coupled"),
+    "adamw": Kind(lambda s: optax.scale_by_adam(*s.betas, s.eps), adaptive=True),
+    "nadamw": Kind(lambda s: scale_by_nadam(*s.betas, s.eps), adaptive=True),
+    "lamb": Kind(lambda s: scale_by_lamb(*s.betas, s.eps, s.decay), eps=1e-6, decay="inside", adaptive=True),
+    "rmsproptf": Kind(lambda s: scale_by_rms_tf(s.eps), eps=1e-10, decay="coupled", late_momentum=True),
+    "lion": Kind(lambda s: optax.scale_by_lion(*s.betas), betas=(0.9, 0.99)),
+    "muon": Kind(lambda s: _muon(s, nesterov=False), eps=1e-7, betas=(0.9, 0.95)),
+    "nmuon": Kind(lambda s: _muon(s, nesterov=True), eps=1e-7, betas=(0.9, 0.95)),
+}
+
+
+def make_optimizer(optim: Optim) -> optax.GradientTransformationExtraArgs:
+    """`update(grads, state, params, learning_rate=...)`: what to add to the parameters, and the next state.
+
+    Parameters, gradients and updates are dicts by path. The state has nothing of frozen parameters, whose gradients
+    count for nothing either; their updates are 0.
+
+    Raises:
+        ValueError: for names and numbers that mean nothing; from `init` and `update` for patterns that do not fit the
+            parameters.
+    """
+    validate(optim)
+
+    def resolve(params: Params) -> tuple[optax.GradientTransformationExtraArgs, list[str]]:
+        every = treatments(optim, params)
+        trained = {path: treatment for path, treatment in every.items() if not treatment.frozen}
+        return _chain(optim, trained), list(trained)
+
+    def init(params: Params) -> Any:
+        inner, trained = resolve(params)
+        return inner.init({path: params[path] for path in trained})
+
+    def update(grads: Params, state: Any, params: Params | None = None, **extra: Any) -> tuple[Params, Any]:
+        if params is None:
+            raise ValueError("the optimiser needs the parameters.")
+        inner, trained = resolve(params)
+        some, state = inner.update(
+            {path: grads[path] for path in trained}, state, {path: params[path] for path in trained}, **extra
+        )
+        return {path: some[path] if path in some else jnp.zeros_like(params[path]) for path in params}, state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _chain(optim: Optim, treatments: Mapping[str, Treatment]) -> optax.GradientTransformationExtraArgs:
+    kind = KINDS[optim.name]
+    eps = kind.eps if optim.eps is None else optim.eps
+    decay = {path: treatment.weight_decay for path, treatment in treatments.items()}
+    scale = {path: treatment.lr_scale for path, treatment in treatments.items()}
+    coupled = kind.decay == "coupled" and not optim.decoupled_decay
+    decoupled = kind.decay != "inside" and not coupled
+    return optax.chain(
+        MODES[optim.clip_mode](optim.clip_grad) if optim.clip_grad else optax.identity(),
+        add_decay(decay) if coupled else optax.identity(),
+        kind.direction(Settings(optim.momentum, optim.betas or kind.betas, eps, decay)),
+        _descend(scale),
+        momentum(optim.momentum) if kind.late_momentum else optax.identity(),
+        _shrink(decay, scale) if decoupled else optax.identity(),
+    )
+
+
+def _descend(scale: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
+    """`-learning_rate * scale * update`."""
+
+    def descend(updates: Params, state: Any, params: Any = None, *, learning_rate: jax.Array, **_: Any) -> Any:
+        return {path: u * _rate(learning_rate, -scale[path], u) for path, u in updates.items()}, state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, descend)
+
+
+def _shrink(decay: Mapping[str, float], scale: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
+    """`update - learning_rate * scale * decay * parameter`."""
+
+    def shrink(updates: Params, state: Any, params: Params, *, learning_rate: jax.Array, **_: Any) -> Any:
+        return {
+            path: u + params[path] * _rate(learning_rate, -scale[path] * decay[path], u) if decay[path] else u
+            for path, u in updates.items()
+        }, state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, shrink)
+
+
+def _rate(learning_rate: jax.Array, factor: float, like: jax.Array) -> jax.Array:
+    return jnp.asarray(learning_rate * factor, like.dtype)
+
+
+def validate(optim: Optim) -> None:
+    """Refuse names and numbers that mean nothing, before anything is computed.
+
+    Raises:
+        ValueError: with what would be right.
+    """
+    for field, known in {"name": KINDS, "clip_mode": MODES, "decay_rule": WEIGHT_DECAY}.items():
+        if (value := getattr(optim, field)) not in known:
+            raise ValueError(f"optim.{field}={value!r} is not known; choose one of {', '.join(known)}.")
+    ranges: dict[str, tuple[bool, str]] = {
+        "lr": (optim.lr >= 0, "at least 0"),
+        "lr_base_size": (optim.lr_base_size is None or optim.lr_base_size > 0, "more than 0, or None"),
+        "momentum": (0 <= optim.momentum < 1, "at least 0 and less than 1"),
+        "betas": (all(0 <= beta < 1 for beta in optim.betas or ()), "each at least 0 and less than 1"),
+        "eps": (optim.eps is None or optim.eps >= 0, "at least 0, or None"),
+        "weight_decay": (optim.weight_decay >= 0, "at least 0"),
+        "clip_grad": (optim.clip_grad is None or optim.clip_grad > 0, "more than 0, or None"),
+        "layer_decay": (optim.layer_decay is None or 0 < optim.layer_decay <= 1, "in (0, 1], or None"),
+    }
+    for field, (ok, expected) in ranges.items():
+        if not ok:
+            raise ValueError(f"optim.{field}={getattr(optim, field)!r}; expected {expected}.")
+
+
+def base_lr(optim: Optim, batch_size: int) -> float:
+    """The peak learning rate of a run with `batch_size` images a step, over all devices (timm `train.py`).
+
+    With `lr_base_size` it is scaled linearly, or by the square root for Adam and LAMB.
+    """
+    if optim.lr_base_size is None:
+        return optim.lr
+    ratio = batch_size / optim.lr_base_size
+    return optim.lr * (ratio**0.5 if KINDS[optim.name].adaptive else ratio)

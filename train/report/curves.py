@@ -1,0 +1,206 @@
+"""Curves of a run as a picture: `python -m train.curves RUN [RUN ...]` draws one, or several for comparison.
+
+Training itself writes WORKDIR/curves.png.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from train.report.metrics import FILE, read
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FILE_NAME = "curves.png"
+POINTS = 1000  # a curve of more is drawn as means of neighbours: more would be neither seen nor quick
+SMOOTHING = 50  # a running mean is over this part of the points
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        title: what it shows, with the unit.
+        curves: labels by key of metrics.jsonl.
+        scale: factor from the file's numbers to those shown.
+        log: show orders of magnitude.
+        noisy: measured on one batch at a time: drawn faintly, with a running mean over it.
+    """
+
+    title: str
+    curves: Mapping[str, str]
+    scale: float = 1.0
+    log: bool = False
+    noisy: bool = True
+
+
+PANELS = (
+    Panel("Loss", {"loss": "train", "test_loss": "test"}, log=True),
+    Panel("Accuracy (%)", {"top1": "train, top-1", "test_top1": "test, top-1", "test_top5": "test, top-5"}, 100),
+    Panel("Learning rate", {"lr": ""}, noisy=False),
+    Panel("Gradient norm", {"grad_norm": ""}, log=True),
+    Panel("Clipped units (%)", {"clip_rate": ""}, 100),
+    Panel("Images per second", {"images_per_second": ""}),
+)
+STYLES = ("-", "--", ":")  # of a panel's curves, where colours tell runs apart
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def plot(workdir: Path) -> Path:
+    """Draw the metrics.jsonl of a run into its curves.png, whatever of it there is so far.
+
+    Returns:
+        the path of the picture.
+    """
+    return draw({"": load(workdir)}, workdir / FILE_NAME, title=workdir.absolute().name)
+
+
+def load(workdir: Path) -> Curves:
+    """Steps and values of each key of a run's metrics.jsonl. A value that was not finite is a gap, NaN."""
+    lines: dict[str, list[tuple[int, Any]]] = {}
+    for line in read(workdir):
+        step = line.pop("step")
+        for key, value in line.items():
+            lines.setdefault(key, []).append((step, np.nan if value is None else value))
+    columns = {key: np.array(rows, float).T for key, rows in lines.items()}
+    return {key: (steps, values) for key, (steps, values) in columns.items() if np.isfinite(values).any()}
+
+
+def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
+    """Draw runs over each other.
+
+    Args:
+        runs: what `load` gives, by the name that the legend shows. A single one needs no name.
+        path: of the picture; its ending is the format.
+        title: of the picture.
+
+    Returns:
+        `path`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [panel for panel in PANELS if any(curves.keys() & panel.curves.keys() for curves in runs.values())]
+    columns = min(2, len(panels)) or 1
+    rows = -(-len(panels) // columns) or 1
+    width, height = 6.4 * columns, 3.0 * rows + 0.8
+    # Not pyplot, which keeps figures and looks for a window system; and margins in inches rather than
+    # constrained_layout, which takes as long as drawing.
+    figure = Figure(figsize=(width, height), dpi=100)
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=0.7 / width, right=1 - 0.2 / width, bottom=0.75 / height, top=1 - 0.75 / height, wspace=0.14, hspace=0.22
+    )
+    figure.suptitle(title if panels else f"{title}: nothing measured yet", fontsize=13, fontweight="bold")
+    first: Axes | None = None
+    for index, panel in enumerate(panels):
+        axis = figure.add_subplot(rows, columns, index + 1, sharex=first)
+        first = first or axis
+        _draw_panel(axis, panel, runs)
+        axis.tick_params(labelbottom=index + columns >= len(panels))
+        if index + columns >= len(panels):
+            axis.set_xlabel("step")
+    if len(runs) > 1:
+        _legend(figure, {name: {"color": f"C{i}"} for i, name in enumerate(runs)}, loc="lower center", ncols=len(runs))
+    written = path.with_name(f".{path.name}")
+    figure.savefig(written, format=path.suffix.removeprefix("."))
+    written.replace(path)  # a viewer never meets half a picture
+    return path
+
+
+def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves]) -> None:
+    positive, alone = True, len(runs) == 1
+    styles: dict[str, dict[str, Any]] = {}
+    for run, curves in enumerate(runs.values()):
+        for index, (key, label) in enumerate(panel.curves.items()):
+            if key not in curves:
+                continue
+            steps, values = curves[key][0], curves[key][1] * panel.scale
+            positive &= bool(np.all(values[np.isfinite(values)] > 0))
+            # One run: a colour for each curve. Several: a colour for each run, a style for each curve.
+            styles[label] = {"color": f"C{index}"} if alone else {"color": "0.4", "linestyle": STYLES[index]}
+            style = styles[label] | {"color": f"C{index if alone else run}"}
+            marker = "o" if np.isfinite(values).sum() == 1 or (len(steps) <= 60 and key.startswith("test_")) else ""
+            if panel.noisy and not key.startswith("test_"):
+                axis.plot(*thin(steps, values), **style, linewidth=0.8, alpha=0.35)
+                values = running_mean(values)
+            axis.plot(*thin(steps, values), **style, marker=marker, markersize=3.5)
+    title = panel.title
+    only = next(iter(runs.values())) if alone else {}
+    if "test_top1" in panel.curves.keys() & only.keys():
+        steps, values = only["test_top1"]
+        best = int(np.nanargmax(values))
+        title += f": best test top-1 {values[best] * panel.scale:.2f} at step {steps[best]:.0f}"
+    axis.set_title(title, fontsize=11, y=1.0)  # where it would be; to be told saves the search
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    if panel.log and positive:
+        _log_scale(axis)
+    if len(panel.curves) > 1:
+        _legend(axis, styles, loc="best", fontsize=9)
+
+
+def _log_scale(axis: "Axes") -> None:
+    """Orders of magnitude, with plain numbers beside them also where the values span less than one."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(where: Any, styles: Mapping[str, Mapping[str, Any]], **options: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], **style) for style in styles.values()]
+    where.legend(handles, list(styles), frameon=False, **options)
+
+
+def thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `POINTS` points: means over neighbours, which all have the same number of points but the last."""
+    size = -(-len(steps) // POINTS) or 1
+    starts = np.arange(0, len(steps), size)
+    counts = np.diff(np.append(starts, len(steps)))
+    return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+
+
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """The mean over `len / SMOOTHING` points around each, fewer at the ends; gaps count for nothing."""
+    reach = len(values) // SMOOTHING // 2
+    finite = np.isfinite(values)
+    sums = np.cumsum(np.append(0.0, np.where(finite, values, 0.0)))
+    counts = np.cumsum(np.append(0, finite))
+    first = np.maximum(np.arange(len(values)) - reach, 0)
+    last = np.minimum(np.arange(len(values)) + reach + 1, len(values))
+    with np.errstate(invalid="ignore"):
+        return (sums[last] - sums[first]) / (counts[last] - counts[first])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.curves",
+        description="Draw the curves of a training run, or of several over each other.",
+        epilog="example: python -m train.curves runs/a runs/b --output=compared.png",
+    )
+    parser.add_argument("run", nargs="+", type=Path, help="work folder of a run")
+    parser.add_argument(
+        "--output", type=Path, help="picture to write, .png, .svg or .pdf; RUN/curves.png for one run, else curves.png"
+    )
+    options = parser.parse_args(arguments)
+    runs = options.run
+    for run in runs:
+        if not (run / FILE).exists():
+            parser.error(f"{run} is not the work folder of a run: it has no {FILE}.")
+    output = options.output or (runs[0] / FILE_NAME if len(runs) == 1 else Path(FILE_NAME))
+    if output.suffix not in (".png", ".svg", ".pdf"):
+        parser.error(f"--output={output}: expected a name that ends in .png, .svg or .pdf.")
+    title = runs[0].absolute().name if len(runs) == 1 else f"{len(runs)} runs"
+    print(draw({str(run): load(run) for run in runs}, output, title=title))

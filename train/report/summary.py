@@ -1,0 +1,136 @@
+"""What a run is about to do, in a dozen lines at its start."""
+
+import io
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from train.config import Config
+from train.machine.mesh import bytes_per_device
+from train.step import State
+
+
+def describe(
+    config: Config,
+    state: State,
+    mesh: jax.sharding.Mesh,
+    *,
+    image_shape: tuple[int, ...],
+    steps: int,
+    steps_per_epoch: float,
+    workdir: Path,
+    start: int = 0,
+    frozen: Collection[str] = (),
+    compiled: jax.stages.Compiled | None = None,
+    width: int | None = None,
+) -> str:
+    """A table of the devices, the model, the work and what it costs, as plain text.
+
+    Args:
+        config: of the run.
+        state: the training state, or its shapes with shardings.
+        mesh: of the devices.
+        image_shape: height, width and channels of a training image.
+        steps: of the whole run.
+        steps_per_epoch: may be fractional.
+        workdir: folder of the run.
+        start: steps that were done before.
+        frozen: paths of the parameters that stay as they are.
+        compiled: the train step, from `train_step.lower(state, batch).compile()`, for its memory and its FLOPs. What
+            the backend does not tell is left out.
+        width: columns of text; the terminal's unless given, at most 100.
+    """
+    counts = {path: int(np.prod(array.shape)) for path, array in state.params.items()}
+    still = sum(counts[path] for path in frozen)
+    trained = f" ({_count(sum(counts.values()) - still)} trained, {_count(still)} frozen)" if still else ""
+    kept = {"parameters": state.params, "optimiser": state.opt_state, "moving average": state.ema}
+    rows = {
+        "work folder": f"{workdir}, " + (f"continued at step {start:,}" if start else "a new run"),
+        "model": f"{config.model.name}, {_count(sum(counts.values()))} parameters{trained}",
+        "images": f"{config.data.name}, {'x'.join(map(str, image_shape))}, computed in {config.model.dtype}",
+        "devices": _devices(mesh),
+        "batch": _batch(config, mesh.size),
+        "length": f"{steps:,} steps, {steps / steps_per_epoch:.4g} epochs of {steps_per_epoch:.6g}",
+        "kept on a device": ", ".join(
+            f"{name} {_bytes(size)}" for name, v in kept.items() if (size := bytes_per_device(v))
+        ),
+    }
+    if compiled is not None:
+        rows |= _costs(compiled, config, mesh.size)
+    return _table(rows, width or min(shutil.get_terminal_size((100, 24)).columns, 100))
+
+
+def _devices(mesh: jax.sharding.Mesh) -> str:
+    processes = len({device.process_index for device in mesh.devices.flat})
+    kinds = sorted({device.device_kind for device in mesh.devices.flat})
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    among = f" of {processes} processes" if processes > 1 else ""
+    return f"{mesh.size} x {' and '.join(kinds)}{among}; mesh {axes}"
+
+
+def _batch(config: Config, devices: int) -> str:
+    images, parts = config.data.batch_size, config.grad_accum_steps
+    text = f"{images:,} images"
+    if devices > 1:
+        text += f", {images / devices:g} a device"
+    if parts > 1:
+        text += f", in {parts} parts of {images / devices / parts:g}" + (" a device" if devices > 1 else "")
+    return text
+
+
+def _costs(compiled: jax.stages.Compiled, config: Config, devices: int) -> dict[str, str]:
+    """Memory of a device in a step, and FLOPs, as far as the backend tells."""
+    rows = {}
+    memory: Any = compiled.memory_analysis()
+    if memory is not None:
+        arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
+        # What is donated is argument and output at once.
+        fresh, temporary = outputs - memory.alias_size_in_bytes, memory.temp_size_in_bytes
+        peak = arguments + fresh + temporary  # not peak_memory_in_bytes, which leaves temporaries out on CPU
+        rows["memory of a step"] = (
+            f"peak {_bytes(peak)} a device: arguments {_bytes(arguments)}, temporary {_bytes(temporary)}, "
+            f"outputs {_bytes(fresh)} beside what is donated"
+        )
+    flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    if flops > 0:
+        # XLA counts one device's share, and the body of a loop once: one part of an accumulated batch.
+        whole = flops * devices * config.grad_accum_steps
+        rows["FLOPs of a step"] = f"{_flops(whole)}, {_flops(whole / config.data.batch_size)} an image, by XLA's count"
+    return rows
+
+
+def _table(rows: dict[str, str], width: int) -> str:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        table.add_row(name, text)
+    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number:,}"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.4g} {unit}"
+        number /= 1024
+    return f"{number:.4g} GiB"
+
+
+def _flops(number: float) -> str:
+    for unit in ("MFLOP", "GFLOP", "TFLOP"):
+        number /= 1e3 if unit != "MFLOP" else 1e6
+        if number < 1000:
+            return f"{number:.4g} {unit}"
+    return f"{number / 1e3:.4g} PFLOP"

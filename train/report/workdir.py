@@ -1,0 +1,199 @@
+"""The folder of a run: whose it is, that only one process at a time trains in it, and what it was made with."""
+
+import contextlib
+import datetime
+import errno
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from train.machine.processes import by_first_process
+
+# Fields that may change when a run goes on: where it is computed and what is kept of it, not what it computes.
+FREE_FIELDS = (
+    r"mesh\..*|log\..*|checkpoint\.(every_epochs|keep_last|keep_best)|data\.(cache|workers|stall_seconds|max_broken)"
+)
+
+PACKAGES = ("nfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes from training in it.
+
+    The lock is the kernel's and ends with the process, however that ends. Process 0 holds it for all.
+
+    Raises:
+        OSError: the folder cannot be made or written to, or a process trains in it; names that process.
+    """
+    with contextlib.ExitStack() as stack:
+        by_first_process(lambda: stack.enter_context(_locked(workdir)))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    import fcntl
+
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("a+")
+    except OSError as error:
+        raise type(error)(
+            f"--workdir={workdir} cannot be written to ({error.strerror}); expected a folder, or a place for one."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise BlockingIOError(
+                f"{workdir} is in use: process {file.read().strip() or 'unknown'} trains there. Wait for its end, stop "
+                "it, or choose another --workdir."
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            warnings.warn(f"{workdir} cannot be locked; see to it that only one run uses it.", stacklevel=2)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def claim(workdir: Path, config: dict[str, Any]) -> None:
+    """Write the run's config beside it as config.json, or require that the run already there had the same one.
+
+    Fields that `FREE_FIELDS` matches may differ; the file then has the latest.
+
+    Args:
+        workdir: a folder.
+        config: of the run, as nested dicts that JSON can hold.
+
+    Raises:
+        ValueError: naming each field that differs, because continuing would be neither run.
+    """
+    by_first_process(lambda: _claim(workdir, config))
+
+
+def _claim(workdir: Path, config: dict[str, Any]) -> None:
+    path = workdir / "config.json"
+    if path.exists():
+        before = _flat(_read(path))
+        now = _flat(json.loads(json.dumps(config)))  # as it would be read back: lists for tuples
+        changed = [
+            f"  {key}: {before.get(key)!r} there, {now.get(key)!r} here"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not re.fullmatch(FREE_FIELDS, key)
+        ]
+        if changed:
+            raise ValueError(
+                f"{workdir} holds a run with another config:\n" + "\n".join(changed) + "\nChoose another --workdir, "
+                "remove this one, or give the config it had."
+            )
+    _write(path, config)
+
+
+def require_space(workdir: Path, needed: int) -> None:
+    """Require room for the checkpoints, before time is spent on computing what could not be kept.
+
+    Args:
+        workdir: a folder.
+        needed: bytes of all checkpoints that are ever there together: one more than stay, while it is written. What
+            checkpoints/ already takes counts as free.
+
+    Raises:
+        OSError: naming what is needed and what is there.
+    """
+
+    def check() -> None:
+        used = sum(file.stat().st_size for file in (workdir / "checkpoints").rglob("*") if file.is_file())
+        free = shutil.disk_usage(workdir).free + used
+        if free < needed:
+            raise OSError(
+                f"the checkpoints of this run take up to {needed / 2**30:.2f} GiB, but {workdir} has room for "
+                f"{free / 2**30:.2f} GiB. Free some space, keep fewer (checkpoint.keep_last, checkpoint.keep_best), or "
+                "choose another --workdir."
+            )
+
+    by_first_process(check)
+
+
+def record_environment(workdir: Path) -> None:
+    """Append to environment.json what this start of the run is made with: versions, devices, command, time."""
+    by_first_process(lambda: _record_environment(workdir))
+
+
+def _record_environment(workdir: Path) -> None:
+    path = workdir / "environment.json"
+    starts = _read(path) if path.exists() else []
+    _write(path, [*starts, environment()])
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its config; neither the machine nor its user is named."""
+    kinds = [device.device_kind for device in jax.devices()]
+    return {
+        "start": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "devices": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        "processes": jax.process_count(),
+        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("JAX_", "XLA_", "LIBTPU_"))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Of the source that runs, "-dirty" if it was changed since; None outside git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Bring it back, or remove it if you know what it held; or choose another "
+            "--workdir."
+        ) from error
+
+
+def _write(path: Path, content: Any) -> None:
+    """As JSON, the file whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,1 @@
+"""Training against timm: `python -m train.verify`."""

@@ -1,0 +1,321 @@
+"""Training against timm: the same weights and images through our training step and through timm's, in float64.
+
+    python -m train.verify                      eca_nfnet_l0 and two register ViTs, 20 steps each
+    python -m train.verify --only sgd --steps 5
+
+Ours is the step that `train.main` compiles. timm's side is torch autograd, timm's loss, clipping, optimiser, scheduler
+and moving average, set up from the same config as its training script would. Images are random and not augmented.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+
+import nfjax
+import port
+from nfjax.params import split
+from nfjax.parity import oracle
+from train.config import Config, Data, Ema, Loss, Model, Optim, Schedule
+from train.device.inputs import Normalize, make_inputs
+from train.machine.mesh import AXES, put_batch
+from train.optim.optimizer import base_lr, make_optimizer
+from train.optim.schedules import make_schedule
+from train.step import init_state, make_train_step
+
+TOLERANCE = 1e-9
+EPOCHS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A model, how it is trained, and a small model of its family for quick checks.
+
+    Attributes:
+        config: of the run; its model is the full-size one.
+        small: name of the small model.
+        small_size: side of its images.
+        small_options: cuts it down further, in both libraries.
+        sized: the models are built for one size of images.
+    """
+
+    config: Config
+    small: str
+    small_size: int
+    small_options: Mapping[str, Any]
+    sized: bool = False
+
+
+RECIPES: dict[str, Recipe] = {
+    # The published recipe of eca_nfnet_l0: Nesterov, adaptive clipping, coupled decay.
+    "sgd": Recipe(
+        Config(
+            model=Model("eca_nfnet_l0"),
+            data=Data(image_size=96, batch_size=4),
+            optim=Optim("sgd", lr=0.1, weight_decay=2e-5, clip_mode="agc", clip_grad=0.015),
+            schedule=Schedule("cosine", warmup_epochs=1, warmup_lr=1e-3, min_lr=1e-3),
+            ema=Ema(0.99),
+        ),
+        small="test_nfnet",
+        small_size=64,
+        small_options={"depths": (1, 1), "channels": (32, 64)},
+    ),
+    # Fine-tuning as the sbb ViTs were: layer decay, clipping by norm, binary cross-entropy with a threshold.
+    "adamw": Recipe(
+        Config(
+            model=Model("vit_medium_patch16_reg4_gap_256"),
+            data=Data(image_size=128, batch_size=4),
+            loss=Loss("bce", smoothing=0.1, bce_target_thresh=0.2),
+            optim=Optim("adamw", lr=1e-2, lr_base_size=256, weight_decay=0.05, layer_decay=0.75, clip_mode="norm",
+                        clip_grad=0.05),
+            schedule=Schedule("cosine", warmup_epochs=1, warmup_prefix=True, warmup_lr=1e-5),
+            ema=Ema(0.99, warmup=True),
+        ),
+        small="test_vit2",
+        small_size=80,
+        small_options={"depth": 3},
+        sized=True,
+    ),
+    # timm's NAdamW, changing the learning rate once an epoch.
+    "nadamw": Recipe(
+        Config(
+            model=Model("vit_little_patch16_reg4_gap_256"),
+            data=Data(image_size=128, batch_size=4),
+            loss=Loss("ce", smoothing=0.1),
+            optim=Optim("nadamw", lr=1e-3, weight_decay=0.05, clip_mode="norm", clip_grad=5.0),
+            schedule=Schedule("cosine", on_updates=False, warmup_epochs=1, warmup_lr=1e-4),
+        ),
+        small="test_vit4",
+        small_size=80,
+        small_options={"depth": 3},
+        sized=True,
+    ),
+}  # fmt: skip
+
+
+class Difference(NamedTuple):
+    """How far ours is from timm's: relative to the largest value, and to the largest change since the start."""
+
+    of_size: float
+    of_way: float
+
+
+class Result(NamedTuple):
+    """One recipe on one model.
+
+    Attributes:
+        recipe: its name.
+        model: name of the model.
+        losses: ours and timm's of every step.
+        params: by parameter path, after the last step.
+        ema: the same of the moving average; empty without one.
+        seconds: ours and timm's time for the steps, compilation included.
+    """
+
+    recipe: str
+    model: str
+    losses: list[tuple[float, float]]
+    params: dict[str, Difference]
+    ema: dict[str, Difference]
+    seconds: tuple[float, float]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every loss, parameter and average is within the tolerance, by both measures."""
+        losses = [abs(ours - theirs) / abs(theirs) for ours, theirs in self.losses]
+        found = [*losses, *(x for table in (self.params, self.ema) for d in table.values() for x in d)]
+        return all(x <= TOLERANCE for x in found)  # False for NaN
+
+    def lines(self) -> Iterator[str]:
+        """The table: the loss every five steps, then the parameters that are furthest off."""
+        yield f"{self.recipe}: {self.model}, ours {self.seconds[0]:.0f} s, timm {self.seconds[1]:.0f} s"
+        for i, (ours, theirs) in enumerate(self.losses):
+            if i % 5 == 0 or i == len(self.losses) - 1:
+                yield f"  loss of step {i + 1:<3} {ours:20.15f}   timm {theirs:20.15f}   {abs(ours - theirs):.1e}"
+        for what, table in (("parameters", self.params), ("moving averages", self.ema)):
+            for i, measure in enumerate(("of its size", "of its way")):
+                if table:
+                    worst = max(table, key=lambda path: (not table[path][i] <= 1e300, table[path][i]))
+                    yield f"  {len(table)} {what}, largest difference {table[worst][i]:.1e} {measure}: {worst}"
+        yield f"  {'PASS' if self.ok else 'FAIL'} at {TOLERANCE:.0e}"
+
+
+def verify(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) -> Result:
+    """Train with one recipe in both libraries.
+
+    Args:
+        name: a key of `RECIPES`.
+        steps: how many; the schedule is stretched to them.
+        small: with the small model.
+        seed: of the weights and the images.
+    """
+    recipe = RECIPES[name]
+    config = dataclasses.replace(recipe.config, seed=seed, epochs=EPOCHS)
+    options: dict[str, Any] = {}
+    if small:
+        options |= recipe.small_options
+        config = dataclasses.replace(
+            config,
+            model=dataclasses.replace(config.model, name=recipe.small),
+            data=dataclasses.replace(config.data, image_size=recipe.small_size),
+        )
+    if recipe.sized:
+        options["img_size"] = config.data.image_size
+    theirs = oracle.build(config.model.name, **options)
+    start = oracle.random_state(theirs, seed)
+    rng = np.random.default_rng(seed)
+    side, rows = config.data.image_size, config.data.batch_size
+    assert side is not None  # every recipe says it
+    batches = [
+        {
+            "image": rng.integers(0, 256, (rows, side, side, theirs.in_chans), np.uint8),
+            "label": rng.integers(0, theirs.num_classes, rows),
+        }
+        for _ in range(steps)
+    ]
+    per_epoch = max(1, steps // EPOCHS)
+    del theirs
+
+    clock = time.perf_counter()
+    expected = _theirs(config, start, options, batches, per_epoch)
+    seconds = time.perf_counter() - clock
+    clock = time.perf_counter()
+    found = _ours(config, start, options, batches, per_epoch)
+    first = port.to_flax({key: value.astype(np.float64) for key, value in start.items()})
+
+    def differences(which: str) -> dict[str, Difference]:
+        ours, timms = found[which], port.to_flax(expected[which])
+        return {path: _difference(ours[path], timms[path], first[path]) for path in timms}
+
+    losses = list(zip(found["losses"], expected["losses"], strict=True))
+    timing = (time.perf_counter() - clock, seconds)
+    return Result(name, config.model.name, losses, differences("params"), differences("ema"), timing)
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray, start: np.ndarray) -> Difference:
+    """A parameter that did not move at all is infinitely far off: nothing would have been compared."""
+    distance, way = np.max(np.abs(ours - theirs)), np.max(np.abs(theirs - start))
+    return Difference(float(distance / np.max(np.abs(theirs))), float(distance / way) if way else float("inf"))
+
+
+def _ours(config: Config, start: Mapping[str, np.ndarray], options: Any, batches: Any, per_epoch: int) -> Any:
+    """Losses, parameters and averages by path, through the step that training compiles."""
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        model = nfjax.load(config.model.name, weights=start, dtype="float64", **options)
+        normalize = Normalize(model.data_config.mean, model.data_config.std, "float64")
+        graphdef, params = split(model)
+        tx = make_optimizer(config.optim)
+        learning_rate = make_schedule(
+            config.schedule,
+            lr=base_lr(config.optim, config.data.batch_size),
+            epochs=config.epochs,
+            steps_per_epoch=per_epoch,
+        )
+        mesh = jax.make_mesh((1, 1), AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
+        state = init_state(params, tx, learning_rate, config, mesh)
+        inputs = make_inputs(config, normalize, num_classes=model.num_classes, steps_per_epoch=per_epoch)
+        step = make_train_step(graphdef, tx, learning_rate, inputs, config, mesh, state)
+        losses = []
+        for batch in batches:
+            state, metrics = step(state, put_batch(mesh, batch))
+            losses.append(float(metrics["loss"]))
+        return {"losses": losses, "params": jax.device_get(state.params), "ema": jax.device_get(state.ema)}
+
+
+def _theirs(config: Config, start: Mapping[str, np.ndarray], options: Any, batches: Any, per_epoch: int) -> Any:
+    """Losses, parameters and averages by timm name, as timm's training script gets them from the same config."""
+    import torch
+    from timm.models import model_parameters
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+    from timm.utils import ModelEmaV3, dispatch_clip_grad
+
+    model = oracle.build(config.model.name, start, "float64", **options).requires_grad_(True)
+    cfg, optim, schedule = model.pretrained_cfg, config.optim, config.schedule
+    optimizer = create_optimizer_v2(
+        model,
+        optim.name,
+        lr=base_lr(optim, config.data.batch_size),
+        weight_decay=optim.weight_decay,
+        momentum=optim.momentum,
+        layer_decay=optim.layer_decay,
+    )
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        schedule.name,
+        num_epochs=config.epochs,
+        warmup_epochs=schedule.warmup_epochs,
+        warmup_prefix=schedule.warmup_prefix,
+        warmup_lr=schedule.warmup_lr,
+        min_lr=schedule.min_lr,
+        step_on_epochs=not schedule.on_updates,
+        updates_per_epoch=per_epoch,
+    )
+    loss_fn = _timm_loss(config.loss)
+    ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup) if config.ema.decay else None
+    mean, std = torch.tensor(cfg["mean"], dtype=torch.float64), torch.tensor(cfg["std"], dtype=torch.float64)
+    losses = []
+    for i, batch in enumerate(batches, start=1):
+        images = (torch.from_numpy(batch["image"]).double() / 255 - mean) / std
+        loss = loss_fn(model(images.permute(0, 3, 1, 2)), torch.from_numpy(batch["label"]))
+        optimizer.zero_grad()
+        loss.backward()
+        if optim.clip_grad:
+            clipped = model_parameters(model, exclude_head="agc" in optim.clip_mode)
+            dispatch_clip_grad(clipped, optim.clip_grad, optim.clip_mode)
+        optimizer.step()
+        if ema:
+            ema.update(model, step=i)
+        scheduler.step_update(i)
+        if i % per_epoch == 0:
+            scheduler.step(i // per_epoch)
+        losses.append(loss.item())
+
+    def state(module: Any) -> dict[str, np.ndarray]:
+        return {key: value.detach().numpy() for key, value in module.named_parameters()}
+
+    return {"losses": losses, "params": state(model), "ema": state(ema.module) if ema else {}}
+
+
+def _timm_loss(loss: Loss) -> Callable[..., Any]:
+    from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
+
+    if loss.name == "bce":
+        return BinaryCrossEntropy(loss.smoothing, loss.bce_target_thresh, sum_classes=loss.bce_sum)
+    return LabelSmoothingCrossEntropy(loss.smoothing)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; 0 if every recipe passes, 1 if one fails, 2 if it cannot run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.verify",
+        description="train with timm and with nfjax from the same weights, and compare (needs torch and timm)",
+        epilog="example:\n  python -m train.verify --only sgd --only adamw --steps 20",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", action="append", choices=RECIPES, help="a recipe, repeatable (default: all)")
+    parser.add_argument("--steps", type=int, default=20, help="optimisation steps (default: %(default)s)")
+    parser.add_argument("--small", action="store_true", help="with small models of the same families: seconds")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights and images")
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"--steps={args.steps}; expected at least 1")
+    jax.config.update("jax_platforms", "cpu")  # float64, which TPUs do not have
+    passed = []
+    try:
+        for name in args.only or RECIPES:
+            print(f"{name}: {args.steps} steps in each library ...", file=sys.stderr, flush=True)
+            result = verify(name, steps=args.steps, small=args.small, seed=args.seed)
+            print("\n".join(result.lines()), flush=True)
+            passed.append(result.ok)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{passed.count(True)} of {len(passed)} recipes equal timm.")
+    return 0 if all(passed) else 1
