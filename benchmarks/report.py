@@ -46,14 +46,13 @@ def write(
 
 def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Bars of the median ratio of each row, with the middle half of its rounds; the line at 1 is timm's best."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
     import numpy as np
 
+    from nfjax.pictures import make_figure, save_figure
+
     names = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.28 * len(names) * len(rows)), layout="constrained")
+    figure = make_figure(9, 1.2 + 0.28 * len(names) * len(rows))
+    axes = figure.subplots()
     for offset, name in enumerate(names):
         shown = [(i, row["ratios"][name]) for i, row in enumerate(rows) if name in row["ratios"]]
         places = [i + (offset + 0.5) / (len(names) + 1) for i, _ in shown]
@@ -68,5 +67,4 @@ def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_title(title, fontsize=9)
     axes.margins(x=0.08)  # for the numbers
     figure.legend(fontsize=8, loc="outside right upper")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path, dpi=120)

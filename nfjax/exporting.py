@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge, split
 from nfjax.serving import CONFIG, FORMAT, PROGRAM, VERSION
 from port import write_safetensors
+from port.atomic import replacing
 
 Weights = Literal["inside", "beside"]
 Format = Literal["zip", "stablehlo-text"]
@@ -106,12 +106,12 @@ def export(
         function = jax.jit(call if weights == "beside" else lambda x: call(params, x))
         program = jax_export.export(function, platforms=platforms)(*arguments)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".safetensors") if weights == "beside" else None
     if beside is not None:
         write_safetensors(params, beside, format=FORMAT)
     if format == "stablehlo-text":
-        _replace(path, lambda partial: partial.write_text(program.mlir_module(), encoding="utf-8"))
+        with replacing(path) as partial:
+            partial.write_text(program.mlir_module(), encoding="utf-8")
         return path
     content = bytes(program.serialize())
     config = _config(model, program, images, uint8) | {
@@ -122,13 +122,10 @@ def export(
         with beside.open("rb") as file:
             config["sha256"][beside.name] = hashlib.file_digest(file, "sha256").hexdigest()
 
-    def write(partial: Path) -> None:
-        with zipfile.ZipFile(partial, "w") as archive:
-            # Without the time of writing the same model makes the same file.
-            archive.writestr(zipfile.ZipInfo(CONFIG), json.dumps(config, indent=2) + "\n")
-            archive.writestr(zipfile.ZipInfo(PROGRAM), content)
-
-    _replace(path, write)
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        # Without the time of writing the same model makes the same file.
+        archive.writestr(zipfile.ZipInfo(CONFIG), json.dumps(config, indent=2) + "\n")
+        archive.writestr(zipfile.ZipInfo(PROGRAM), content)
     return path
 
 
@@ -204,11 +201,3 @@ def _portable() -> Iterator[None]:
     finally:
         for option, value in before.items():
             jax.config.update(option, value)
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file atomically: it is there whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        partial = Path(folder) / path.name
-        write(partial)
-        os.replace(partial, path)

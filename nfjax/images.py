@@ -14,9 +14,18 @@ INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box")
 }
 
+# Endings of image files in folders; whatever else lies about in them is passed over.
+IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
 
 class ImageError(ValueError):
     """A file that is no image or is damaged, or pixels that have no agreed scale."""
+
+
+def is_image_file(entry: Path | os.DirEntry[str]) -> bool:
+    """Does the name of a folder's entry say that it is an image? Names that begin with a dot do not."""
+    name = entry.name
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and entry.is_file()
 
 
 def load_image(file: ImageFile, mode: Mode = "RGB", *, exif: bool = False) -> Image.Image:

@@ -13,6 +13,7 @@ import port
 from nfjax.models import registry
 from nfjax.models.base import ImageModel
 from nfjax.params import named_params
+from port.atomic import replacing
 
 
 def state_dict(model: ImageModel) -> dict[str, np.ndarray]:
@@ -45,9 +46,8 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     state = state_dict(model)
     port.write_safetensors(state, folder / "model.safetensors", format="pt")
-    partial = folder / ".config.json.partial"
-    partial.write_text(json.dumps(hub_config(model), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "config.json")
+    with replacing(folder / "config.json") as partial:
+        partial.write_text(json.dumps(hub_config(model), indent=2) + "\n", encoding="utf-8")
     return folder
 
 

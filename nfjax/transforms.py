@@ -1,7 +1,6 @@
 """Preprocessing: a Pillow image becomes the array that timm's own transform makes of it, bit for bit."""
 
 import dataclasses
-import difflib
 import math
 import operator
 import os
@@ -17,6 +16,7 @@ from nfjax.augment import RandomTransform, create_train_transform
 from nfjax.images import INTERPOLATIONS, ImageFile, Mode, convert, load_image, normalize
 from nfjax.models.base import ImageModel
 from nfjax.models.data_config import DataConfig
+from port.messages import require_name
 
 CROP_MODES = ("center", "squash", "border")
 OVERRIDES = ("input_size", "img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
@@ -50,10 +50,10 @@ class EvalTransform:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _choose("crop_mode", self.crop_mode, CROP_MODES)
+        require_name("crop_mode", self.crop_mode, CROP_MODES)
         if self.interpolation == "random":
             raise ValueError(f"interpolation='random' is for training; choose one of {', '.join(INTERPOLATIONS)}.")
-        _choose("interpolation", self.interpolation, INTERPOLATIONS)
+        require_name("interpolation", self.interpolation, INTERPOLATIONS)
         if min(self.size) < 1:
             raise ValueError(f"image size {self.size}; expected a height and a width of at least 1 pixel.")
         if not (0 < self.crop_pct < math.inf and min(self.scale_size) >= 1):
@@ -218,7 +218,7 @@ def create_transform(
         changed = create_train_transform(data, img_size=whole.size, mean=whole.mean, **options)
         return RandomTransform(changed, whole.mean, whole.std)
     for name in overrides:
-        _choose("override", name, OVERRIDES)
+        require_name("override", name, OVERRIDES)
     given = {name: value for name, value in overrides.items() if value is not None}
     data = _data_config(model_or_data_config)
 
@@ -273,12 +273,3 @@ def _per_channel(name: str, given: Any, own: Sequence[float], channels: int) -> 
     if len(values) not in (1, channels):
         raise ValueError(f"{name}={given} has {len(values)} values; expected 1 or one for each of {channels} channels.")
     return tuple(map(float, values)) * (channels // len(values))
-
-
-def _choose(what: str, found: str, known: Iterable[str]) -> None:
-    """Require a known name, or suggest the closest."""
-    names = list(known)
-    if found not in names:
-        close = difflib.get_close_matches(str(found), names, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}."
-        raise ValueError(f"unknown {what} {found!r}; {hint}")

@@ -6,7 +6,6 @@ safetensors files are memory-mapped: an array is a read-only view of the file un
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from port.atomic import replacing
 from port.errors import WeightsFileError
 from port.rules import to_timm
 
@@ -87,14 +87,10 @@ def read_weights(path: str | os.PathLike[str]) -> State:
 
 def write_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike[str], **metadata: str) -> None:
     """Write `{name: array}` as one safetensors file, atomically: the file is there whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors writes the memory behind an array: a view in another layout would be written wrong.
     arrays = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in state.items()}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        partial = Path(folder) / path.name
+    with replacing(path) as partial:
         save_file(arrays, partial, metadata=metadata)
-        os.replace(partial, path)
 
 
 def _weights_in(folder: Path) -> Path:

@@ -1,8 +1,10 @@
-"""What every command says in the same way: a name that may have been meant, and a mistake in one line."""
+"""What every command says in the same way: a name that may have been meant, what to install, a mistake in one line."""
 
 import difflib
+import importlib
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 MISTAKE = 2  # exit status of a command that could not do what it was asked
 
@@ -18,6 +20,24 @@ def did_you_mean(name: str, known: Iterable[str], *, n: int = 2, cutoff: float =
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
+def require_name(what: str, found: object, known: Iterable[str]) -> None:
+    """Refuse a name that is not known.
+
+    Args:
+        what: is named, for the message: "option".
+        found: the name.
+        known: those that there are.
+
+    Raises:
+        ValueError: suggesting the closest, or listing all.
+    """
+    names = list(known)
+    if found not in names:
+        close = nearest(str(found), names)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}."
+        raise ValueError(f"unknown {what} {found!r}; {hint}")
+
+
 def exit_status(command: Callable[[], int]) -> int:
     """What `command()` returns; after a mistake of the user's, which is told in one line, `MISTAKE`."""
     try:
@@ -27,3 +47,21 @@ def exit_status(command: Callable[[], int]) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
+
+
+def require(module: str, purpose: str, extra: str = "cli") -> Any:
+    """A module that not everyone has installed.
+
+    Args:
+        module: its name.
+        purpose: what needs it, a plural: "pictures".
+        extra: of nfjax, that brings it.
+
+    Raises:
+        ImportError: saying how to get it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(f"{purpose} need {package}, which is not installed: pip install 'nfjax[{extra}]'.") from error

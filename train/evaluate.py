@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from port.messages import exit_status
 from train.evaluation.options import parse
 
 
@@ -11,7 +12,7 @@ def main(argv: Sequence[str]) -> int:
     args, given = parse(argv)
     from train.evaluation.run import run
 
-    return run(args, given)
+    return exit_status(lambda: run(args, given))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The transform of a training image: a random part of it, resized, flipped, and changed by a policy."""
 
 import dataclasses
-import difflib
 import math
 import operator
 from typing import Any
@@ -14,6 +13,7 @@ from nfjax.augment.policies import Policy, create_policy
 from nfjax.augment.resize import Box, resize_part
 from nfjax.images import INTERPOLATIONS, ImageError, Mode, convert, normalize
 from nfjax.models.data_config import IMAGENET_MEAN, DataConfig
+from port.messages import require_name
 
 RANDOM_INTERPOLATION = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 JITTERS = (ops.brightness, ops.contrast, ops.color, ops.hue)
@@ -244,9 +244,7 @@ def _augment(options: dict[str, Any], interpolation: str) -> Augment:
     """The options, checked."""
     known = [field.name for field in dataclasses.fields(Augment)]
     for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=2) or known
-            raise ValueError(f"unknown option {name!r}; there is {', '.join(close)}.")
+        require_name("option", name, known)
     if options.get("interpolation", "") is None or options.get("no_aug"):
         options["interpolation"] = interpolation
     jitter = options.get("color_jitter", Augment.color_jitter)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import nfjax
-from nfjax.cli.common import Images, add_image_options, find_images, load_model, pyplot, write_parquet
+from nfjax.cli.common import Images, add_image_options, find_images, load_model, write_parquet
 from nfjax.images import load_image
+from nfjax.pictures import make_figure, save_figure
 
 EXAMPLE = """example:
   python -m nfjax classify photos/ cat.jpg 'more/*.png' --model nfnet_l0 --topk 3 --plot top3.png
@@ -97,14 +98,14 @@ def _table(rows: list[dict[str, Any]]) -> None:
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     """One line per image: the image, and a bar for each of its classes."""
-    plt = pyplot()
     files = list(dict.fromkeys(row["file"] for row in rows))
     if len(files) > MAX_PLOTTED:
         print(f"{path} shows the first {MAX_PLOTTED} of {len(files)} images.", file=sys.stderr)
         files = files[:MAX_PLOTTED]
     if not files:
         return
-    figure, axes = plt.subplots(len(files), 2, figsize=(9, 2.6 * len(files)), squeeze=False, layout="constrained")
+    figure = make_figure(9, 2.6 * len(files))
+    axes = figure.subplots(len(files), 2, squeeze=False)
     for file, (left, right) in zip(files, axes, strict=True):
         best = [row for row in rows if row["file"] == file]
         left.imshow(load_image(file))
@@ -115,5 +116,4 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
         right.invert_yaxis()
         right.set_xlim(0, 1.15)
         right.tick_params(labelsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path, dpi=120)

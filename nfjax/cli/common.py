@@ -1,9 +1,7 @@
 """What the commands that read images share: which files, which model, and a stream of batches through it."""
 
 import argparse
-import contextlib
 import glob
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import nfjax
-from nfjax.images import load_image
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+from nfjax.images import IMAGE_SUFFIXES, is_image_file, load_image
+from nfjax.meter import Meter
+from port.messages import require
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +57,8 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            what = f"a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            files = sorted(p for p in path.rglob("*") if is_image_file(p))
+            what = f"a folder without images ({', '.join(IMAGE_SUFFIXES)})"
         elif path.exists():
             files, what = [path], ""
         else:
@@ -93,7 +91,7 @@ class Images:
     def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Path, np.ndarray]]:
         """Yield every readable file with the model's float32 output for it."""
         compiled: Callable[[Any], Any] | None = None
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool, _progress(len(self.files)) as advance:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool, Meter("images", len(self.files)) as meter:
             for start in range(0, len(self.files), self.batch_size):
                 files = self.files[start : start + self.batch_size]
                 loaded = [(f, x) for f, x in zip(files, pool.map(self._read, files), strict=True) if x is not None]
@@ -107,7 +105,7 @@ class Images:
                     outputs = jax.device_get(compiled(jnp.asarray(padded)))
                     for (file, _), output in zip(loaded, outputs, strict=False):
                         yield file, np.asarray(output, np.float32)
-                advance(len(files))
+                meter.advance(len(files))
 
     def _read(self, file: Path) -> np.ndarray | None:
         try:
@@ -126,19 +124,6 @@ class Images:
         return 1 if self.failed else 0
 
 
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on the terminal, none elsewhere, so that output can be piped."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("images", total=total)
-        yield lambda count: progress.advance(task, count)
-
-
 def write_parquet(columns: dict[str, Any], path: Path) -> None:
     """Write equally long columns as a parquet file; a 2-D array becomes a column of fixed-size lists."""
     pyarrow = require("pyarrow", "parquet files")
@@ -151,18 +136,3 @@ def write_parquet(columns: dict[str, Any], path: Path) -> None:
         else:
             arrays[name] = pyarrow.array(values)
     parquet.write_table(pyarrow.table(arrays), path)
-
-
-def require(module: str, purpose: str) -> Any:
-    """A module that only some outputs need, or an ImportError that says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f"{purpose} need {package}, which is not installed: pip install 'nfjax[cli]'.") from error
-
-
-def pyplot() -> Any:
-    """matplotlib's pyplot, drawing to files."""
-    require("matplotlib", "pictures").use("Agg")
-    return require("matplotlib.pyplot", "pictures")

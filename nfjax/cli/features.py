@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfjax.cli.common import add_model_options, load_model, pyplot
+from nfjax.cli.common import add_model_options, load_model
 from nfjax.images import load_image
 from nfjax.models.base import take_indices
 from nfjax.models.vit import VisionTransformer
+from nfjax.pictures import make_figure, save_figure
 
 EXAMPLE = """examples:
   python -m nfjax features cat.jpg --model nfnet_l0 -o features.png
@@ -78,11 +79,9 @@ def attention_grids(weights: np.ndarray, model: VisionTransformer) -> list[np.nd
 
 
 def _draw(image: np.ndarray, names: list[str], grids: list[list[np.ndarray]], columns: int, path: Path) -> None:
-    plt = pyplot()
     width = 2 + min(columns, max(len(line) for line in grids) - 1)
-    figure, axes = plt.subplots(
-        len(names), width, figsize=(1.6 * width, 1.7 * len(names)), squeeze=False, layout="constrained"
-    )
+    figure = make_figure(1.6 * width, 1.7 * len(names))
+    axes = figure.subplots(len(names), width, squeeze=False)
     for name, line, cells in zip(names, grids, axes, strict=True):
         cells[0].imshow(np.clip(image, 0, 1))
         cells[0].set_ylabel(name, fontsize=8)
@@ -92,5 +91,4 @@ def _draw(image: np.ndarray, names: list[str], grids: list[list[np.ndarray]], co
             cell.set_xticks([])
             cell.set_yticks([])
     axes[0, 1].set_title("mean", fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path, dpi=120)

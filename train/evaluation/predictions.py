@@ -3,12 +3,13 @@
 import csv
 import dataclasses
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from port.atomic import replacing
 
 TOP = 5
 
@@ -90,10 +91,8 @@ class PredictionsFile:
         rows = self._rows()[:total]
         if len(rows) < total:
             rows = rows[: len(rows) // multiple * multiple]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(_csv([self._header, *rows]), encoding="utf-8", errors="surrogateescape", newline="")
-        os.replace(partial, self._path)
+        with replacing(self._path) as partial:
+            partial.write_text(_csv([self._header, *rows]), encoding="utf-8", errors="surrogateescape", newline="")
         if not rows:
             return Predictions.none(self._k)
         numbers = np.array([row[1:] for row in rows])

@@ -4,11 +4,11 @@ import csv
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from nfjax.pictures import make_figure, save_figure
 from train import data as pipeline
 from train.data.decode import decode
 from train.evaluation.predictions import TOP, Predictions
@@ -70,7 +70,7 @@ def _confusion(path: Path, predictions: Predictions, names: Sequence[str]) -> No
         counts[place[label], place[found]] += 1
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 3.5 + 0.35 * len(classes)
-    figure = _figure(side, side)
+    figure = make_figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     ticks = [_short(names[label]) for label in classes]
@@ -82,13 +82,13 @@ def _confusion(path: Path, predictions: Predictions, names: Sequence[str]) -> No
         color = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=7)
     axes.set_title(f"{int(predictions.hits(1).sum())} of {len(predictions)} right; colour: share of the class")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _pairs(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
     """The most frequent mistakes as bars."""
     found = confusions(predictions)
-    figure = _figure(10, 1.5 + 0.25 * max(len(found[:PAIRS]), 1))
+    figure = make_figure(10, 1.5 + 0.25 * max(len(found[:PAIRS]), 1))
     axes = figure.add_subplot()
     images = np.bincount(predictions.label, minlength=len(names))
     bars = axes.barh(range(len(found[:PAIRS])), [times for _, _, times in found[:PAIRS]], color="tab:blue")
@@ -98,7 +98,7 @@ def _pairs(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_title(f"The most frequent of {len(found)} kinds of mistakes: true → predicted, images")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source: pipeline.Source) -> None:
@@ -109,7 +109,7 @@ def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source
         return
     columns = min(6, len(order))
     rows = -(-len(order) // columns)
-    figure = _figure(2.4 * columns, 3.0 * rows, layout=None)  # of so many axes, finding one takes seconds
+    figure = make_figure(2.4 * columns, 3.0 * rows, layout=None)  # of so many axes, finding one takes seconds
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.5 / (3.0 * rows), hspace=0.25, wspace=0.05)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
@@ -123,17 +123,8 @@ def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source
         sure = float(predictions.probabilities[index, 0])
         lines = [f"true: {_short(names[label])}", f"predicted: {_short(names[found])} {sure:.0%}", example["key"][-34:]]
         axes.set_title("\n".join(lines), fontsize=7, parse_math=False)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _short(name: str) -> str:
     return textwrap.shorten(name.partition(",")[0], 26, placeholder="…") or name[:26]
-
-
-def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=100, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure

@@ -19,6 +19,7 @@ import nfjax
 from nfjax import cache
 from nfjax.images import ImageError
 from nfjax.labels import synsets
+from nfjax.meter import Meter
 from nfjax.params import named_params
 from train import config
 from train import data as pipeline
@@ -27,7 +28,6 @@ from train.data.dataset import Evaluation, evaluation_source
 from train.data.sources.base import digest
 from train.device.inputs import Normalize
 from train.evaluation import classes, models, real, report
-from train.evaluation.meter import Meter
 from train.evaluation.predict import predict
 from train.evaluation.predictions import TOP, Predictions, PredictionsFile
 from train.evaluation.table import Table
@@ -70,30 +70,29 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
         given: fields of `Data`, likewise.
 
     Returns:
-        2 where nothing could be evaluated, 1 where a model or an image failed, else 0.
+        1 where a model or an image failed, else 0.
+
+    Raises:
+        ValueError, OSError, ImportError: nothing could be evaluated.
     """
     logging.set_verbosity(logging.WARNING)  # the libraries below tell of every step they take
     cache.enable()
-    try:
-        initialize(args.distributed, args.coordinator, args.num_processes, args.process_id)
-        names = models.expand(args.model, pretrained=args.weights != "none")
-        if args.weights not in ("pretrained", "none") and len(names) > 1:
-            raise ValueError(f"--weights={args.weights} is one file or folder, and these are {len(names)} models.")
-        data, source = _images(given, names)
-        task = Task(
-            data=data,
-            source=source,
-            out=args.out,
-            weights=None if args.weights == "none" else args.weights,
-            dtype=args.dtype,
-            restrict=args.restrict_classes,
-            real=real.read(args.real, map(source.key, range(len(source)))) if args.real else None,
-        )
-        args.out.mkdir(parents=True, exist_ok=True)
-        table = Table(args.out / "results.csv")
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    initialize(args.distributed, args.coordinator, args.num_processes, args.process_id)
+    names = models.expand(args.model, pretrained=args.weights != "none")
+    if args.weights not in ("pretrained", "none") and len(names) > 1:
+        raise ValueError(f"--weights={args.weights} is one file or folder, and these are {len(names)} models.")
+    data, source = _images(given, names)
+    task = Task(
+        data=data,
+        source=source,
+        out=args.out,
+        weights=None if args.weights == "none" else args.weights,
+        dtype=args.dtype,
+        restrict=args.restrict_classes,
+        real=real.read(args.real, map(source.key, range(len(source)))) if args.real else None,
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    table = Table(args.out / "results.csv")
     failed = []
     for name in names:
         try:

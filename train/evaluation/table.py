@@ -1,9 +1,10 @@
 """The results of models as a CSV file with a row a model: those of timm's results files, and what else was counted."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
+
+from port.atomic import replacing
 
 TIMM = ("model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct", "interpolation")
 COUNTS = ("loss", "count", "top1_count", "top5_count", "real_top1", "real_top5", "real_count")
@@ -46,9 +47,7 @@ class Table:
         rows: list[dict[str, Any]] = [*self.rows()]
         place = next((i for i, old in enumerate(rows) if old["fingerprint"] == row["fingerprint"]), len(rows))
         rows[place:] = [row, *rows[place + 1 :]]
-        partial = self._path.with_suffix(".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self._path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
-        os.replace(partial, self._path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nfjax.pictures import make_figure, save_figure
 from train.report.metrics import FILE, read
 
 if TYPE_CHECKING:
@@ -83,17 +84,11 @@ def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
     Returns:
         `path`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = [panel for panel in PANELS if any(curves.keys() & panel.curves.keys() for curves in runs.values())]
     columns = min(2, len(panels)) or 1
     rows = -(-len(panels) // columns) or 1
     width, height = 6.4 * columns, 3.0 * rows + 0.8
-    # Not pyplot, which keeps figures and looks for a window system; and margins in inches rather than
-    # constrained_layout, which takes as long as drawing.
-    figure = Figure(figsize=(width, height), dpi=100)
-    FigureCanvasAgg(figure)
+    figure = make_figure(width, height, layout=None)  # "constrained" takes as long as drawing
     figure.subplots_adjust(
         left=0.7 / width, right=1 - 0.2 / width, bottom=0.75 / height, top=1 - 0.75 / height, wspace=0.14, hspace=0.22
     )
@@ -108,9 +103,7 @@ def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
             axis.set_xlabel("step")
     if len(runs) > 1:
         _legend(figure, {name: {"color": f"C{i}"} for i, name in enumerate(runs)}, loc="lower center", ncols=len(runs))
-    written = path.with_name(f".{path.name}")
-    figure.savefig(written, format=path.suffix.removeprefix("."))
-    written.replace(path)  # a viewer never meets half a picture
+    save_figure(figure, path)
     return path
 
 

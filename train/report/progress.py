@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
+from rich.progress import TaskID
+
+from nfjax.meter import LINES, bar, duration
 
 REFRESH = 1.0  # seconds between redrawings of the bar: each takes a millisecond from the loop
-LINES = 10.0  # seconds between lines where there is no terminal
 MEMORY = 30.0  # seconds of training that the shown speed is about the mean of
 
 
@@ -51,11 +52,7 @@ class Progress:
         self._bar: Bar | None = None
         if self._shown and self._console.is_terminal:
             width = min(max(self._console.width - 90, 8), 40)  # the numbers matter more
-            self._bar = Bar(
-                TextColumn("{task.description}"), BarColumn(width), MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=self._console, auto_refresh=False,
-            )  # fmt: skip
+            self._bar = bar(self._console, width, auto_refresh=False)
             self._training = self._bar.add_task("training", total=total, completed=start, note="compiling")
 
     def __enter__(self) -> "Progress":
@@ -195,11 +192,3 @@ class Speed:
         """Seconds for so many more steps, with evaluations as often and as long as up to now."""
         done = max(self._step - self._start, 1)
         return steps * ((self.seconds_per_step or 0.0) + self._evaluations / done)
-
-
-def duration(seconds: float) -> str:
-    """1:02:03, or 2 days 1:02:03."""
-    days, rest = divmod(round(seconds), 86400)
-    hours, rest = divmod(rest, 3600)
-    text = f"{hours}:{rest // 60:02}:{rest % 60:02}"
-    return f"{days} {'day' if days == 1 else 'days'} {text}" if days else text

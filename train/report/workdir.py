@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from port.atomic import replacing
 from train.machine.processes import by_first_process
 
 # Fields that may change when a run goes on: where it is computed and what is kept of it, not what it computes.
@@ -187,9 +188,8 @@ def _read(path: Path) -> Any:
 
 def _write(path: Path, content: Any) -> None:
     """As JSON, the file whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

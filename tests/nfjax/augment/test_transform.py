@@ -252,7 +252,7 @@ def test_images_of_any_mode(photo):
 
 def test_options_are_checked():
     for options, match in [
-        ({"colour_jitter": 0.4}, "unknown option 'colour_jitter'; there is color_jitter"),
+        ({"colour_jitter": 0.4}, "unknown option 'colour_jitter'; did you mean color_jitter"),
         ({"interpolation": "cubic"}, "interpolation='cubic' is not known; choose one of random, nearest"),
         ({"hflip": 50}, "hflip=50; expected a probability"),
         ({"scale": (1.0, 0.08)}, r"scale=\(1.0, 0.08\); expected two positive numbers, the smaller one first"),

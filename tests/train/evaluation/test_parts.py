@@ -14,6 +14,7 @@ from rich.console import Console
 
 import nfjax
 from nfjax.labels import class_names, synsets
+from nfjax.meter import Meter
 from nfjax.params import split
 from nfjax.saving import hub_config
 from train.checkpoints.manager import Checkpoints
@@ -21,7 +22,6 @@ from train.config import Checkpoint, Config, Data
 from train.data import Arrays
 from train.evaluate import main
 from train.evaluation import classes, models, real, report
-from train.evaluation.meter import Meter
 from train.evaluation.options import parse
 from train.evaluation.predictions import Predictions
 from train.evaluation.table import Table

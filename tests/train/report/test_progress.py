@@ -6,7 +6,8 @@ import jax
 import pytest
 from rich.console import Console
 
-from train.report.progress import Progress, Speed, duration
+from nfjax.meter import duration
+from train.report.progress import Progress, Speed
 
 
 class Clock:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nfjax.images import IMAGE_SUFFIXES, is_image_file
 from train.data.sources.base import Example, Source, Strings, brief, digest, labels_of
 
-# By the name's end; whatever else lies about is passed over.
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 SPLITS = {"train", "training", "val", "valid", "validation", "eval", "evaluation", "test", "testing"}
 
 
@@ -77,7 +76,7 @@ def folder(root: Path) -> dict[str, Source]:
         raise ValueError(
             f"{root} has no images in a folder per class; expected {root}/CLASS/NAME.jpg, or "
             f"{root}/train/CLASS/NAME.jpg and {root}/val/CLASS/NAME.jpg. It contains {there}. Known "
-            f"endings: {' '.join(sorted(EXTENSIONS))}."
+            f"endings: {' '.join(IMAGE_SUFFIXES)}."
         )
     named = [found["train"]] if "train" in found else found.values()
     class_names = labels_of(_class(path) for files in named for path in files)[1]
@@ -114,14 +113,9 @@ def _folders(root: Path) -> list[Path]:
 def _has_images(root: Path, deep: bool = True) -> bool:
     """Whether there is an image in a folder, or in the folders within it."""
     with os.scandir(root) as entries:
-        if any(_is_image(entry) for entry in entries):
+        if any(is_image_file(entry) for entry in entries):
             return True
     return deep and any(_has_images(inner) for inner in _folders(root))
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    name = entry.name
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS and entry.is_file()
 
 
 def _scan(root: Path) -> dict[str, int]:
@@ -132,7 +126,7 @@ def _scan(root: Path) -> dict[str, int]:
 def _walk(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
     with os.scandir(root) as entries:
         for entry in entries:
-            if _is_image(entry):
+            if is_image_file(entry):
                 yield f"{prefix}/{entry.name}", entry.stat().st_size
             elif entry.is_dir() and not entry.name.startswith("."):
                 yield from _walk(Path(entry), f"{prefix}/{entry.name}")

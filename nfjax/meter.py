@@ -1,4 +1,4 @@
-"""How far an evaluation is: a bar on a terminal, elsewhere a line now and then."""
+"""How far long work is: a bar on a terminal, elsewhere a line now and then."""
 
 import time
 from collections.abc import Callable
@@ -9,16 +9,16 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from train.report.progress import LINES, duration
+LINES = 10.0  # seconds between lines where there is no terminal
 
 
 class Meter:
     """Images done, images per second and the time that is left; process 0 shows it.
 
-    Use it as a context manager, around one model.
+    Use it as a context manager.
 
     Args:
-        name: of the model.
+        name: of the work.
         total: images.
         start: images done before.
         console: where to; standard error unless given.
@@ -39,17 +39,10 @@ class Meter:
         self._shown = jax.process_index() == 0
         self._bar: Progress | None = None
         if self._shown and self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar = bar(self._console, transient=True)
             self._task = self._bar.add_task(name, total=total, completed=start, note="compiling")
-        self._since: tuple[float, int] | None = (
-            None  # when the first batch, which compiles, was done, and what was then
-        )
+        # When the first batch, which compiles, was done, and how much was done then.
+        self._since: tuple[float, int] | None = None
         self._printed = clock()
 
     def __enter__(self) -> "Meter":
@@ -83,3 +76,22 @@ class Meter:
             self._printed = self._clock()
             line = f"{self._name}: {self._done}/{self._total} {note}"
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def bar(console: Console, width: int | None = 40, **options: Any) -> Progress:
+    """A bar with a name before it, and behind it how much is done and a note: the field `note` of its tasks."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(width),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, **options)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2 days 1:02:03."""
+    days, rest = divmod(round(seconds), 86400)
+    hours, rest = divmod(rest, 3600)
+    text = f"{hours}:{rest // 60:02}:{rest % 60:02}"
+    return f"{days} {'day' if days == 1 else 'days'} {text}" if days else text

@@ -1,0 +1,26 @@
+"""Pictures for people: matplotlib without a window system."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from port.atomic import replacing
+from port.messages import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def make_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
+    """An empty figure of so many inches.
+
+    Not pyplot's, which keeps figures and looks for a window system.
+    """
+    figure: Figure = require("matplotlib.figure", "pictures").Figure(figsize=(width, height), dpi=100, layout=layout)
+    require("matplotlib.backends.backend_agg", "pictures").FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: "Figure", path: Path, dpi: float | None = None) -> None:
+    """Write a figure in the format that the ending of the path names; a viewer never meets half a picture."""
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi="figure" if dpi is None else dpi)
