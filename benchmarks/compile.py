@@ -54,8 +54,8 @@ OUR_TRAINING = f"""{TIMINGS}
 import dataclasses
 from train import config as c
 from train import data
-from train.build import build
-from train.mesh import put_batch
+from train.experiment import build
+from train.machine.mesh import put_batch
 images = np.round(images * 255).astype(np.uint8)
 source = data.Arrays(images, labels, tuple(map(str, range(1000))))
 data.SOURCES["random"] = lambda *_: {{"train": source, "test": source}}

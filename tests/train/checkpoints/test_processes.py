@@ -35,8 +35,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from checkpoints import *
 from train import config
-from train.checkpoint import Checkpoints
-from train.mesh import make_mesh
+from train.checkpoints.manager import Checkpoints
+from train.machine.mesh import make_mesh
 mesh = make_mesh(config.Mesh(data=2, fsdp=4))
 workdir = Path(sys.argv[1])
 with Checkpoints(workdir, config.Checkpoint()) as checkpoints:
@@ -69,8 +69,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from checkpoints import *
 from train import config
-from train.checkpoint import Checkpoints
-from train.mesh import make_mesh
+from train.checkpoints.manager import Checkpoints
+from train.machine.mesh import make_mesh
 mesh, workdir = make_mesh(config.Mesh(data=2, fsdp=4)), Path(sys.argv[3])
 
 def place(state):
@@ -116,7 +116,7 @@ import jax
 from absl import logging
 from checkpoints import *
 from train import config, stored
-from train.checkpoint import Checkpoints
+from train.checkpoints.manager import Checkpoints
 logging.set_verbosity(logging.FATAL)
 stored.SMALL = int(sys.argv[2])
 workdir, pristine = Path(sys.argv[1]) / "run", Path(sys.argv[1]) / "pristine"

@@ -77,7 +77,7 @@ def test_reading_records_needs_no_tensorflow(tfds_folder, tfrecord_folder):
     code = """
 import sys
 from pathlib import Path
-from train.data.records import records
+from train.data.sources.tfds import records
 for root in sys.argv[1:]:
     assert records("digits", Path(root), None, None)["train"][3]["image"]
 assert "tensorflow" not in sys.modules and "tensorflow_datasets" in sys.modules

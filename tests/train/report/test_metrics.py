@@ -92,7 +92,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from train.config import Log
-from train.metrics import Metrics
+from train.report.metrics import Metrics
 metrics = Metrics(Path(sys.argv[1]), Log(), 0)
 for step in range(5, 40, 5):
     metrics.write(step, {"loss": 0.5 * step, "lr": 0.125})

@@ -80,7 +80,7 @@ def test_a_config_that_is_damaged_is_told(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from train.workdir import locked
+from train.report.workdir import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(1000)
