@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-from checkpoints import *
+from tests.helpers.checkpoints import *
 from train import config
 from train.checkpoints.manager import Checkpoints
 from train.machine.mesh import make_mesh
@@ -67,7 +67,7 @@ from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from checkpoints import *
+from tests.helpers.checkpoints import *
 from train import config
 from train.checkpoints.manager import Checkpoints
 from train.machine.mesh import make_mesh
@@ -114,7 +114,7 @@ import collections, random, sys
 from pathlib import Path
 import jax
 from absl import logging
-from checkpoints import *
+from tests.helpers.checkpoints import *
 from train import config, stored
 from train.checkpoints.manager import Checkpoints
 logging.set_verbosity(logging.FATAL)
