@@ -5,9 +5,23 @@ python -m port export SOURCE DEST      and back
 python -m port verify NAME...          a model against timm, stage by stage
 """
 
-from port.errors import WeightsError, WeightsFileError, check_strict
-from port.files import read_weights, write_safetensors
-from port.rules import RULES, timm_shapes, to_flax, to_timm
+from typing import TYPE_CHECKING
+
+from port.lazy import lazy
+
+if TYPE_CHECKING:
+    from port.errors import WeightsError, WeightsFileError, check_strict
+    from port.files import read_weights, write_safetensors
+    from port.rules import RULES, timm_shapes, to_flax, to_timm
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "port.errors": ("WeightsError", "WeightsFileError", "check_strict"),
+            "port.files": ("read_weights", "write_safetensors"),
+            "port.rules": ("RULES", "timm_shapes", "to_flax", "to_timm"),
+        },
+    )
 
 __all__ = [
     "RULES",

@@ -1,10 +1,14 @@
 """What a training run can be told. A config file's `get_config()` returns a `Config`.
 
-Every field can be overridden on the command line: `--config.optim.lr=0.1`. A misspelt field is an error.
-`python -m train.main --help` lists them all, from the docstrings below.
+Every field can be overridden on the command line: `--config.optim.lr=0.1`; `--help` of `train.main` lists them all. The
+types are the schema, with a choice as a `Literal`, and `train.cli.fields.check` holds a config to them; what depends on
+several fields, on the images or on the devices is checked where it is used.
 """
 
 import dataclasses
+from typing import Annotated, Literal
+
+from port.ranges import Count, CountOrZero, NotNegative, Positive, Range, Share, ShareAbove0, ShareBelow1
 
 
 @dataclasses.dataclass
@@ -17,16 +21,16 @@ class Model:
         num_classes: outputs; None for as many as the data set has.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block.
-        dtype: of the computation: "float32", "bfloat16" or "float64"; parameters are float32 unless this is float64.
+        dtype: of the computation; parameters are float32 unless this is float64.
         grad_checkpointing: recompute activations in the backward pass, block by block, instead of keeping them.
     """
 
     name: str = "test_nfnet"
     weights: str | None = None
-    num_classes: int | None = None
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    dtype: str = "float32"
+    num_classes: Count | None = None
+    drop_rate: ShareBelow1 = 0.0
+    drop_path_rate: ShareBelow1 = 0.0
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     grad_checkpointing: bool = False
 
 
@@ -49,7 +53,7 @@ class Data:
         test_size: side of the test images in pixels; None for `image_size` where it is given, and otherwise for the
             size that the model's weights do best with.
         crop_pct: share of the resized test image that is kept; None for the model's own.
-        crop_mode: center, squash or border, of test images; None for the model's own.
+        crop_mode: of test images; None for the model's own.
         interpolation: of test images; None for the model's own.
         mean: by channel, of pixels in [0, 1]; None for the data set's own or else the model's.
         std: likewise.
@@ -67,25 +71,25 @@ class Data:
     root: str | None = None
     train_split: str = "train"
     val_split: str | None = None
-    val_share: float = 0.2
+    val_share: Share = 0.2
     class_map: str | None = None
     input_key: str | None = None
     target_key: str | None = None
-    in_chans: int | None = None
-    image_size: int | None = None
-    test_size: int | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
-    interpolation: str | None = None
+    in_chans: Literal[1, 3] | None = None
+    image_size: Count | None = None
+    test_size: Count | None = None
+    crop_pct: Positive | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "hamming", "box"] | None = None
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    batch_size: int = 64
-    shift: int = 0
-    aug_repeats: int = 0
+    std: tuple[Positive, ...] | None = None
+    batch_size: Count = 64
+    shift: CountOrZero = 0
+    aug_repeats: CountOrZero = 0
     cache: bool = False
-    workers: int = 0
-    stall_seconds: float = 600.0
-    max_broken: float = 0.01
+    workers: CountOrZero = 0
+    stall_seconds: Positive = 600.0
+    max_broken: Share = 0.01
 
 
 @dataclasses.dataclass
@@ -96,27 +100,26 @@ class Augment:
         no_aug: resize the whole image and do nothing else.
         scale: smallest and largest area of the part that is cut out, as shares of the image.
         ratio: smallest and largest aspect ratio of that part, width over height.
-        interpolation: "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", or "random": bilinear or bicubic.
+        interpolation: of the resizing; random is bilinear or bicubic.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
         auto_augment: a policy, as rand-m9-mstd0.5-inc1, see docs/augmentation.md; None for none.
-        color_jitter: largest change of brightness, contrast and saturation, or of each, and of hue; left out where
-            there is a policy.
+        color_jitter: largest change of brightness, contrast and saturation, or of each, and of hue; not with a policy.
         color_jitter_prob: how often colours are changed; None for always.
         grayscale_prob: probability of becoming grey.
         on_device: leave the policy, which must be a RandAugment, to the compiled step.
     """
 
     no_aug: bool = False
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: str = "random"
-    hflip: float = 0.5
-    vflip: float = 0.0
+    scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    interpolation: Literal["random", "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box"] = "random"
+    hflip: Share = 0.5
+    vflip: Share = 0.0
     auto_augment: str | None = None
-    color_jitter: tuple[float, ...] = (0.4,)
-    color_jitter_prob: float | None = None
-    grayscale_prob: float = 0.0
+    color_jitter: tuple[NotNegative, ...] = (0.4,)
+    color_jitter_prob: Share | None = None
+    grayscale_prob: Share = 0.0
     on_device: bool = False
 
 
@@ -137,16 +140,16 @@ class Mix:
         recount: largest number of parts; their number is random.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    cutmix_minmax: tuple[float, float] | None = None
-    mixup_prob: float = 1.0
-    mixup_switch_prob: float = 0.5
-    mixup_mode: str = "batch"
-    mixup_off_epoch: int = 0
-    reprob: float = 0.0
-    remode: str = "pixel"
-    recount: int = 1
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    cutmix_minmax: tuple[ShareAbove0, ShareAbove0] | None = None
+    mixup_prob: Share = 1.0
+    mixup_switch_prob: Share = 0.5
+    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
+    mixup_off_epoch: CountOrZero = 0
+    reprob: Share = 0.0
+    remode: Literal["const", "rand", "pixel"] = "pixel"
+    recount: Count = 1
 
 
 @dataclasses.dataclass
@@ -160,8 +163,8 @@ class Loss:
         bce_sum: add the classes up instead of averaging over them.
     """
 
-    name: str = "ce"
-    smoothing: float = 0.0
+    name: Literal["ce", "bce"] = "ce"
+    smoothing: ShareBelow1 = 0.0
     bce_target_thresh: float | None = None
     bce_sum: bool = False
 
@@ -178,8 +181,8 @@ class Group:
     """
 
     pattern: str
-    lr_scale: float = 1.0
-    weight_decay: float | None = None
+    lr_scale: NotNegative = 1.0
+    weight_decay: NotNegative | None = None
     frozen: bool = False
 
 
@@ -188,8 +191,7 @@ class Optim:
     """From gradients to updates, in timm's order: clipping, decay, the optimiser, the learning rate.
 
     Attributes:
-        name: "sgd" (Nesterov), "momentum" (plain), "adamw", "nadamw", "lamb", "rmsproptf", "lion", "muon" or "nmuon"
-            (Nesterov).
+        name: of the optimiser; sgd and nmuon are Nesterov's, momentum is plain.
         lr: peak learning rate.
         lr_base_size: batch size that `lr` is meant for. The batch size of the run scales it: linearly, or by the square
             root for adaptive optimisers. None to take `lr` as it is.
@@ -209,18 +211,18 @@ class Optim:
         groups: if there are any, each parameter must match exactly one of them.
     """
 
-    name: str = "sgd"
-    lr: float = 0.1
-    lr_base_size: int | None = None
-    momentum: float = 0.9
-    betas: tuple[float, float] | None = None
-    eps: float | None = None
-    weight_decay: float = 2e-5
-    decay_rule: str = "timm"
+    name: Literal["sgd", "momentum", "adamw", "nadamw", "lamb", "rmsproptf", "lion", "muon", "nmuon"] = "sgd"
+    lr: NotNegative = 0.1
+    lr_base_size: Count | None = None
+    momentum: ShareBelow1 = 0.9
+    betas: tuple[ShareBelow1, ShareBelow1] | None = None
+    eps: NotNegative | None = None
+    weight_decay: NotNegative = 2e-5
+    decay_rule: Literal["timm", "deepmind"] = "timm"
     decoupled_decay: bool = False
-    clip_mode: str = "agc"
-    clip_grad: float | None = None
-    layer_decay: float | None = None
+    clip_mode: Literal["agc", "norm", "value"] = "agc"
+    clip_grad: Positive | None = None
+    layer_decay: ShareAbove0 | None = None
     freeze: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
 
@@ -230,7 +232,7 @@ class Schedule:
     """The learning rate over time (timm `create_scheduler_v2`).
 
     Attributes:
-        name: "cosine", "linear", "step", "wsd" (warm-up, stable, decay), "plateau" or "constant".
+        name: of the curve; wsd is warm-up, stable, decay.
         on_updates: change the learning rate with every step; otherwise once an epoch.
         warmup_epochs: linear warm-up from `warmup_lr`.
         warmup_lr: learning rate at the start.
@@ -246,20 +248,20 @@ class Schedule:
         threshold: plateau: smallest relative improvement that counts.
     """
 
-    name: str = "cosine"
+    name: Literal["cosine", "linear", "step", "wsd", "plateau", "constant"] = "cosine"
     on_updates: bool = True
-    warmup_epochs: float = 0.0
-    warmup_lr: float = 0.0
+    warmup_epochs: NotNegative = 0.0
+    warmup_lr: NotNegative = 0.0
     warmup_prefix: bool = False
-    min_lr: float = 0.0
-    cycle_limit: int = 1
-    cycle_mul: float = 1.0
-    cycle_decay: float = 0.1
-    cooldown_epochs: float = 0.0
-    decay_epochs: float = 0.2
-    decay_rate: float = 0.1
-    patience_epochs: int = 10
-    threshold: float = 1e-4
+    min_lr: NotNegative = 0.0
+    cycle_limit: Count = 1
+    cycle_mul: Positive = 1.0
+    cycle_decay: NotNegative = 0.1
+    cooldown_epochs: NotNegative = 0.0
+    decay_epochs: Positive = 0.2
+    decay_rate: Positive = 0.1
+    patience_epochs: CountOrZero = 10
+    threshold: NotNegative = 1e-4
 
 
 @dataclasses.dataclass
@@ -271,7 +273,7 @@ class Ema:
         warmup: start with a smaller decay, 1 - (1 + step)^(-2/3).
     """
 
-    decay: float = 0.0
+    decay: Share = 0.0
     warmup: bool = False
 
 
@@ -284,8 +286,8 @@ class Mesh:
         fsdp: devices along the axis that shards parameters, optimiser state and moving average.
     """
 
-    data: int = -1
-    fsdp: int = 1
+    data: Annotated[int, Range(-1)] = -1
+    fsdp: Count = 1
 
 
 @dataclasses.dataclass
@@ -296,13 +298,13 @@ class Checkpoint:
         every_epochs: epochs between checkpoints; fractions are fine.
         keep_last: how many of the newest stay. Better two than one: should the newest be damaged, there is another.
         keep_best: how many of the best stay besides.
-        metric: that the best ones are best in, and that a plateau is measured by: "top1", "top5" or "loss".
+        metric: that the best ones are best in, and that a plateau is measured by.
     """
 
-    every_epochs: float = 1.0
-    keep_last: int = 2
-    keep_best: int = 1
-    metric: str = "top1"
+    every_epochs: NotNegative = 1.0
+    keep_last: Count = 2
+    keep_best: CountOrZero = 1
+    metric: Literal["top1", "top5", "loss"] = "top1"
 
 
 @dataclasses.dataclass
@@ -315,7 +317,7 @@ class Log:
         wandb: project of Weights & Biases to log to; None for none.
     """
 
-    every_steps: int = 10
+    every_steps: Count = 10
     tensorboard: bool = True
     wandb: str | None = None
 
@@ -329,23 +331,12 @@ class Config:
         epochs: passes over the training images, without those that the schedule adds.
         eval_epochs: passes between evaluations.
         grad_accum_steps: parts that a batch is worked through in, to save memory.
-        model: see `Model`.
-        data: see `Data`.
-        augment: see `Augment`.
-        mix: see `Mix`.
-        loss: see `Loss`.
-        optim: see `Optim`.
-        schedule: see `Schedule`.
-        ema: see `Ema`.
-        mesh: see `Mesh`.
-        checkpoint: see `Checkpoint`.
-        log: see `Log`.
     """
 
     seed: int = 0
-    epochs: int = 30
-    eval_epochs: float = 1.0
-    grad_accum_steps: int = 1
+    epochs: Count = 30
+    eval_epochs: NotNegative = 1.0
+    grad_accum_steps: Count = 1
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)

@@ -16,6 +16,7 @@ from nfjax.fast.backend import compiler_options
 from nfjax.params import split
 from train import data as pipeline
 from train.checkpoints.averages import run_weights
+from train.cli.fields import check
 from train.config import Config
 from train.device.inputs import Normalize, make_inputs
 from train.machine.mesh import batch_sharding, make_mesh
@@ -87,9 +88,10 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Experi
     Raises:
         ValueError: for a config that cannot be run, naming the fields.
     """
+    check(config)
     mesh = make_mesh(config.mesh, devices)
     parts = mesh.size * config.grad_accum_steps
-    if config.data.batch_size < 1 or config.data.batch_size % parts:
+    if config.data.batch_size % parts:
         raise ValueError(
             f"data.batch_size={config.data.batch_size} does not divide into {mesh.size} devices times "
             f"grad_accum_steps={config.grad_accum_steps}; take a multiple of {parts}."

@@ -51,11 +51,6 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, config: config.Checkpoint):
-        if config.keep_last < 1 or config.keep_best < 0:
-            raise ValueError(
-                f"checkpoint.keep_last={config.keep_last} must be at least 1, and "
-                f"checkpoint.keep_best={config.keep_best} at least 0."
-            )
         self._workdir, self._folder, self._config = workdir, workdir / "checkpoints", config
         self._metrics: dict[int, dict[str, float]] = {}
         self._latest: int | None = None  # step of the last state saved or restored

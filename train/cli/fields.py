@@ -1,22 +1,24 @@
-"""The fields of a config by their dotted paths: types, documentation, and values from text.
+"""The fields of a config by their dotted paths: types, documentation, values from text; and the check of a config.
 
 `train.config` is the only source: types come from its annotations, documentation from its docstrings.
 """
 
 import ast
 import dataclasses
-import difflib
-import inspect
 import math
-import re
 import types
 import typing
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from docstring_parser import parse
+
+from port import messages
+from port.ranges import Range
 from train.config import Config
 
 _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-_NAMES = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
+_ONE = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
+_MANY = {int: "integers", float: "numbers", bool: "of true or false", str: "texts"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,139 +27,160 @@ class Field:
 
     Attributes:
         path: e.g. "optim.lr".
-        kind: its annotation.
         value: in the config that it was taken from.
         doc: its documentation, on one line.
+        item: type of its value, or of the elements of a tuple.
+        choices: all that a value or an element can be; empty if they are many.
+        range: of the numbers; None if any will do.
+        length: elements of a tuple; None for any number of them, 1 if it is no tuple.
+        optional: can it be None?
     """
 
     path: str
-    kind: Any
     value: Any
     doc: str
+    item: type
+    choices: tuple[Any, ...]
+    range: Range | None
+    length: int | None
+    optional: bool
+
+    @classmethod
+    def of(cls, path: str, kind: Any, value: Any, doc: str) -> "Field":
+        """The field of an annotation: `T`, `tuple[T, T]`, `tuple[T, ...]`, each also `| None`."""
+        kind, bounds = _bare(kind)
+        args = typing.get_args(kind)
+        length: int | None = 1
+        if optional := types.NoneType in args:
+            (kind,) = set(args) - {types.NoneType}
+        if typing.get_origin(kind) is tuple:
+            args = typing.get_args(kind)
+            length = None if Ellipsis in args else len(args)
+            (kind,) = set(args) - {Ellipsis}
+        kind, inner = _bare(kind)
+        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+        return cls(path, value, doc, type(choices[0]) if choices else kind, choices, inner or bounds, length, optional)
 
     @property
-    def choices(self) -> tuple[str, ...]:
-        """The values that the documentation quotes, where it quotes the value of the default `Config` too."""
-        quoted = tuple(re.findall(r'"(\w+)"', self.doc))
-        return quoted if _default(self.path) in quoted else ()
+    def settable(self) -> bool:
+        """Can the command line give a value? A tuple of tables, for one, belongs in the config file."""
+        return self.item in _ONE
+
+    @property
+    def type_name(self) -> str:
+        """Its type, in short: "float", "str or none", "float,float or none", "str,...", "ce|bce"."""
+        name = "|".join(map(str, self.choices)) or self.item.__name__
+        return ",".join([name] * self.length if self.length else [name, "..."]) + " or none" * self.optional
 
     @property
     def expected(self) -> str:
         """What to give it, in words."""
-        return "one of " + ", ".join(self.choices) if self.choices else _expected(self.kind)
-
-    @property
-    def type_name(self) -> str:
-        """Its type, in short: "float", "str or none", "float,float or none", "str,..."."""
-        return _type_name(self.kind)
+        if self.choices:
+            words = "one of " + ", ".join(map(str, self.choices))
+        elif self.length == 1:
+            words = _ONE.get(self.item, f"a {self.item.__name__}")
+        else:
+            count = f"{self.length} " if self.length else ""
+            words = f"{count}{_MANY.get(self.item, f'train.config.{self.item.__name__}')} with commas between"
+        if self.range:
+            words += f", {self.range}" if self.length == 1 else f", each {self.range}"
+        return words + ", or a Python tuple" * (self.length is None) + ", or none" * self.optional
 
     def parse(self, text: str) -> Any:
         """The value that is written `text` on the command line.
 
         Raises:
-            ValueError: if it has another type, or is none of the choices.
+            ValueError: if it is not what is expected.
         """
-        value = _parse(text, self.kind)
-        if not self.accepts(value):
+        if self.optional and text.lower() == "none":
+            return None
+        value = self._read(text) if self.length == 1 else tuple(map(self._read, _split(text)))
+        if value is None or not self.accepts(value):
             raise ValueError(f"{text!r} is not {self.expected}")
         return value
 
     def accepts(self, value: Any) -> bool:
-        """Is it of the field's type, and one of its choices?"""
-        return _fits(value, self.kind) and (not self.choices or value in self.choices)
+        """Is it of the field's type, one of its choices, within its range?"""
+        if value is None or self.length == 1:
+            return self.optional if value is None else self._fits(value)
+        return isinstance(value, tuple) and self.length in (None, len(value)) and all(map(self._fits, value))
+
+    def _read(self, text: str) -> Any:
+        if self.item is bool:
+            return _BOOLS.get(text.lower())
+        return {str(choice): choice for choice in self.choices}.get(text) if self.choices else self.item(text)
+
+    def _fits(self, value: Any) -> bool:
+        if self.item in (int, float):  # True is an int for Python, and 3 no float
+            numbers = int if self.item is int else (int, float)
+            right = isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
+            return right and (self.range is None or value in self.range) and value in (self.choices or (value,))
+        return isinstance(value, self.item) and value in (self.choices or (value,))
 
 
 def fields(config: Any = None, prefix: str = "") -> dict[str, Field]:
     """All fields of a config by path, in the order of the source; sections are walked through, not listed."""
-    config = Config() if config is None else config
-    hints, docs = typing.get_type_hints(type(config)), attribute_docs(type(config))
     found: dict[str, Field] = {}
-    for field in dataclasses.fields(config):
-        path, value = f"{prefix}{field.name}", getattr(config, field.name)
-        if dataclasses.is_dataclass(hints[field.name]):
-            found |= fields(value, f"{path}.") if isinstance(value, hints[field.name]) else {}
+    for path, kind, value, doc in _members(Config() if config is None else config, prefix):
+        if dataclasses.is_dataclass(kind):
+            found |= fields(value, f"{path}.")
         else:
-            found[path] = Field(path, hints[field.name], value, docs.get(field.name, ""))
+            found[path] = Field.of(path, kind, value, doc)
     return found
 
 
-def sections() -> dict[str, type]:
-    """The dataclass of each section, by name."""
-    return {name: kind for name, kind in typing.get_type_hints(Config).items() if hasattr(kind, "__dataclass_fields__")}
+def _members(config: Any, prefix: str) -> list[tuple[str, Any, Any, str]]:
+    """Path, annotation, value and documentation of what a config or section has."""
+    docs = attribute_docs(type(config))
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    kinds = {name: _bare(kind)[0] if dataclasses.is_dataclass(_bare(kind)[0]) else kind for name, kind in hints.items()}
+    return [(f"{prefix}{name}", kind, getattr(config, name), docs.get(name, "")) for name, kind in kinds.items()]
 
 
 def attribute_docs(kind: type) -> dict[str, str]:
     """The entries of the "Attributes:" part of a docstring, each on one line."""
-    _, _, part = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", part, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(kind.__doc__ or "").params}
 
 
-def nearest(path: str) -> list[str]:
-    """Fields that may have been meant by `path`: the same name in another section first, then similar paths."""
-    paths = list(fields())
-    name = path.rpartition(".")[2]
-    same = [p for p in paths if p.rpartition(".")[2] == name]
-    return list(dict.fromkeys(same + difflib.get_close_matches(path, paths, n=3, cutoff=0.75)))[:4]
+def _bare(kind: Any) -> tuple[Any, Range | None]:
+    """An annotation without its notes, and the range among them."""
+    kind, *notes = typing.get_args(kind) if typing.get_origin(kind) is Annotated else (kind,)
+    return kind, next((note for note in notes if isinstance(note, Range)), None)
 
 
-def check_types(config: Config) -> None:
-    """Refuse values of another type than their field's, and names that are none of a field's choices.
+def did_you_mean(path: str, before: str = "") -> str:
+    """` Did you mean a or b?`, `before` before each: the same name in another section first, then similar paths."""
+    known = list(fields())
+    same = [other for other in known if other.rpartition(".")[2] == path.rpartition(".")[2]]
+    found = list(dict.fromkeys(same + messages.nearest(path, known, n=3, cutoff=0.75)))[:4]
+    return f" Did you mean {' or '.join(before + name for name in found)}?" if found else ""
+
+
+def check(config: Config) -> None:
+    """Refuse values that do not fit their fields, and attributes that are no fields.
 
     Raises:
-        ValueError: naming each such field.
+        ValueError: all mistakes, a line each: the field, what was found and what is expected.
     """
-    wrong = [
-        f"  {name}={getattr(config, name)!r}: expected a train.config.{kind.__name__}"
-        for name, kind in sections().items()
-        if not isinstance(getattr(config, name), kind)
-    ]
-    for field in fields(config).values():
-        if not field.accepts(field.value):
-            wrong.append(f"  {field.path}={field.value!r}: expected {field.expected}")
-    if wrong:
-        raise ValueError("values that do not fit their fields:\n" + "\n".join(wrong))
+    if wrong := _mistakes(config, ""):
+        raise ValueError("values that do not fit their fields:\n" + "\n".join(f"  {mistake}" for mistake in wrong))
 
 
-def _default(path: str) -> Any:
-    value: Any = Config()
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _optional(kind: Any) -> Any:
-    """T of `T | None`, else None."""
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        inner = [arg for arg in typing.get_args(kind) if arg is not type(None)]
-        if len(inner) == 1:
-            return inner[0]
-    return None
-
-
-def _items(kind: Any, count: int) -> tuple[Any, ...] | None:
-    """The types of `count` elements of a tuple type; None if it has another number of them."""
-    args = typing.get_args(kind)
-    if args[-1] is Ellipsis:
-        return (args[0],) * count
-    return args if len(args) == count else None
-
-
-def _parse(text: str, kind: Any) -> Any:
-    inner = _optional(kind)
-    if inner is not None:
-        return None if text.lower() == "none" else _parse(text, inner)
-    if kind is bool:
-        if text.lower() not in _BOOLS:
-            raise ValueError(f"{text!r} is neither true nor false")
-        return _BOOLS[text.lower()]
-    if kind in (int, float, str):
-        return kind(text)
-    items = _split(text)
-    kinds = _items(kind, len(items))
-    if kinds is None:
-        raise ValueError(f"{text!r} has {len(items)} values")
-    return tuple(_parse(item, k) for item, k in zip(items, kinds, strict=True))
+def _mistakes(config: Any, prefix: str) -> list[str]:
+    members = _members(config, prefix)
+    unknown = {f"{prefix}{name}" for name in vars(config)} - {path for path, *_ in members}
+    wrong = [f"{path}: there is no such field.{did_you_mean(path)}" for path in sorted(unknown)]
+    for path, kind, value, doc in members:
+        field = None if dataclasses.is_dataclass(kind) else Field.of(path, kind, value, doc)
+        if field and field.accepts(value):
+            rows = enumerate(value if isinstance(value, tuple) and not field.settable else ())
+            wrong += [mistake for index, row in rows for mistake in _mistakes(row, f"{path}[{index}].")]
+        elif not field and isinstance(value, kind):
+            wrong += _mistakes(value, f"{path}.")
+        else:
+            expected = field.expected if field else f"a train.config.{kind.__name__}"
+            wrong.append(f"{path}={value!r:.80}: expected {expected}")
+    return wrong
 
 
 def _split(text: str) -> list[str]:
@@ -169,51 +192,3 @@ def _split(text: str) -> list[str]:
     if isinstance(value, tuple | list):
         return [str(item) for item in value]
     return [item.strip() for item in text.split(",")] if text else []
-
-
-def settable(kind: Any) -> bool:
-    """Can the command line give a value of this type? A tuple of tables, for one, belongs in the config file."""
-    inner = _optional(kind)
-    if inner is not None:
-        return settable(inner)
-    if typing.get_origin(kind) is tuple:
-        return all(item in _NAMES for item in typing.get_args(kind) if item is not Ellipsis)
-    return kind in _NAMES
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    inner = _optional(kind)
-    if inner is not None:
-        return value is None or _fits(value, inner)
-    if typing.get_origin(kind) is tuple:
-        kinds = _items(kind, len(value)) if isinstance(value, tuple) else None
-        return kinds is not None and all(map(_fits, value, kinds))
-    if kind in (int, float):
-        numbers = (int, float) if kind is float else int
-        return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind)
-
-
-def _expected(kind: Any) -> str:
-    inner = _optional(kind)
-    if inner is not None:
-        return f"{_expected(inner)}, or none"
-    if typing.get_origin(kind) is tuple:
-        args = typing.get_args(kind)
-        if args[-1] is Ellipsis:
-            return f"{_plural(args[0])} with commas between, or a Python tuple"
-        return f"{len(args)} {_plural(args[0])} with commas between"
-    return _NAMES.get(kind, f"a {getattr(kind, '__name__', kind)}")
-
-
-def _plural(kind: Any) -> str:
-    return {int: "integers", float: "numbers", str: "texts", bool: "of true or false"}.get(kind, f"{kind.__name__}s")
-
-
-def _type_name(kind: Any) -> str:
-    inner = _optional(kind)
-    if inner is not None:
-        return f"{_type_name(inner)} or none"
-    if typing.get_origin(kind) is tuple:
-        return ",".join("..." if arg is Ellipsis else _type_name(arg) for arg in typing.get_args(kind))
-    return str(kind.__name__)

@@ -1,11 +1,11 @@
 """The command line of `python -m train.evaluate`; a mistake in it is told before anything is computed."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from port.messages import did_you_mean
 from train.cli.fields import fields
 
 DESCRIPTION = """Count how often models are right about images: top-1 and top-5, exactly, on all devices and processes.
@@ -68,8 +68,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         options = [option for action in parser._actions for option in action.option_strings]
-        close = difflib.get_close_matches(unknown[0].partition("=")[0], options, n=1)
-        parser.error(f"{unknown[0]}: there is no such option." + (f" Did you mean {close[0]}?" if close else ""))
+        hint = did_you_mean(unknown[0].partition("=")[0], options, n=1)
+        parser.error(f"{unknown[0]}: there is no such option.{hint}")
     given = _shortcut(args.data) if args.data else {}
     for name in DATA_FIELDS:
         text, field = getattr(args, f"data.{name}"), known[f"data.{name}"]
@@ -78,8 +78,6 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
                 given[name] = field.parse(text)
             except ValueError:
                 parser.error(f"--{field.path}={text}: expected {field.expected}.")
-    if given.get("batch_size", 1) < 1:
-        parser.error(f"--data.batch_size={given['batch_size']}: expected at least 1.")
     return args, given
 
 

@@ -11,7 +11,6 @@ import optax
 from train.config import Optim
 from train.optim.clip import MODES
 from train.optim.groups import Treatment, treatments
-from train.optim.rules import WEIGHT_DECAY
 from train.optim.transforms import (
     add_decay,
     momentum,
@@ -81,10 +80,8 @@ def make_optimizer(optim: Optim) -> optax.GradientTransformationExtraArgs:
     count for nothing either; their updates are 0.
 
     Raises:
-        ValueError: for names and numbers that mean nothing; from `init` and `update` for patterns that do not fit the
-            parameters.
+        ValueError: from `init` and `update`, for patterns that do not fit the parameters.
     """
-    validate(optim)
 
     def resolve(params: Params) -> tuple[optax.GradientTransformationExtraArgs, list[str]]:
         every = treatments(optim, params)
@@ -147,30 +144,6 @@ def _shrink(decay: Mapping[str, float], scale: Mapping[str, float]) -> optax.Gra
 
 def _rate(learning_rate: jax.Array, factor: float, like: jax.Array) -> jax.Array:
     return jnp.asarray(learning_rate * factor, like.dtype)
-
-
-def validate(optim: Optim) -> None:
-    """Refuse names and numbers that mean nothing, before anything is computed.
-
-    Raises:
-        ValueError: with what would be right.
-    """
-    for field, known in {"name": KINDS, "clip_mode": MODES, "decay_rule": WEIGHT_DECAY}.items():
-        if (value := getattr(optim, field)) not in known:
-            raise ValueError(f"optim.{field}={value!r} is not known; choose one of {', '.join(known)}.")
-    ranges: dict[str, tuple[bool, str]] = {
-        "lr": (optim.lr >= 0, "at least 0"),
-        "lr_base_size": (optim.lr_base_size is None or optim.lr_base_size > 0, "more than 0, or None"),
-        "momentum": (0 <= optim.momentum < 1, "at least 0 and less than 1"),
-        "betas": (all(0 <= beta < 1 for beta in optim.betas or ()), "each at least 0 and less than 1"),
-        "eps": (optim.eps is None or optim.eps >= 0, "at least 0, or None"),
-        "weight_decay": (optim.weight_decay >= 0, "at least 0"),
-        "clip_grad": (optim.clip_grad is None or optim.clip_grad > 0, "more than 0, or None"),
-        "layer_decay": (optim.layer_decay is None or 0 < optim.layer_decay <= 1, "in (0, 1], or None"),
-    }
-    for field, (ok, expected) in ranges.items():
-        if not ok:
-            raise ValueError(f"optim.{field}={getattr(optim, field)!r}; expected {expected}.")
 
 
 def base_lr(optim: Optim, batch_size: int) -> float:

@@ -28,6 +28,7 @@ from tests.helpers.checkpoints import (
 from train import config
 from train.checkpoints import files as stored
 from train.checkpoints.manager import Checkpoints, DamagedError, load_weights, steps
+from train.cli.fields import check
 from train.machine.mesh import make_mesh
 
 
@@ -57,8 +58,8 @@ def test_newest_and_best_stay(tmp_path):
     assert steps(tmp_path / "none") == [2, 3]
     with pytest.raises(ValueError, match=r"checkpoint\.metric='top1' is not one of top5"):
         save(tmp_path / "wrong", states[0], metrics={1: {"top5": 1.0}})
-    with pytest.raises(ValueError, match=r"checkpoint\.keep_last=0 must be at least 1"):
-        Checkpoints(tmp_path, config.Checkpoint(keep_last=0))
+    with pytest.raises(ValueError, match=r"checkpoint\.keep_last=0: expected an integer, at least 1"):
+        check(config.Config(checkpoint=config.Checkpoint(keep_last=0)))
 
 
 def test_damage_never_passes(pristine, tmp_path):

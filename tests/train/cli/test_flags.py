@@ -1,21 +1,25 @@
 """The command line: what it sets, and what a mistake is answered with."""
 
 import dataclasses
-import inspect
+import json
+import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
-import train.config
-from train.cli.fields import attribute_docs, fields, settable
-from train.cli.flags import Options, Profile, parse, read
-from train.config import Config, Optim
+from train.cli import configs
+from train.cli.fields import attribute_docs, check, fields
+from train.cli.flags import parse, read
+from train.cli.options import Options, Profile
+from train.config import Augment, Config, Data, Group, Loss, Mix, Model, Optim
 
 DIGITS = "--config=train/configs/digits.py"
 ROOT = Path(__file__).parents[3]
-DATACLASSES = [kind for kind in vars(train.config).values() if inspect.isclass(kind) and dataclasses.is_dataclass(kind)]
+SECTIONS = [kind for kind in typing.get_type_hints(Config).values() if dataclasses.is_dataclass(kind)]
+DATACLASSES = [Config, *SECTIONS, Group]
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +39,11 @@ def refused(capsys, *arguments):
 
 @pytest.mark.parametrize("kind", DATACLASSES, ids=lambda kind: kind.__name__)
 def test_every_field_is_documented_and_every_documented_field_exists(kind):
-    assert list(attribute_docs(kind)) == [field.name for field in dataclasses.fields(kind)]
+    sections = {name for name, hint in typing.get_type_hints(kind).items() if dataclasses.is_dataclass(hint)}
+    assert list(attribute_docs(kind)) == [
+        field.name for field in dataclasses.fields(kind) if field.name not in sections
+    ]
+    assert not kind.__doc__.startswith(f"{kind.__name__}(")  # a section's own text stands for it
 
 
 def test_documentation_is_read_over_several_lines():
@@ -45,19 +53,39 @@ def test_documentation_is_read_over_several_lines():
     assert docs["lr_base_size"].endswith("None to take `lr` as it is.")
 
 
-def test_choices_are_the_quoted_values():
-    """A sentence that quotes something else beside the default would forbid the rest: look at what this lists."""
-    assert {field.path for field in fields().values() if field.choices} == {
-        "model.dtype", "loss.name", "optim.name", "optim.decay_rule", "optim.clip_mode", "schedule.name",
-        "checkpoint.metric", "augment.interpolation", "mix.mixup_mode", "mix.remode",
-    }  # fmt: skip
-    assert fields()["loss.name"].choices == ("ce", "bce")
+def test_choices_are_the_tables_of_the_code():
+    """Each `Literal` beside what the code knows."""
+    from nfjax.images import INTERPOLATIONS
+    from nfjax.transforms import CROP_MODES
+    from train.optim.clip import MODES
+    from train.optim.optimizer import KINDS
+    from train.optim.rules import WEIGHT_DECAY
+    from train.optim.schedules import CYCLES
+
+    tables = {
+        "model.dtype": ("float32", "bfloat16", "float64"),
+        "data.in_chans": (1, 3),
+        "data.crop_mode": CROP_MODES,
+        "data.interpolation": INTERPOLATIONS,
+        "augment.interpolation": ("random", *INTERPOLATIONS),
+        "mix.mixup_mode": ("batch", "pair", "elem"),  # test_mix.py goes through them
+        "mix.remode": ("const", "rand", "pixel"),  # likewise
+        "loss.name": ("ce", "bce"),
+        "optim.name": KINDS,
+        "optim.decay_rule": WEIGHT_DECAY,
+        "optim.clip_mode": MODES,
+        "schedule.name": (*CYCLES, "step", "wsd", "plateau", "constant"),  # test_schedules.py goes through them
+        "checkpoint.metric": ("top1", "top5", "loss"),
+    }
+    assert {path: field.choices for path, field in fields().items() if field.choices} == {
+        path: tuple(table) for path, table in tables.items()
+    }
 
 
 def other(field):
     """Another value than the default, and how it is written."""
     if field.choices:
-        return field.choices[-1], field.choices[-1]
+        return field.choices[-1], str(field.choices[-1])
     return {
         "int": (7, "7"),
         "int or none": (7, "7"),
@@ -74,7 +102,7 @@ def other(field):
     }[field.type_name]
 
 
-@pytest.mark.parametrize("path", [path for path, field in fields().items() if settable(field.kind)])
+@pytest.mark.parametrize("path", [path for path, field in fields().items() if field.settable])
 def test_each_field_can_be_set(path):
     value, text = other(fields()[path])
     config = read(["main.py", DIGITS, f"--config.{path}={text}"])[0]
@@ -108,11 +136,11 @@ def test_tuples_of_texts(text, value):
 
 def test_other_spellings():
     command = (
-        "main.py --config.optim.lr 1 -config.optim.momentum=-1 --config.ema.warmup --noconfig.log.tensorboard "
+        "main.py --config.optim.lr 1 -config.mesh.data=-1 --config.ema.warmup --noconfig.log.tensorboard "
         "--config train/configs/digits.py --config.optim.lr=2"
     )
     config, workdir, options = read(command.split())
-    assert (config.optim.lr, config.optim.momentum, config.ema.warmup) == (2.0, -1.0, True)  # the last one counts
+    assert (config.optim.lr, config.mesh.data, config.ema.warmup) == (2.0, -1, True)  # the last one counts
     assert not config.log.tensorboard
     assert (workdir, options) == (Path("runs/digits"), Options())
 
@@ -139,23 +167,38 @@ def test_options():
         ("--optim.lr=1", "there is no flag --optim.lr. Did you mean --config.optim.lr?"),
         ("--wrkdir=x", "there is no flag --wrkdir. Did you mean --workdir?"),
         ("--config.data=3", "--config.data is a section; set its fields one by one:\n  --config.data.name: str\n"),
-        ("--config.optim.lr=fast", "--config.optim.lr=fast: expected a finite number.\n  optim.lr (float): peak"),
-        ("--config.optim.lr=nan", "--config.optim.lr=nan: expected a finite number."),
-        ("--config.optim.lr=none", "--config.optim.lr=none: expected a finite number."),
-        ("--config.optim.lr=", "--config.optim.lr=: expected a finite number."),
-        ("--config.optim.lr", "--config.optim.lr: the value is missing; expected a finite number."),
-        ("--config.epochs=1.5", "--config.epochs=1.5: expected an integer.\n"),
+        (
+            "--config.optim.lr=fast",
+            "--config.optim.lr=fast: expected a finite number, at least 0.\n  optim.lr (float): peak",
+        ),
+        ("--config.optim.lr=nan", "--config.optim.lr=nan: expected a finite number, at least 0."),
+        ("--config.optim.lr=none", "--config.optim.lr=none: expected a finite number, at least 0."),
+        ("--config.optim.lr=", "--config.optim.lr=: expected a finite number, at least 0."),
+        ("--config.optim.lr", "--config.optim.lr: the value is missing; expected a finite number, at least 0."),
+        ("--config.epochs=1.5", "--config.epochs=1.5: expected an integer, at least 1.\n"),
         ("--config.ema.warmup=maybe", "--config.ema.warmup=maybe: expected true or false.\n"),
-        ("--config.optim.betas=0.9", "--config.optim.betas=0.9: expected 2 numbers with commas between, or none."),
-        ("--config.optim.betas=0.9,x", "expected 2 numbers with commas between, or none."),
+        (
+            "--config.optim.betas=0.9",
+            "--config.optim.betas=0.9: expected 2 numbers with commas between, each at least 0 and less than 1, or "
+            "none.\n  optim.betas (float,float or none): decay",
+        ),
+        (
+            "--config.optim.betas=0.9,x",
+            "expected 2 numbers with commas between, each at least 0 and less than 1, or none.",
+        ),
+        ("--config.optim.betas=0.9,1", "--config.optim.betas=0.9,1: expected 2 numbers with commas between, each at"),
+        ("--config.optim.lr=-1", "--config.optim.lr=-1: expected a finite number, at least 0."),
+        ("--config.data.crop_mode=middle", "expected one of center, squash, border, or none."),
+        ("--config.data.in_chans=2", "--config.data.in_chans=2: expected one of 1, 3, or none."),
         ("--config.loss.name=bcee", "--config.loss.name=bcee: expected one of ce, bce."),
         ("--config.optim.groups=x", "--config.optim.groups cannot be given here; set it in the config file."),
         ("--noconfig.optim.lr", "--noconfig.FIELD is for fields that are true or false"),
         ("more", "unexpected arguments: more;"),
         ("--profile=first", "--profile=first: expected a number of steps, or START:STOP."),
         ("--profile=5:5", "--profile=5:5: no step lies in it;"),
-        ("--num_processes=two", "flag --num_processes=two: "),
-        ("--distributed=maybe", "<auto|on|off>"),
+        ("--num_processes=two", "--num_processes=two: expected an integer, at least 1, or none."),
+        ("--workdir", "--workdir: the value is missing; expected text, or none."),
+        ("--distributed=maybe", "--distributed=maybe: expected one of auto, on, off."),
         ("--process_id=0", "go together; missing: --coordinator, --num_processes."),
     ],
 )
@@ -174,7 +217,7 @@ def test_mistakes_in_the_flags_of_several_processes(capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "there is no such file; an example is train/configs/digits.py."),
+        (None, "there is no such file, recipe or run. Recipes: digits, dm_nfnet_f0, eca_nfnet_l0, "),
         ("lr = 1\n", "c.py has no function get_config(); it should return a train.config.Config."),
         ("def get_config(): return {}\n", "get_config() of {path} returned {{}}; expected a train.config.Config."),
         ("def get_config(): return\n", "returned None; expected a train.config.Config."),
@@ -183,13 +226,23 @@ def test_mistakes_in_the_flags_of_several_processes(capsys):
         (
             "from train.config import *\n\ndef get_config(): return Config(optim=Optim(lrr=1))\n",
             "c.py, line 3: TypeError: Optim.__init__() got an unexpected keyword argument 'lrr'. "
-            "Did you mean optim.lr?",
+            "Did you mean optim.lr?\n",
+        ),
+        (
+            "from train.config import *\n\ndef get_config():\n  c = Config()\n  c.optim.lrr = 1\n  return c\n",
+            "  optim.lrr: there is no such field. Did you mean optim.lr?\n",
+        ),
+        (
+            "from train.config import *\n\n"
+            "def get_config(): return Config(optim=Optim(groups=(Group('a', -1), Group(3))))\n",
+            "  optim.groups[0].lr_scale=-1: expected a finite number, at least 0\n"
+            "  optim.groups[1].pattern=3: expected text",
         ),
         (
             "from train.config import *\n"
             "def get_config(): return Config(epochs='3', optim=Optim(betas=[1, 2]), data=3)\n",
+            "  epochs='3': expected an integer, at least 1\n"
             "  data=3: expected a train.config.Data\n"
-            "  epochs='3': expected an integer\n"
             "  optim.betas=[1, 2]: expected 2 ",
         ),
     ],
@@ -202,30 +255,122 @@ def test_mistakes_in_the_config_file(capsys, tmp_path, text, message):
 
 
 def test_no_config_file(capsys):
-    assert "--config=FILE.py is missing; an example is train/configs/digits.py." in refused(capsys)
+    assert "--config is missing: a recipe (digits, dm_nfnet_f0, " in refused(capsys)
+
+
+def test_all_mistakes_are_told_at_once(capsys):
+    message = refused(capsys, "--config.lr=1", DIGITS, "--config.epochs=0", "--wrkdir", "x", "--config.loss.name=mse")
+    told = [line for line in message.splitlines() if not line.startswith("  ")]
+    assert [line.removeprefix("error: ").partition(":")[0].partition(".  ")[0] for line in told] == [
+        "--config.lr=1",
+        "there is no flag --wrkdir. Did you mean --workdir?",
+        "--config.epochs=0",
+        "--config.loss.name=mse",
+    ]
+
+
+def test_configs_made_in_python_are_checked():
+    config = Config(epochs=0, augment=Augment(hflip=2), data=Data(mean=("a",)), mix=Mix(cutmix_minmax=(0.0, 1.0)))
+    config.loss = Loss(name="mse")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="values that do not fit") as caught:
+        check(config)
+    assert [line.partition(": ")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
+        "epochs=0", "data.mean=('a',)", "augment.hflip=2", "mix.cutmix_minmax=(0.0, 1.0)", "loss.name='mse'",
+    ]  # fmt: skip
+    for value in (True, 1.0, "1"):
+        with pytest.raises(ValueError, match="seed="):
+            check(Config(seed=value))
+    check(Config(optim=Optim(lr=1)))  # an int is a number
+
+
+def told_in_help(capsys, *arguments):
+    """The help, without its frames, as one line."""
+    with pytest.raises(SystemExit) as stopped:
+        parse(["main.py", "--help", *arguments])
+    assert not stopped.value.code
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
 
 
 def test_help_lists_every_field(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as stopped:
-        parse(["main.py", "--help"])
-    text = capsys.readouterr().out
-    assert not stopped.value.code
-    lines = text.splitlines()
+    text = told_in_help(capsys)
     for field in fields().values():
-        head = lines.index(next(line for line in lines if line.startswith(f"  {field.path} ({field.type_name}) = ")))
-        assert " ".join(line.strip() for line in lines[head + 1 :]).startswith(field.doc)
-    assert "  optim.betas (float,float or none) = none\n" in text
-    assert "python -m train.main --config=train/configs/digits.py" in text
+        value = ",".join(map(str, field.value)) or "''" if isinstance(field.value, tuple) else str(field.value)
+        value = value.lower() if value in ("None", "True", "False") else value
+        assert f"--config.{field.path} {field.type_name} {field.doc} (default: {value})" in text
+    assert "--config.optim.betas float,float or none decay of" in text
+    assert "python -m train.main" in text
     for name in ("workdir", "profile", *(field.name for field in dataclasses.fields(Options))):
-        assert f"\n  --{name}=" in text
+        assert f" --{name} " in text
 
 
 def test_help_shows_the_values_of_a_config_file(capsys):
-    with pytest.raises(SystemExit):
-        parse(["main.py", "--help", DIGITS])
-    assert "  data.batch_size (int) = 50\n" in capsys.readouterr().out
+    assert "--config.data.batch_size int images per step, over all devices. (default: 50)" in told_in_help(
+        capsys, DIGITS
+    )
     assert Config().data.batch_size != 50
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["main.py", "--tyro-print-completion", shell])
+    assert not stopped.value.code
+    script = capsys.readouterr().out
+    assert "config.optim.clip_mode" in script
+    assert "nmuon" in script
+
+
+def test_recipes_have_names(tmp_path, monkeypatch, capsys):
+    """From any folder: they are part of the package."""
+    expected = read(["main.py", DIGITS])
+    monkeypatch.chdir(tmp_path)
+    assert read(["main.py", "--config=digits"]) == expected
+    assert "Did you mean digits? Recipes: digits, " in refused(capsys, "--config=digitts")
+    assert "Did you mean folder? " in refused(capsys, "--config=train/configs/foldr.py")
+    (tmp_path / "mine.py").write_text("from train.config import *\ndef get_config(): return Config(epochs=7)\n")
+    assert read(["main.py", "--config=mine.py"])[:2] == (Config(epochs=7), Path("runs/mine"))
+
+
+def test_the_config_of_another_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = Config(
+        model=Model(weights="w", num_classes=3),
+        data=Data(mean=(0.5, 0.25, 0.125)),
+        optim=Optim(betas=(0.9, 0.95), freeze=("a", "b"), groups=(Group("c", weight_decay=0.5), Group("d"))),
+    )
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    assert read(["main.py", "--config=runs/first"])[:2] == (config, Path("runs/first-2"))
+    assert read(["main.py", f"--config={run}/config.json"])[:2] == (config, Path("runs/first-2"))
+    assert read(["main.py", "--config=runs/first", "--workdir=w", "--config.epochs=1"])[:2] == (
+        dataclasses.replace(config, epochs=1),
+        Path("w"),
+    )
+    assert configs.workdir("runs/first-9") == Path("runs/first-9")  # not a run
+    run.rename(run.with_name("first-9"))
+    assert configs.workdir("runs/first-9") == Path("runs/first-10")
+
+    path = tmp_path / "runs" / "first-9" / "config.json"
+    old = dataclasses.asdict(config)
+    del old["log"], old["optim"]["lr"]
+    path.write_text(json.dumps(old | {"epoch": 3, "optim": old["optim"] | {"lrr": 1, "eps": -1}}))
+    message = refused(capsys, "--config=runs/first-9")
+    assert "runs/first-9/config.json has values that do not fit their fields:\n" in message
+    assert "  epoch: there is no such field. Did you mean epochs?\n" in message
+    assert "  optim.lrr: there is no such field. Did you mean optim.lr?\n" in message
+    assert "  optim.eps=-1: expected a finite number, at least 0, or none\n" in message
+    del old["data"]["mean"]
+    path.write_text(json.dumps(old))
+    assert read(["main.py", "--config=runs/first-9"])[0] == dataclasses.replace(config, data=Data())  # defaults
+    for text in ("{", "[]", '{"optim": {"groups": [{}]}}'):
+        path.write_text(text)
+        assert "runs/first-9/config.json is not the config of a run: " in refused(capsys, "--config=runs/first-9")
+
+
+def test_several_values_of_a_tuple_may_stand_apart():
+    assert read(["main.py", DIGITS, "--config.optim.betas", "0.8", "0.9"])[0].optim.betas == (0.8, 0.9)
 
 
 def test_nothing_waits_for_jax():

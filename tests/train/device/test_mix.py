@@ -13,7 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from nfjax.parity import oracle
 from tests.helpers.replay import Forward
-from train.config import Mix
+from train.cli.fields import check, fields
+from train.config import Config, Mix
 from train.device import mix as module
 from train.device.mix import draw_mixing, make_erase, make_mix
 
@@ -122,7 +123,7 @@ def mixed_by_both(mix, seed, smoothing=0.1, low=-2.0):
     return ours, (x.permute(0, 2, 3, 1).numpy(), y.numpy()), len(timm_numbers.rows)
 
 
-@pytest.mark.parametrize("mode", module.MODES)
+@pytest.mark.parametrize("mode", fields()["mix.mixup_mode"].choices)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_mixing_equals_timms(mode, options, x64, double_torch):
     mix, rectangles = Mix(mixup_mode=mode, **options), 0
@@ -205,7 +206,7 @@ class TimmErasing:
         return torch.from_numpy(values).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("remode", module.FILLS)
+@pytest.mark.parametrize("remode", fields()["mix.remode"].choices)
 @pytest.mark.parametrize(("recount", "reprob"), [(1, 1.0), (1, 0.4), (3, 0.8)])
 @pytest.mark.parametrize("shape", [(31, 50, 3), (64, 12, 1)], ids=str)
 def test_erasing_equals_timms(remode, recount, reprob, shape, x64):
@@ -314,20 +315,24 @@ def test_half_precision_is_mixed_in_float32():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"mixup": -1.0}, "mix.mixup=-1.0; expected a positive number"),
+        ({"mixup": -1.0}, "mix.mixup=-1.0: expected a finite number, at least 0"),
         ({"cutmix": math.nan}, "mix.cutmix=nan"),
-        ({"mixup": 1.0, "mixup_mode": "half"}, "mix.mixup_mode='half' is not known; choose one of batch, pair, elem"),
-        ({"mixup": 1.0, "mixup_prob": 1.5}, "mix.mixup_prob=1.5; expected a probability"),
+        ({"mixup": 1.0, "mixup_mode": "half"}, "mix.mixup_mode='half': expected one of batch, pair, elem"),
+        ({"mixup": 1.0, "mixup_prob": 1.5}, "mix.mixup_prob=1.5: expected a finite number, at least 0 and at most 1"),
         ({"cutmix_minmax": (0.8, 0.2)}, r"mix.cutmix_minmax=\(0.8, 0.2\); expected two shares"),
-        ({"reprob": 2.0}, "mix.reprob=2.0; expected a probability"),
-        ({"reprob": 0.1, "remode": "noise"}, "mix.remode='noise' is not known; choose one of const, rand, pixel"),
-        ({"reprob": 0.1, "recount": 0}, "mix.recount=0; expected at least 1"),
+        ({"reprob": 2.0}, "mix.reprob=2.0: expected a finite number, at least 0 and at most 1"),
+        ({"reprob": 0.1, "remode": "noise"}, "mix.remode='noise': expected one of const, rand, pixel"),
+        ({"reprob": 0.1, "recount": 0}, "mix.recount=0: expected an integer, at least 1"),
     ],
     ids=str,
 )
 def test_options_are_checked(options, match):
+    def run(mix):
+        check(Config(mix=mix))
+        make_mix(mix, 10)
+
     with pytest.raises(ValueError, match=match):
-        make_mix(Mix(**options), 10), make_erase(Mix(**options))
+        run(Mix(**options))
 
 
 def test_odd_batches_are_refused():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from nfjax.parity import oracle
-from train.config import Loss
+from train.cli.fields import check
+from train.config import Config, Loss
 from train.optim.losses import make_loss, top_k
 
 oracle.timm()
@@ -95,11 +96,15 @@ def test_what_is_not_a_number_is_never_right():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (Loss("mse"), r"loss\.name='mse' is not known; choose one of ce, bce"),
-        (Loss(smoothing=1.0), r"loss\.smoothing=1\.0; expected at least 0 and less than 1"),
+        (Loss("mse"), r"loss\.name='mse': expected one of ce, bce"),
+        (Loss(smoothing=1.0), r"loss\.smoothing=1\.0: expected a finite number, at least 0 and less than 1"),
         (Loss(bce_sum=True), r"are for loss\.name='bce'; found loss\.name='ce'"),
     ],
 )
 def test_what_means_nothing_is_refused(loss, message):
-    with pytest.raises(ValueError, match=message):
+    def run(loss):
+        check(Config(loss=loss))
         make_loss(loss)
+
+    with pytest.raises(ValueError, match=message):
+        run(loss)

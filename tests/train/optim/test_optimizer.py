@@ -12,8 +12,9 @@ import nfjax
 import port
 from nfjax.params import split
 from tests.helpers.given_gradients import assert_equal, build, run_ours, run_torch
-from train.config import Group, Optim
-from train.optim.optimizer import KINDS, base_lr, make_optimizer, validate
+from train.cli.fields import check
+from train.config import Config, Group, Optim
+from train.optim.optimizer import KINDS, base_lr, make_optimizer
 
 FROZEN = (r"stem/.*", r".*/gain")
 
@@ -122,19 +123,23 @@ def test_base_lr_is_timms(name):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("name", "adam", r"optim\.name='adam' is not known; choose one of sgd, momentum, adamw"),
-        ("clip_mode", "global", r"optim\.clip_mode='global' is not known; choose one of agc, norm, value"),
-        ("decay_rule", "none", r"optim\.decay_rule='none' is not known; choose one of timm, deepmind"),
-        ("lr", -1.0, r"optim\.lr=-1\.0; expected at least 0"),
-        ("momentum", 1.0, r"optim\.momentum=1\.0; expected at least 0 and less than 1"),
-        ("betas", (0.9, 1.0), r"optim\.betas=\(0\.9, 1\.0\); expected each"),
-        ("weight_decay", -0.1, r"optim\.weight_decay=-0\.1; expected at least 0"),
-        ("clip_grad", 0.0, r"optim\.clip_grad=0\.0; expected more than 0, or None"),
-        ("layer_decay", 1.5, r"optim\.layer_decay=1\.5; expected in \(0, 1\], or None"),
-        ("lr_base_size", 0, r"optim\.lr_base_size=0; expected more than 0, or None"),
+        ("name", "adam", r"optim\.name='adam': expected one of sgd, momentum, adamw"),
+        ("clip_mode", "global", r"optim\.clip_mode='global': expected one of agc, norm, value"),
+        ("decay_rule", "none", r"optim\.decay_rule='none': expected one of timm, deepmind"),
+        ("lr", -1.0, r"optim\.lr=-1\.0: expected a finite number, at least 0"),
+        ("momentum", 1.0, r"optim\.momentum=1\.0: expected a finite number, at least 0 and less than 1"),
+        (
+            "betas",
+            (0.9, 1.0),
+            r"optim\.betas=\(0\.9, 1\.0\): expected 2 numbers with commas between, each at least 0 and",
+        ),
+        ("weight_decay", -0.1, r"optim\.weight_decay=-0\.1: expected a finite number, at least 0"),
+        ("clip_grad", 0.0, r"optim\.clip_grad=0\.0: expected a finite number, more than 0, or none"),
+        ("layer_decay", 1.5, r"optim\.layer_decay=1\.5: expected a finite number, more than 0 and at most 1, or none"),
+        ("lr_base_size", 0, r"optim\.lr_base_size=0: expected an integer, at least 1, or none"),
     ],
 )
 def test_what_means_nothing_is_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
-        make_optimizer(dataclasses.replace(Optim(), **{field: value}))
-    validate(Optim())
+        check(Config(optim=dataclasses.replace(Optim(), **{field: value})))
+    check(Config())

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from nfjax.parity import oracle
-from train.config import Schedule
-from train.optim.schedules import NAMES, make_schedule
+from train.cli.fields import check, fields
+from train.config import Config, Schedule
+from train.optim.schedules import make_schedule
 
 oracle.timm()
 LR, EPOCHS, PER_EPOCH = 0.4, 6, 7
@@ -121,7 +122,7 @@ def test_plateau_of_a_loss_is_timms(x64):
     assert float(plateau.lr) < LR / 100
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", fields()["schedule.name"].choices)
 def test_float32_by_default_and_the_state_keeps_its_types(name):
     options = {"step": {"decay_epochs": 2.0}}.get(name, {})
     ours = make_schedule(Schedule(name, warmup_epochs=1, **options), lr=LR, epochs=EPOCHS, steps_per_epoch=1000)
@@ -151,17 +152,21 @@ def test_a_long_run_keeps_its_accuracy_in_float32():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "tanh"}, r"schedule\.name='tanh' is not known; choose one of cosine, linear, step"),
-        ({"warmup_epochs": -1}, r"schedule\.warmup_epochs=-1; expected at least 0"),
-        ({"cycle_limit": 0}, r"schedule\.cycle_limit=0; expected at least 1"),
-        ({"cycle_mul": 0.0}, r"schedule\.cycle_mul=0\.0; expected more than 0"),
+        ({"name": "tanh"}, r"schedule\.name='tanh': expected one of cosine, linear, step"),
+        ({"warmup_epochs": -1}, r"schedule\.warmup_epochs=-1: expected a finite number, at least 0"),
+        ({"cycle_limit": 0}, r"schedule\.cycle_limit=0: expected an integer, at least 1"),
+        ({"cycle_mul": 0.0}, r"schedule\.cycle_mul=0\.0: expected a finite number, more than 0"),
         ({"name": "step"}, r"schedule\.decay_epochs=0\.2; expected at least 1 for schedule\.name='step'"),
         ({"name": "wsd", "decay_epochs": 5.0, "warmup_epochs": 2}, r"a decay of 5 epochs; .* no more than the 4 that"),
     ],
 )
 def test_what_means_nothing_is_refused(options, message):
+    def run(schedule):
+        check(Config(schedule=schedule))
+        make_schedule(schedule, lr=LR, epochs=EPOCHS, steps_per_epoch=PER_EPOCH)
+
     with pytest.raises(ValueError, match=message):
-        make_schedule(Schedule(**options), lr=LR, epochs=EPOCHS, steps_per_epoch=PER_EPOCH)
+        run(Schedule(**options))
 
 
 def test_a_run_needs_steps():
