@@ -1,1 +1,1 @@
-"""Training: `python -m train.main --config=train/configs/digits.py`."""
+"""Training: `python -m train.main --config=digits`."""

@@ -41,7 +41,7 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_opens_with_what_a_reader_needs(name):
     lines = (ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text())) or "").splitlines()
-    assert lines[2].startswith(f"python -m train.main --config=train/configs/{name}.py")
+    assert lines[2].split()[:4] == ["python", "-m", "train.main", f"--config={name}"]
     text = "\n".join(lines)
     assert "Measured here: " in text
     assert ("Published" in text) == (name not in ("digits", "folder"))
@@ -51,7 +51,7 @@ def test_a_recipe_opens_with_what_a_reader_needs(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_can_be_traced(name, noise):
     options = [f"--config.data.{option}" for option in SMALL if name != "digits"]
-    config, _, _ = parse(["main", f"--config={CONFIGS / name}.py", "--config.model.weights=none", *options])
+    config, _, _ = parse(["main", f"--config={name}", "--config.model.weights=none", *options])
     experiment = build(config)
     size, shape = config.data.batch_size, experiment.dataset.train.shape
     if name not in ("digits", "folder"):

@@ -1,6 +1,6 @@
 """Fine-tuning on photos of your own: a folder for each class, `DIR/train/CLASS/*.jpg` and `DIR/val/CLASS/*.jpg`.
 
-python -m train.main --config=train/configs/folder.py --config.data.root=DIR
+python -m train.main --config=folder --config.data.root=DIR
 
 Without `val`, or with the classes right in DIR, a fifth of each class is for testing. Look through the images first:
 `python -m train.data inspect DIR`. Any model will do: --config.model.name=vit_medium_patch16_reg4_gap_256.

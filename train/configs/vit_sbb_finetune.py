@@ -1,6 +1,6 @@
 """From ImageNet-12k to ImageNet-1k: the second half of timm's sbb_in12k_ft_in1k models.
 
-python -m train.main --config=train/configs/vit_sbb_finetune.py --config.data.root=TFDS_DIR --workdir=runs/vit_sbb
+python -m train.main --config=vit_sbb_finetune --config.data.root=TFDS_DIR --workdir=runs/vit_sbb
 
 Published, of the weights timm/vit_medium_patch16_reg4_gap_256.sbb_in12k_ft_in1k: top-1 84.96 % at 256 pixels. The cards
     name AdamW (some NAdamW), layer decay and moderate augmentation.

@@ -11,6 +11,7 @@ import pytest
 from nfjax.augment import Augment
 from nfjax.augment.policies import create_policy
 from train import config as c
+from train.cli.fields import check
 from train.device.inputs import Normalize, make_inputs
 from train.device.mix import make_erase, make_mix
 from train.device.rand_augment import make_rand_augment
@@ -74,5 +75,9 @@ def test_mixing_ends_with_the_epoch_and_smoothing_does_not():
     ],
 )
 def test_what_means_nothing_is_refused(config, message):
-    with pytest.raises(ValueError, match=message):
+    def checked(config):
+        check(config)
         run(config)
+
+    with pytest.raises(ValueError, match=message):
+        checked(config)

@@ -156,8 +156,8 @@ def test_where_images_are(place, expected):
     [
         (["--modle", "x"], "--model"),
         (["--model", "x", "--data.rot=y"], r"--data.rot=y: there is no such option. Did you mean --data.root"),
-        (["--model", "x", "--data.test_size=big"], "--data.test_size=big: expected an integer, or none"),
-        (["--model", "x", "--data.batch_size=0"], "expected at least 1"),
+        (["--model", "x", "--data.test_size=big"], "--data.test_size=big: expected an integer, at least 1, or none"),
+        (["--model", "x", "--data.batch_size=0"], "--data.batch_size=0: expected an integer, at least 1"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, message, capsys):
