@@ -1,8 +1,8 @@
 """What a training run can be told. A config file's `get_config()` returns a `Config`.
 
 Every field can be overridden on the command line: `--config.optim.lr=0.1`; `--help` of `train.main` lists them all. The
-types are the schema, with a choice as a `Literal`, and `train.cli.fields.check` holds a config to them; what depends on
-several fields, on the images or on the devices is checked where it is used.
+types are the schema, with a choice as a `Literal`, and `train.cli.mistakes.check` holds a config to them; what depends
+on several fields, on the images or on the devices is checked where it is used.
 """
 
 import dataclasses

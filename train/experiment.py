@@ -16,7 +16,7 @@ from nfjax.fast.backend import compiler_options
 from nfjax.params import split
 from train import data as pipeline
 from train.checkpoints.averages import run_weights
-from train.cli.fields import check
+from train.cli.mistakes import check
 from train.config import Config
 from train.device.inputs import Normalize, make_inputs
 from train.machine.mesh import batch_sharding, make_mesh

@@ -13,7 +13,7 @@ from nfjax.params import merge
 from nfjax.saving import hub_config
 from train import data as pipeline
 from train.checkpoints.manager import Checkpoints
-from train.cli.flags import Profile
+from train.cli.options import Profile
 from train.config import Config
 from train.experiment import Experiment, build
 from train.machine.interrupt import Interrupt

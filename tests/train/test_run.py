@@ -16,7 +16,7 @@ import nfjax
 from train import config as c
 from train import data as pipeline
 from train.checkpoints.manager import Checkpoints
-from train.cli.flags import Profile
+from train.cli.options import Profile
 from train.experiment import build
 from train.loop import Stopped, run
 from train.machine.mesh import put_batch

@@ -10,7 +10,7 @@ from typing import Any
 
 from port.messages import did_you_mean
 from train import configs
-from train.cli import fields
+from train.cli import mistakes
 from train.cli.options import UsageError
 from train.config import Config, Group
 
@@ -42,7 +42,7 @@ def load(source: str) -> Config:
         )
     config = _of_run(path) if path.suffix == ".json" else _of_file(path)
     try:
-        fields.check(config)
+        mistakes.check(config)
     except ValueError as error:
         raise UsageError(f"{path} has {error}") from None
     return config
@@ -94,9 +94,9 @@ def _told(error: Exception) -> str:
     match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
     if match is None:
         return text
-    text = re.sub(r"\. Did you mean '\w+'\?$", "", text)  # Python 3.13 looks in this section alone
-    hint = fields.did_you_mean(f"{match[1].lower()}.{match[2]}".removeprefix("config."))
-    return f"{text}.{hint}" if hint else text
+    own = re.sub(r"\. Did you mean '\w+'\?$", "", text)  # Python 3.13 looks in this section alone
+    hint = mistakes.did_you_mean(f"{match[1].lower()}.{match[2]}".removeprefix("config."))
+    return f"{own}.{hint}" if hint else text
 
 
 def _of_run(path: Path) -> Config:

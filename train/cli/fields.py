@@ -1,4 +1,4 @@
-"""The fields of a config by their dotted paths: types, documentation, values from text; and the check of a config.
+"""The fields of a config by their dotted paths: types, documentation, and values from text.
 
 `train.config` is the only source: types come from its annotations, documentation from its docstrings.
 """
@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from docstring_parser import parse
 
-from port import messages
 from port.ranges import Range
 from train.config import Config
 
@@ -121,7 +120,7 @@ class Field:
 def fields(config: Any = None, prefix: str = "") -> dict[str, Field]:
     """All fields of a config by path, in the order of the source; sections are walked through, not listed."""
     found: dict[str, Field] = {}
-    for path, kind, value, doc in _members(Config() if config is None else config, prefix):
+    for path, kind, value, doc in members(Config() if config is None else config, prefix):
         if dataclasses.is_dataclass(kind):
             found |= fields(value, f"{path}.")
         else:
@@ -129,7 +128,7 @@ def fields(config: Any = None, prefix: str = "") -> dict[str, Field]:
     return found
 
 
-def _members(config: Any, prefix: str) -> list[tuple[str, Any, Any, str]]:
+def members(config: Any, prefix: str) -> list[tuple[str, Any, Any, str]]:
     """Path, annotation, value and documentation of what a config or section has."""
     docs = attribute_docs(type(config))
     hints = typing.get_type_hints(type(config), include_extras=True)
@@ -146,41 +145,6 @@ def _bare(kind: Any) -> tuple[Any, Range | None]:
     """An annotation without its notes, and the range among them."""
     kind, *notes = typing.get_args(kind) if typing.get_origin(kind) is Annotated else (kind,)
     return kind, next((note for note in notes if isinstance(note, Range)), None)
-
-
-def did_you_mean(path: str, before: str = "") -> str:
-    """` Did you mean a or b?`, `before` before each: the same name in another section first, then similar paths."""
-    known = list(fields())
-    same = [other for other in known if other.rpartition(".")[2] == path.rpartition(".")[2]]
-    found = list(dict.fromkeys(same + messages.nearest(path, known, n=3, cutoff=0.75)))[:4]
-    return f" Did you mean {' or '.join(before + name for name in found)}?" if found else ""
-
-
-def check(config: Config) -> None:
-    """Refuse values that do not fit their fields, and attributes that are no fields.
-
-    Raises:
-        ValueError: all mistakes, a line each: the field, what was found and what is expected.
-    """
-    if wrong := _mistakes(config, ""):
-        raise ValueError("values that do not fit their fields:\n" + "\n".join(f"  {mistake}" for mistake in wrong))
-
-
-def _mistakes(config: Any, prefix: str) -> list[str]:
-    members = _members(config, prefix)
-    unknown = {f"{prefix}{name}" for name in vars(config)} - {path for path, *_ in members}
-    wrong = [f"{path}: there is no such field.{did_you_mean(path)}" for path in sorted(unknown)]
-    for path, kind, value, doc in members:
-        field = None if dataclasses.is_dataclass(kind) else Field.of(path, kind, value, doc)
-        if field and field.accepts(value):
-            rows = enumerate(value if isinstance(value, tuple) and not field.settable else ())
-            wrong += [mistake for index, row in rows for mistake in _mistakes(row, f"{path}[{index}].")]
-        elif not field and isinstance(value, kind):
-            wrong += _mistakes(value, f"{path}.")
-        else:
-            expected = field.expected if field else f"a train.config.{kind.__name__}"
-            wrong.append(f"{path}={value!r:.80}: expected {expected}")
-    return wrong
 
 
 def _split(text: str) -> list[str]:

@@ -14,14 +14,12 @@ from typing import Annotated, Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from port import messages
-from train.cli import configs
-from train.cli.fields import Field, did_you_mean, fields
-from train.cli.options import Options, Profile, Texts, UsageError, texts
+from port.messages import MISTAKE
+from train.cli import configs, mistakes
+from train.cli.fields import Field, fields
+from train.cli.mistakes import PROGRAM
+from train.cli.options import HELP, Options, Texts, UsageError, texts
 from train.config import Config
-
-PROGRAM = "python -m train.main"
-HELP = {"--help", "-h", "--helpfull"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, Options]:
         return read(argv)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(messages.MISTAKE) from None
+        raise SystemExit(MISTAKE) from None
 
 
 def read(argv: Sequence[str]) -> tuple[Config, Path, Options]:
@@ -69,14 +67,14 @@ def read(argv: Sequence[str]) -> tuple[Config, Path, Options]:
         _tyro(Command(), argv[1:], "nfjax-train", completing=True)
     given, others = _tyro(Command(), [_spelt(arg) for arg in argv[1:]])
     asked = {path: field for path, field in fields(given).items() if isinstance(field.value, Texts)}
-    wrong, values = _unknown(others), {}
+    wrong, values = mistakes.unknown(others), {}
     if HELP & set(others) and not wrong:
         source = asked["source"].value[:1] if "source" in asked else []
         default = Command(config=configs.load(source[0])) if source else Command()
         _tyro(default, ["--help"], PROGRAM if argv[0].endswith(".py") else argv[0], helping=True)
     for path, field in asked.items():
         try:
-            values[path] = _value(field)
+            values[path] = mistakes.value(field)
         except UsageError as error:
             wrong.append(str(error))
     if wrong:
@@ -130,51 +128,3 @@ def _spelt(arg: str) -> str:
     if match[2] or (field and field.item is not bool):
         raise UsageError(f"{arg}: --noconfig.FIELD is for fields that are true or false, without a value.")
     return f"--config.{match[1]}=false"
-
-
-def _value(field: Field) -> Any:
-    """The value of a flag that was given."""
-    flag = "--config" if field.path == "source" else "--" + field.path.removeprefix("options.")
-    name, texts = field.path.removeprefix("config."), field.value
-    about = f"\n  {name} ({field.type_name}): {field.doc}" if name != field.path else ""
-    if not field.settable and field.item is not Profile:
-        raise UsageError(f"{flag} cannot be given here; set it in the config file.{about}")
-    if not texts and field.item is not bool:
-        raise UsageError(f"{flag}: the value is missing; expected {field.expected}.")
-    if len(texts) > 1 and field.length == 1:
-        raise UsageError(_unexpected(texts[1:]))
-    text = ",".join(texts) if texts else "true"
-    if field.item is Profile:
-        return Profile.of(text)
-    try:
-        return field.parse(text)
-    except ValueError:
-        raise UsageError(f"{flag}={text}: expected {field.expected}.{about}") from None
-
-
-def _unknown(arguments: Sequence[str]) -> list[str]:
-    """A message for each flag that there is not, and one for what is no flag."""
-    wrong, rest, before = [], [], ""
-    for arg in arguments:
-        name = arg.lstrip("-").partition("=")[0]
-        path = name.removeprefix("config.")
-        members = [f"  --config.{f.path}: {f.type_name}" for f in fields().values() if f.path.startswith(f"{path}.")]
-        if arg in HELP:
-            continue
-        if not arg.startswith("-"):
-            rest += [] if before.startswith("-") and "=" not in before else [arg]  # the value of an unknown flag
-        elif path != name and members:
-            wrong.append(f"--{name} is a section; set its fields one by one:\n" + "\n".join(members))
-        elif path != name:
-            hint = did_you_mean(path, "--config.") or f" `{PROGRAM} --help` lists them all."
-            wrong.append(f"{arg}: there is no such field.{hint}")
-        else:
-            flags = ["--config", "--workdir", *(f"--{field.name}" for field in dataclasses.fields(Options))]
-            hint = messages.did_you_mean(f"--{name}", flags, n=1) or did_you_mean(name, "--config.")
-            wrong.append(f"there is no flag --{name}.{hint or f' `{PROGRAM} --help` lists them all.'}")
-        before = arg
-    return wrong + ([_unexpected(rest)] if rest else [])
-
-
-def _unexpected(arguments: Sequence[str]) -> str:
-    return f"unexpected arguments: {' '.join(arguments)}; values are given as --config.FIELD=VALUE."

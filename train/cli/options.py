@@ -8,6 +8,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from port.ranges import Count, CountOrZero
 
+HELP = {"--help", "-h", "--helpfull"}
 SETTLING_STEPS = 10  # before a trace of so many steps: compilation, and the first, slower ones
 
 

@@ -28,7 +28,7 @@ from tests.helpers.checkpoints import (
 from train import config
 from train.checkpoints import files as stored
 from train.checkpoints.manager import Checkpoints, DamagedError, load_weights, steps
-from train.cli.fields import check
+from train.cli.mistakes import check
 from train.machine.mesh import make_mesh
 
 

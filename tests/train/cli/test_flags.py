@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from train.cli import configs
-from train.cli.fields import attribute_docs, check, fields
+from train.cli.fields import attribute_docs, fields
 from train.cli.flags import parse, read
+from train.cli.mistakes import check
 from train.cli.options import Options, Profile
 from train.config import Augment, Config, Data, Group, Loss, Mix, Model, Optim
 
@@ -252,6 +253,12 @@ def test_mistakes_in_the_config_file(capsys, tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     assert message.format(path=path) in refused(capsys, f"--config={path}")
+
+
+def test_what_may_have_been_meant_is_said_once():
+    """Python 3.13 says it too."""
+    error = TypeError("Optim.__init__() got an unexpected keyword argument 'lrr'. Did you mean 'lr'?")
+    assert configs._told(error).endswith("keyword argument 'lrr'. Did you mean optim.lr?")
 
 
 def test_no_config_file(capsys):

@@ -11,7 +11,7 @@ import pytest
 from nfjax.augment import Augment
 from nfjax.augment.policies import create_policy
 from train import config as c
-from train.cli.fields import check
+from train.cli.mistakes import check
 from train.device.inputs import Normalize, make_inputs
 from train.device.mix import make_erase, make_mix
 from train.device.rand_augment import make_rand_augment

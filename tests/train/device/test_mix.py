@@ -13,7 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from nfjax.parity import oracle
 from tests.helpers.replay import Forward
-from train.cli.fields import check, fields
+from train.cli.fields import fields
+from train.cli.mistakes import check
 from train.config import Config, Mix
 from train.device import mix as module
 from train.device.mix import draw_mixing, make_erase, make_mix

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nfjax.parity import oracle
-from train.cli.fields import check
+from train.cli.mistakes import check
 from train.config import Config, Loss
 from train.optim.losses import make_loss, top_k
 

@@ -12,7 +12,7 @@ import nfjax
 import port
 from nfjax.params import split
 from tests.helpers.given_gradients import assert_equal, build, run_ours, run_torch
-from train.cli.fields import check
+from train.cli.mistakes import check
 from train.config import Config, Group, Optim
 from train.optim.optimizer import KINDS, base_lr, make_optimizer
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from nfjax.parity import oracle
-from train.cli.fields import check, fields
+from train.cli.fields import fields
+from train.cli.mistakes import check
 from train.config import Config, Schedule
 from train.optim.schedules import make_schedule
 
