@@ -5,17 +5,44 @@
 >>> logits = model(images)  # (batch, height, width, 3) -> (batch, 1000)
 """
 
-from nfjax.exporting import export
-from nfjax.images import load_image
-from nfjax.infer import compile, fold
-from nfjax.labels import class_names, top_k
-from nfjax.loading import load
-from nfjax.models.base import ImageModel
-from nfjax.models.data_config import DataConfig
-from nfjax.models.registry import UnknownModelError, data_config, list_models
-from nfjax.saving import save, state_dict
-from nfjax.serving import load_exported
-from nfjax.transforms import EvalTransform, create_transform
+from typing import TYPE_CHECKING
+
+from nfjax import siblings
+
+siblings.claim("port")  # before anything here imports it
+
+if TYPE_CHECKING:
+    from nfjax.exporting import export
+    from nfjax.images import load_image
+    from nfjax.infer import compile, fold
+    from nfjax.labels import class_names, top_k
+    from nfjax.loading import load
+    from nfjax.models.base import ImageModel
+    from nfjax.models.data_config import DataConfig
+    from nfjax.models.registry import UnknownModelError, data_config, list_models
+    from nfjax.saving import save, state_dict
+    from nfjax.serving import load_exported
+    from nfjax.transforms import EvalTransform, create_transform
+else:
+    from port.lazy import lazy
+
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "nfjax.exporting": ("export",),
+            "nfjax.images": ("load_image",),
+            "nfjax.infer": ("compile", "fold"),
+            "nfjax.labels": ("class_names", "top_k"),
+            "nfjax.loading": ("load",),
+            "nfjax.models.base": ("ImageModel",),
+            "nfjax.models.data_config": ("DataConfig",),
+            "nfjax.models.registry": ("UnknownModelError", "data_config", "list_models"),
+            "nfjax.saving": ("save", "state_dict"),
+            "nfjax.serving": ("load_exported",),
+            "nfjax.transforms": ("EvalTransform", "create_transform"),
+        },
+    )
+    del lazy
 
 __version__ = "0.1.0"
 

@@ -1,28 +1,27 @@
-"""Models from the command line; `python -m nfjax COMMAND --help` explains each command."""
+"""The command `nfjax`: models and images, training, weights. `python -m nfjax` is the same."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 
-from nfjax import cache
-from nfjax.cli import classify, embed, export, features, models
+import nfjax
+from nfjax import siblings
+from nfjax.cli.table import COMMANDS
+from port.commands import dispatch
+from port.messages import exit_status
+
+ABOUT = "Models and images, training, and weights; `nfjax COMMAND --help` explains each command."
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m nfjax", description=__doc__, epilog="example: python -m nfjax list"
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (models, classify, embed, features, export):
-        module.add(commands)
-    args = parser.parse_args(argv)
-    cache.enable()
-    try:
-        run: int = args.run(args)
-        return run
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(argv: Sequence[str] | None = None, prog: str = "nfjax") -> int:
+    """Run a command; the exit status is 0 if all went well, 1 if it found something wrong, 2 for a mistake."""
+    given = sys.argv[1:] if argv is None else argv
+
+    def run() -> int:
+        siblings.come_first()
+        return dispatch(COMMANDS, given, prog, about=ABOUT, version=f"nfjax {nfjax.__version__}")
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python -m nfjax"))

@@ -1,8 +1,7 @@
 """Weights: timm's names and layouts <-> ours, files, the hub. Knows no model class and imports no torch.
 
-python -m port convert SOURCE DEST     timm weights to Flax parameters
-python -m port export SOURCE DEST      and back
-python -m port verify NAME...          a model against timm, stage by stage
+nfjax convert SOURCE DEST     timm weights to Flax parameters, and back
+nfjax verify NAME...          a model against timm, stage by stage
 """
 
 from typing import TYPE_CHECKING

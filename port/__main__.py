@@ -1,9 +1,9 @@
-"""Weights between timm and JAX, from the command line.
+"""Weights between timm and JAX, from the command line. `nfjax convert` and `nfjax verify` are the same.
 
-    python -m port convert model.safetensors flax.safetensors          timm names -> Flax paths
-    python -m port export flax.safetensors model.safetensors           Flax paths -> timm names
-    python -m port export checkpoint.pth.tar FOLDER --model nfnet_l0   a folder that timm and nfjax load
-    python -m port verify eca_nfnet_l0 --x64                           against timm itself, stage by stage
+    python -m port convert model.safetensors flax.safetensors              timm names -> Flax paths
+    python -m port convert flax.safetensors model.safetensors --to timm    Flax paths -> timm names
+    python -m port convert checkpoint.pth.tar FOLDER --model nfnet_l0      a folder that timm and nfjax load
+    python -m port verify eca_nfnet_l0 --x64                               against timm itself, stage by stage
 
 An entry point stands above the floors: it may import the models, which the package `port` itself may not.
 """
@@ -11,115 +11,141 @@ An entry point stands above the floors: it may import the models, which the pack
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from port import hub, read_weights, to_flax, write_safetensors
-from port.files import FLAX_METADATA, State
+from port.commands import Command, Parser, dispatch, pixels, weights
+
+if TYPE_CHECKING:
+    from port.files import State
+
+COMMANDS = {
+    "convert": Command(
+        "weights of timm to Flax parameters, and back", "port.__main__:convert", "port.__main__:convert_options"
+    ),
+    "export": Command("the older name of convert --to timm", "port.__main__:export", "port.__main__:export_options"),
+    "verify": Command("compare models with timm", "port.__main__:verify", "port.__main__:verify_options", "dev"),
+}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m port", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(argv: Sequence[str] | None = None, prog: str = "python -m port") -> int:
+    return dispatch(COMMANDS, sys.argv[1:] if argv is None else argv, prog, about=str(__doc__).partition("\n\nAn")[0])
+
+
+def convert_options(parser: Parser) -> None:
+    parser.description = (
+        "Weights in another form. Any file or folder of weights is read: safetensors, sharded ones, pickles, training "
+        "checkpoints; by timm's names or as Flax parameters. With --to flax they become a safetensors file of Flax "
+        "parameters, with --to timm a safetensors file with timm's names or, given --model, a folder that timm and "
+        "nfjax load."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.epilog = """examples:
+  %(prog)s hf-hub:timm/nfnet_l0.ra2_in1k flax.safetensors
+  %(prog)s flax.safetensors timm.safetensors --to timm
+  %(prog)s checkpoint.pth.tar my_nfnet --model nfnet_l0"""
+    _source_and_dest(parser)
+    parser.add_argument(
+        "--to", choices=("flax", "timm"), help="default: flax for a file that ends in .safetensors, timm for a folder"
+    )
 
-    convert = _command(
-        commands,
-        "convert",
-        "timm weights to a safetensors file of Flax parameters",
-        "python -m port convert hf-hub:timm/nfnet_l0.ra2_in1k flax.safetensors",
-    )
-    convert.set_defaults(run=_convert)
-    export = _command(
-        commands,
-        "export",
-        "any weights to timm's names, or to a folder that timm loads",
-        "python -m port export checkpoint.pth.tar my_nfnet --model nfnet_l0",
-    )
-    export.set_defaults(run=_export)
-    for command in (convert, export):
-        command.add_argument("source", help="weights file or folder, or hf-hub:organisation/name[@revision]")
-        command.add_argument("dest", type=Path, help="file to write (export --model: folder)")
-        command.add_argument("--model", help="require that the weights are exactly those of this model")
 
-    verify = _command(
-        commands,
-        "verify",
-        "compare models with timm (needs torch and timm)",
-        "python -m port verify 'eca*' test_nfnet --x64 --size 97x113",
+def export_options(parser: Parser) -> None:
+    parser.description = (
+        "Any weights to timm's names, or to a folder that timm loads: what `convert --to timm` does. `nfjax export` "
+        "writes another file, for serving."
     )
-    verify.set_defaults(run=_verify)
-    verify.add_argument("names", nargs="*", metavar="NAME", help="model names or patterns, e.g. 'eca*'")
-    verify.add_argument("--all", action="store_true", help="every model of the registry")
-    verify.add_argument("--weights", help="a weights file for both libraries, instead of random values")
-    verify.add_argument("--x64", action="store_true", help="float64 too, and gradients at every size")
-    verify.add_argument(
-        "--size",
+    parser.epilog = "example:\n  %(prog)s checkpoint.pth.tar my_nfnet --model nfnet_l0"
+    _source_and_dest(parser)
+
+
+def _source_and_dest(parser: Parser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", help="weights file or folder, or hf-hub:organisation/name[@revision]"
+    )
+    parser.add_argument("dest", type=Path, metavar="DEST", help="file to write, or with --model a folder")
+    parser.add_argument("--model", metavar="NAME", help="require that the weights are exactly those of this model")
+
+
+def verify_options(parser: Parser) -> None:
+    parser.description = "Compare models with timm, stage by stage (needs torch and timm)."
+    parser.epilog = "example:\n  %(prog)s 'eca*' test_nfnet --x64 --img-size 97x113"
+    parser.add_argument("names", nargs="*", metavar="NAME", help="model names or patterns, e.g. 'eca*'")
+    parser.add_argument("--model", nargs="+", action="extend", default=[], metavar="NAME", help="the same")
+    parser.add_argument("--all", action="store_true", help="every model of the registry")
+    parser.add_argument(
+        "--weights", type=weights, metavar="FILE", help="for both libraries; none for random ones (default)"
+    )
+    parser.add_argument("--x64", action="store_true", help="float64 too, and gradients at every size")
+    parser.add_argument(
+        "--img-size",
         action="append",
-        type=_size,
+        type=pixels,
         metavar="HxW",
         help="input size, repeatable (default: the model's own and an odd one)",
     )
-    verify.add_argument("--depth", type=int, help="cut transformers to this many blocks, in both libraries")
-    verify.add_argument("--seed", type=int, default=0, help="of the random weights and images")
-
-    args = parser.parse_args(argv)
-    try:
-        return args.run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    parser.hidden("--size", instead_of="--img-size")
+    parser.add_argument("--depth", type=int, help="cut transformers to this many blocks, in both libraries")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights and images")
 
 
-def _command(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=text,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser
+def convert(args: argparse.Namespace) -> int:
+    """Write weights as Flax parameters or with timm's names."""
+    folder = args.dest.suffix != ".safetensors"
+    if folder and args.to == "flax":
+        raise ValueError(
+            f"{args.dest}: expected a file name ending in .safetensors (a folder is what --to timm makes)."
+        )
+    if folder and args.model is None:
+        raise ValueError(
+            f"{args.dest}: expected a file name ending in .safetensors, or --model NAME to make a folder of that model."
+        )
+    if folder:
+        return export(args)
+    from port import to_flax, write_safetensors
+    from port.files import FLAX_METADATA
 
-
-def _convert(args: argparse.Namespace) -> int:
     state = _read(args.source)
+    flax = to_flax(state)  # names and layouts that have no rule are refused here, not by the next reader
     if args.model:
         _model(args.model, state)
-    write_safetensors(to_flax(state), _file(args.dest), **FLAX_METADATA)
-    return _report(state, args)
-
-
-def _export(args: argparse.Namespace) -> int:
-    state = _read(args.source)
-    if args.model:
-        import nfjax
-
-        nfjax.save(_model(args.model, state), args.dest)
+    if args.to == "timm":
+        write_safetensors(state, args.dest, format="pt")
     else:
-        to_flax(state)  # names and layouts that have no rule are refused here, not by the next reader
-        write_safetensors(state, _file(args.dest), format="pt")
-    return _report(state, args)
+        write_safetensors(flax, args.dest, **FLAX_METADATA)
+    return _report(state, args.dest)
 
 
-def _verify(args: argparse.Namespace) -> int:
+def export(args: argparse.Namespace) -> int:
+    """Write weights with timm's names: a folder if the model is given, else a file."""
+    if args.model is None:
+        return convert(argparse.Namespace(**vars(args) | {"to": "timm"}))
+    import nfjax
+
+    state = _read(args.source)
+    nfjax.save(_model(args.model, state), args.dest)
+    return _report(state, args.dest)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Print the differences to timm, stage by stage; 1 if one is too large."""
     import jax
 
     import nfjax
     from nfjax import cache
-    from nfjax.parity.verify import verify
+    from nfjax.parity.verify import verify as compare
 
-    patterns = ["*"] if args.all else args.names
+    patterns = ["*"] if args.all else [*args.names, *args.model]
     names = [name for pattern in patterns for name in nfjax.list_models(pattern) or [pattern]]
     if not names:
         raise ValueError("name the models to verify, or give --all.")
     options = {} if args.depth is None else {"depth": args.depth}
+    sizes = None if args.img_size is None else [(size[0], size[-1]) for size in args.img_size]
     cache.enable()
     passed = failed = 0
     for name in names:
         start = time.monotonic()
-        for row in verify(name, weights=args.weights, sizes=args.size, x64=args.x64, seed=args.seed, **options):
+        for row in compare(name, weights=args.weights, sizes=sizes, x64=args.x64, seed=args.seed, **options):
             print(row, flush=True)
             passed, failed = passed + row.ok, failed + (not row.ok)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
@@ -128,14 +154,16 @@ def _verify(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _read(source: str) -> State:
+def _read(source: str) -> "State":
+    from port import hub, read_weights
+
     scheme, colon, rest = source.partition(":")
     if colon and scheme in ("hf-hub", "hf_hub"):
         return read_weights(hub.fetch_weights(rest))
     return read_weights(source)
 
 
-def _model(name: str, state: State) -> Any:
+def _model(name: str, state: "State") -> Any:
     """The model with exactly these weights, whatever its number of classes and input channels."""
     import nfjax
     from nfjax.loading import sizes_of
@@ -143,23 +171,10 @@ def _model(name: str, state: State) -> Any:
     return nfjax.load(name, weights=state, **sizes_of(name, state))
 
 
-def _file(dest: Path) -> Path:
-    if dest.suffix != ".safetensors":
-        raise ValueError(
-            f"{dest}: expected a file name ending in .safetensors (a folder is what export --model makes)."
-        )
-    return dest
-
-
-def _report(state: State, args: argparse.Namespace) -> int:
+def _report(state: "State", dest: Path) -> int:
     count = sum(array.size for array in state.values())
-    print(f"{args.dest}: {len(state)} tensors, {count:,} parameters")
+    print(f"{dest}: {len(state)} tensors, {count:,} parameters")
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return int(height), int(width or height)
 
 
 if __name__ == "__main__":

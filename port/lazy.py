@@ -30,6 +30,12 @@ def lazy(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
             except ModuleNotFoundError as error:
                 if error.name != f"{package}.{name}":
                     raise
+        hidden = vars(sys.modules[package]).get("_hides")  # see nfjax.siblings
+        if hidden and not name.startswith("_"):
+            raise ImportError(
+                f"{package!r} is a package of nfjax and has no {name!r}. Did you mean that of {hidden}? Rename this "
+                "file: both have the same name."
+            )
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get, lambda: sorted({*vars(sys.modules[package]), *homes})

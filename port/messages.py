@@ -38,13 +38,21 @@ def require_name(what: str, found: object, known: Iterable[str]) -> None:
         raise ValueError(f"unknown {what} {found!r}; {hint}")
 
 
-def exit_status(command: Callable[[], int]) -> int:
-    """What `command()` returns; after a mistake of the user's, which is told in one line, `MISTAKE`."""
+def exit_status(command: Callable[[], int], *, extra: str = "") -> int:
+    """What `command()` returns; after a mistake of the user's, which is told in one line, `MISTAKE`.
+
+    Args:
+        command: 0 for done, 1 for done and found something wrong.
+        extra: of `pip install 'nfjax[EXTRA]'`: what to install where a package is missing.
+    """
     try:
         return command()
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError) as error:
+        package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if extra and package not in ("", "nfjax", "port", "train"):
+            error = ImportError(f"{package} is not installed, and this needs it: pip install 'nfjax[{extra}]'.")
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
 

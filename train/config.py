@@ -8,6 +8,7 @@ on several fields, on the images or on the devices is checked where it is used.
 import dataclasses
 from typing import Annotated, Literal
 
+from nfjax.augment.options import Augment
 from port.ranges import Count, CountOrZero, NotNegative, Positive, Range, Share, ShareAbove0, ShareBelow1
 
 
@@ -90,37 +91,6 @@ class Data:
     workers: CountOrZero = 0
     stall_seconds: Positive = 600.0
     max_broken: Share = 0.01
-
-
-@dataclasses.dataclass
-class Augment:
-    """Arguments of `nfjax.augment.create_train_transform`: how training images are changed at random.
-
-    Attributes:
-        no_aug: resize the whole image and do nothing else.
-        scale: smallest and largest area of the part that is cut out, as shares of the image.
-        ratio: smallest and largest aspect ratio of that part, width over height.
-        interpolation: of the resizing; random is bilinear or bicubic.
-        hflip: probability of a horizontal flip.
-        vflip: probability of a vertical flip.
-        auto_augment: a policy, as rand-m9-mstd0.5-inc1, see docs/augmentation.md; None for none.
-        color_jitter: largest change of brightness, contrast and saturation, or of each, and of hue; not with a policy.
-        color_jitter_prob: how often colours are changed; None for always.
-        grayscale_prob: probability of becoming grey.
-        on_device: leave the policy, which must be a RandAugment, to the compiled step.
-    """
-
-    no_aug: bool = False
-    scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0)
-    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-    interpolation: Literal["random", "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box"] = "random"
-    hflip: Share = 0.5
-    vflip: Share = 0.0
-    auto_augment: str | None = None
-    color_jitter: tuple[NotNegative, ...] = (0.4,)
-    color_jitter_prob: Share | None = None
-    grayscale_prob: Share = 0.0
-    on_device: bool = False
 
 
 @dataclasses.dataclass

@@ -1,6 +1,38 @@
-"""Curves of a run as a picture: `python -m train.curves RUN [RUN ...]`; `--help` has examples."""
+"""Draw the curves of a training run, or of several over each other. Training itself draws WORKDIR/curves.png."""
 
-from train.report.curves import main
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from port.commands import Parser
+
+EXAMPLE = "example:\n  %(prog)s runs/a runs/b --output compared.png"
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m train.curves") -> int:
+    """Run the command."""
+    parser = Parser(prog=prog, description=__doc__, epilog=EXAMPLE)
+    options(parser)
+    args = parser.parse_args(argv)
+    for run in args.run:
+        if not (run / "metrics.jsonl").exists():
+            parser.error(f"{run} is not the work folder of a run: it has no metrics.jsonl.")
+    output = args.output or (args.run[0] if len(args.run) == 1 else Path()) / "curves.png"
+    if output.suffix not in (".png", ".svg", ".pdf"):
+        parser.error(f"--output={output}: expected a name that ends in .png, .svg or .pdf.")
+    from train.report.curves import draw_runs
+
+    print(draw_runs(args.run, output))
+    return 0
+
+
+def options(parser: Parser) -> None:
+    parser.add_argument("run", nargs="+", type=Path, metavar="RUN", help="work folder of a run")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE",
+        help="picture to write, .png, .svg or .pdf; RUN/curves.png for one run, else curves.png",
+    )  # fmt: skip
+
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Accuracy of models on images: `python -m train.evaluate --model NAME --data DIR`; `--help` has examples."""
+"""Accuracy of models on images: `nfjax evaluate --model NAME --data DIR`; `--help` has examples."""
 
 import sys
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from port.messages import exit_status
 from train.evaluation.options import parse
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str = "python -m train.evaluate") -> int:
     """Run the command: exit status 2 where nothing could be evaluated, 1 where something failed, else 0."""
-    args, given = parse(argv)
+    args, given = parse(argv, prog)
     from train.evaluation.run import run
 
     return exit_status(lambda: run(args, given))

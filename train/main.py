@@ -1,9 +1,10 @@
-"""Train a model: `python -m train.main --config=train/configs/digits.py [--workdir=DIR] [--config.FIELD=VALUE]`.
+"""Train a model: `nfjax train --config=train/configs/digits.py [--workdir=DIR] [--config.FIELD=VALUE]`.
 
 The same command continues an interrupted run, bit for bit.
 """
 
 import sys
+from collections.abc import Sequence
 
 from absl import logging
 
@@ -11,9 +12,9 @@ from train.cli.flags import parse
 from train.machine.huge_pages import use_huge_pages
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
     """Run the command; the exit status is 0 also after SIGTERM, when everything was saved."""
-    config, workdir, options = parse(argv)  # first: a mistake should not wait for the rest to be imported
+    config, workdir, options = parse([prog, *argv])  # first: a mistake should not wait for the rest to be imported
     from nfjax import cache
     from train.loop import Stopped, run
     from train.machine.distributed import initialize
@@ -29,10 +30,10 @@ def main(argv: list[str]) -> int:
         return 0 if stopped.signal.name == "SIGTERM" else 130
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 
 if __name__ == "__main__":
     use_huge_pages()
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv[1:]))

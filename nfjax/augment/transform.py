@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nfjax.augment import ops
+from nfjax.augment.options import Augment
 from nfjax.augment.policies import Policy, create_policy
 from nfjax.augment.resize import Box, resize_part
 from nfjax.images import INTERPOLATIONS, ImageError, Mode, convert, normalize
@@ -17,39 +18,6 @@ from port.messages import require_name
 
 RANDOM_INTERPOLATION = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 JITTERS = (ops.brightness, ops.contrast, ops.color, ops.hue)
-
-
-@dataclasses.dataclass
-class Augment:
-    """How training images are changed at random; names and defaults are those of timm's train script.
-
-    Attributes:
-        no_aug: resize the whole image with the model's own interpolation, without keeping its aspect ratio, and do
-            nothing else.
-        scale: smallest and largest area of the part that is cut out, as shares of the image.
-        ratio: smallest and largest aspect ratio of that part, width over height.
-        interpolation: "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", or "random": bilinear or bicubic.
-        hflip: probability of a horizontal flip.
-        vflip: probability of a vertical flip.
-        auto_augment: "rand-m9-mstd0.5-inc1" or another policy of `nfjax.augment.policies.create_policy`; None for none.
-        color_jitter: largest change of brightness, contrast and saturation, or of each, and of hue, at most 0.5, as a
-            fourth; empty for none. Left out where there is a policy, other than those with "3a".
-        color_jitter_prob: how often colours are changed; None for always.
-        grayscale_prob: probability of becoming grey.
-        on_device: leave the policy, which must be a RandAugment, to the compiled step (see docs/augmentation.md).
-    """
-
-    no_aug: bool = False
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: str = "random"
-    hflip: float = 0.5
-    vflip: float = 0.0
-    auto_augment: str | None = None
-    color_jitter: tuple[float, ...] = (0.4,)
-    color_jitter_prob: float | None = None
-    grayscale_prob: float = 0.0
-    on_device: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The subcommands of `python -m nfjax`: each module has `add`, which makes its parsers."""
+"""The commands on models and images. Their options are in `options`, which imports nothing that takes long."""

@@ -1,4 +1,4 @@
-"""`python -m nfjax classify`: the most probable classes of images."""
+"""`nfjax classify`: the most probable classes of images."""
 
 import argparse
 import csv
@@ -9,31 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import nfjax
-from nfjax.cli.common import Images, add_image_options, find_images, load_model, write_parquet
+from nfjax.cli.common import Images, find_images, load_model, write_parquet
 from nfjax.images import load_image
 from nfjax.pictures import make_figure, save_figure
 
-EXAMPLE = """example:
-  python -m nfjax classify photos/ cat.jpg 'more/*.png' --model nfnet_l0 --topk 3 --plot top3.png
-"""
 MAX_PLOTTED = 24
-
-
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "classify",
-        help="the most probable classes of images",
-        description="The most probable classes of images, by name. Files that cannot be read are skipped and reported; "
-        "the exit code is then 1.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_image_options(parser)
-    parser.add_argument("--topk", type=int, default=5, help="classes per image (default: %(default)s)")
-    parser.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table")
-    parser.add_argument("-o", "--output", type=Path, help="file for the result; parquet needs one")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw each image beside the bars of its classes")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

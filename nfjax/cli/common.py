@@ -14,37 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 
 import nfjax
+from nfjax import cache
 from nfjax.images import IMAGE_SUFFIXES, is_image_file, load_image
 from nfjax.meter import Meter
 from port.messages import require
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default="eca_nfnet_l0", help="name, hf-hub:..., or local-dir:... (default: %(default)s)"
-    )
-    parser.add_argument("--weights", help="file or folder with the weights, instead of the published ones")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--img-size", type=int, nargs="+", metavar="PIXELS", help="side, or height and width")
-    size.add_argument("--test-size", action="store_true", help="the size and crop that the weights are tested with")
-
-
-def add_image_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched in depth) or patterns")
-    add_model_options(parser)
-    parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: %(default)s)")
-
-
 def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageModel, Any]:
     """The model that the options name, and the transform that its weights expect."""
-    size = args.img_size
-    if size is not None:
-        if len(size) > 2:
-            raise ValueError(f"--img-size takes a side, or height and width; found {size}.")
-        options["img_size"] = size[0] if len(size) == 1 else tuple(size)
-    weights = "pretrained" if args.weights is None else args.weights
-    model = nfjax.load(args.model, weights, **options)
+    if (size := img_size_of(args)) is not None:
+        options["img_size"] = size
+    cache.enable()
+    model = nfjax.load(args.model, args.weights, **options)
     return model, nfjax.create_transform(model, use_test_size=args.test_size)
+
+
+def img_size_of(args: argparse.Namespace) -> tuple[int, int] | None:
+    """Height and width that --img-size asks for: a side, two sides, or HxW."""
+    if args.img_size is None:
+        return None
+    sides = [side for value in args.img_size for side in value]
+    if len(sides) > 2:
+        raise ValueError(f"--img-size takes a side, or height and width; found {sides}.")
+    return sides[0], sides[-1]
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:

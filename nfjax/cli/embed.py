@@ -1,31 +1,10 @@
-"""`python -m nfjax embed`: pooled features of images, as npz or parquet."""
+"""`nfjax embed`: pooled features of images, as npz or parquet."""
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from nfjax.cli.common import Images, add_image_options, find_images, load_model, write_parquet
-
-EXAMPLE = """example:
-  python -m nfjax embed photos/ --model vit_base_patch14_reg4_dinov2 --img-size 224 -o photos.npz
-"""
-
-
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "embed",
-        help="pooled features of images, as npz or parquet",
-        description="The pooled features that enter a model's classifier, float32: arrays `files` (N,) and "
-        "`embeddings` (N, features) of an npz, or columns of the same names of a parquet file.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_image_options(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="FILE.npz or FILE.parquet")
-    parser.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
-    parser.set_defaults(run=run)
+from nfjax.cli.common import Images, find_images, load_model, write_parquet
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`python -m nfjax export`: a model as one file for serving."""
+"""`nfjax export`: a model as one file for serving."""
 
 import argparse
 from pathlib import Path
@@ -9,67 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 
 import nfjax
-from nfjax.exporting import KNOWN_PLATFORMS, SUFFIX
+from nfjax import cache
+from nfjax.cli.common import img_size_of
+from nfjax.exporting import SUFFIX
 from nfjax.models.base import ImageModel
+from port.commands import one_model
 
-EXAMPLE = """example:
-  python -m nfjax export eca_nfnet_l0 -o eca_nfnet_l0.zip --uint8
-
-Then, on a machine with jax and flatbuffers but without nfjax:
-  archive = zipfile.ZipFile("eca_nfnet_l0.zip")
-  program = jax.export.deserialize(bytearray(archive.read("model.stablehlo")))
-  logits = jax.jit(program.call)(images)  # (batch, 224, 224, 3), uint8
-"""
 # Of a batch, relative to the largest output. XLA folds constants, so that the rounding differs; beyond float32 on a
 # CPU it differs by the last bits of bfloat16, to which GPU and TPU round the factors of a product.
 TOLERANCE, REDUCED_TOLERANCE = 1e-5, 2e-2
 
 
-def add(commands: Any) -> None:
-    """Register the subcommand with an `argparse` subparsers object."""
-    command = commands.add_parser(
-        "export",
-        help="a model as one file that jax runs without flax",
-        description="Write a model for serving, read it back, and compare what the two compute.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.set_defaults(run=run)
-    command.add_argument("name", metavar="NAME", help="model name, hf-hub:organisation/name or local-dir:FOLDER")
-    command.add_argument("--weights", metavar="FILE", help="a file or folder of weights, instead of the published ones")
-    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the model's name, .zip or .mlir")
-    command.add_argument("--format", choices=list(SUFFIX), default="zip", help="stablehlo-text: for other compilers")
-    command.add_argument(
-        "--weights-in",
-        choices=["inside", "beside"],
-        default="inside",
-        help="inside the program, or beside it as .safetensors (default: %(default)s)",
-    )
-    command.add_argument("--img-size", type=int, nargs="+", metavar="PIXELS", help="one side, or height and width")
-    command.add_argument("--dynamic-size", action="store_true", help="any multiple of the stride; convolutional models")
-    command.add_argument("--batch", type=int, metavar="N", help="fixed batch size (default: any)")
-    command.add_argument("--uint8", action="store_true", help="take RGB of 0 to 255, normalise it in the program")
-    command.add_argument(
-        "--platforms", nargs="+", choices=KNOWN_PLATFORMS, help="default: cpu cuda tpu (stablehlo-text: cpu)"
-    )
-    command.add_argument("--num-classes", type=int, metavar="N", help="0 for embeddings (default: the weights' own)")
-    command.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="to compute in")
-    command.add_argument(
-        "--precision",
-        choices=["default", "high", "highest"],
-        default="default",
-        help="of float32 products on GPU and TPU; highest for timm's digits (default: the backend's fast one)",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Export, print what was written, and check it. 1 if the file computes something else than the model."""
-    if args.img_size is not None and len(args.img_size) > 2:
-        raise ValueError(f"--img-size takes one number, or height and width; found {len(args.img_size)}.")
-    img_size = None if args.img_size is None else (args.img_size[0], args.img_size[-1])
+    img_size = img_size_of(args)
+    cache.enable()
     model = nfjax.load(
-        args.name,
-        weights="pretrained" if args.weights is None else args.weights,
+        one_model(args),
+        weights=args.weights,
         num_classes=args.num_classes,
         img_size=img_size,
         dtype=args.dtype,
@@ -82,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             weights=args.weights_in,
             platforms=args.platforms,
             img_size=None if args.dynamic_size else img_size,
-            batch=args.batch,
+            batch=args.batch_size,
             dynamic_size=args.dynamic_size,
             uint8=args.uint8,
             format=args.format,

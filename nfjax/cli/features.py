@@ -1,42 +1,17 @@
-"""`python -m nfjax features`: a picture of what a network sees in an image, stage by stage."""
+"""`nfjax features`: a picture of what a network sees in an image, stage by stage."""
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfjax.cli.common import add_model_options, load_model
+from nfjax.cli.common import load_model
 from nfjax.images import load_image
 from nfjax.models.base import take_indices
 from nfjax.models.vit import VisionTransformer
 from nfjax.pictures import make_figure, save_figure
-
-EXAMPLE = """examples:
-  python -m nfjax features cat.jpg --model nfnet_l0 -o features.png
-  python -m nfjax features cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png
-"""
-
-
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "features",
-        help="draw feature maps, or attention maps, of an image",
-        description="Draws a line per stage: the mean magnitude of the feature map, then the channels that vary most "
-        "over the image. With --attention a line per block of a transformer: what the patches attend to on average, "
-        "then by head.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("image", type=Path, help="the image")
-    add_model_options(parser)
-    parser.add_argument("-o", "--output", type=Path, default=Path("features.png"), help="default: %(default)s")
-    parser.add_argument("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
-    parser.add_argument("--channels", type=int, default=7, help="channels or heads per line (default: %(default)s)")
-    parser.add_argument("--attention", action="store_true", help="attention maps of a transformer")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

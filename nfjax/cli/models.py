@@ -1,4 +1,4 @@
-"""`python -m nfjax list` and `python -m nfjax info`: what is known about the models, without building one."""
+"""`nfjax list` and `nfjax info`: what is known about the models, without building one."""
 
 import argparse
 import dataclasses
@@ -12,38 +12,10 @@ from nfjax.models.data_config import DataConfig
 from nfjax.models.registry import MODELS, find, list_models
 from nfjax.profile import Layer, profile
 from nfjax.results import Counts, counts, published, sizes
-
-LIST = """examples:
-  python -m nfjax list 'eca*'
-  python -m nfjax list 'vit*reg*' --pretrained --json"""
-INFO = """examples:
-  python -m nfjax info eca_nfnet_l0
-  python -m nfjax info vit_wee_patch16_reg1_gap_256.sbb_in1k --no-layers --json"""
+from port.commands import one_model
 
 
-def add(commands: Any) -> None:
-    """Add the two commands to the subparsers of `python -m nfjax`."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    text = "The models, with their sizes, costs and published accuracies."
-    listing = commands.add_parser("list", help=text, description=text, epilog=LIST, formatter_class=formatter)
-    listing.add_argument("pattern", nargs="?", default="*", help="shell pattern of the names; default: all")
-    listing.add_argument("--pretrained", action="store_true", help="a row for each set of published weights")
-    listing.set_defaults(run=_list)
-    text = "Everything that is known about a model."
-    info = commands.add_parser("info", help=text, description=text, epilog=INFO, formatter_class=formatter)
-    info.add_argument("name", metavar="NAME", help="as nfjax.load takes it; hf-hub: fetches the config, no weights")
-    info.add_argument(
-        "--layers",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="each layer: its parameters, output shape and cost (default: yes)",
-    )
-    info.set_defaults(run=_info)
-    for command in (listing, info):
-        command.add_argument("--json", action="store_true", help="print JSON, with counts in full")
-
-
-def _list(args: argparse.Namespace) -> int:
+def listed(args: argparse.Namespace) -> int:
     names = list_models(args.pattern, pretrained=args.pretrained)
     if not names:
         find(args.pattern)  # an unknown name has a suggestion; a known one has no published weights
@@ -78,8 +50,8 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _info(args: argparse.Namespace) -> int:
-    source = resolve(args.name)
+def info(args: argparse.Namespace) -> int:
+    source = resolve(one_model(args))
     profiles = [profile(source, size) for size in sizes(source.data)]
     model = _described(source.data, [Counts(p.img_size, p.params, p.macs, p.activations) for p in profiles])
     layers = profiles[0].layers if args.layers else ()

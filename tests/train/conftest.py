@@ -5,7 +5,7 @@ import pytest
 
 from tests.helpers.checkpoints import make_state, put, save
 from train.config import Data
-from train.data import sources
+from train.data import find_sources
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def pristine(tmp_path_factory):
 def tfds_folder(tmp_path_factory):
     """A folder of prepared data sets with the digits in it."""
     root = tmp_path_factory.mktemp("tfds")
-    sources(Data(name="digits", root=str(root)))
+    find_sources(Data(name="digits", root=str(root)))
     return root
 
 

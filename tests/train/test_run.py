@@ -281,7 +281,7 @@ def command(*arguments, **kwargs):
 
 def test_errors_on_the_command_line(tmp_path):
     result = command("--config=train/configs/digits.py", "--config.data.name=letters", f"--workdir={tmp_path}")
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert (
         result.stderr
         == "error: data.name='letters' is not known; expected digits, folder, manifest, tfds/NAME or hfds/ORG/NAME.\n"

@@ -1,4 +1,4 @@
-"""`python -m train.verify`: small models of its three recipes, and that it would notice."""
+"""`nfjax verify-training`: small models of its three recipes, and that it would notice."""
 
 import dataclasses
 
@@ -7,13 +7,14 @@ import pytest
 
 import port
 from train.verify import training as verify
+from train.verify.__main__ import main
 from train.verify.training import RECIPES, TOLERANCE, Difference, Result
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_training_is_timms(recipe, capsys):
     """Eight steps in four epochs of the schedule."""
-    assert verify.main(["--small", "--steps=8", f"--only={recipe}"]) == 0
+    assert main(["--small", "--steps=8", f"--only={recipe}"]) == 0
     printed = capsys.readouterr().out
     assert f"{recipe}: {RECIPES[recipe].small}" in printed
     assert [line.split()[3] for line in printed.splitlines() if "loss of step" in line] == ["1", "6", "8"]
@@ -31,7 +32,7 @@ def test_a_millionth_more_decay_is_noticed(factor, status, verdict, monkeypatch,
         return found | {which: port.to_flax(found[which]) for which in ("params", "ema")}
 
     monkeypatch.setattr(verify, "_ours", almost_timm)
-    assert verify.main(["--small", "--steps=4", "--only=adamw"]) == status
+    assert main(["--small", "--steps=4", "--only=adamw"]) == status
     assert f"{verdict} at 1e-09" in capsys.readouterr().out
 
 
@@ -65,10 +66,10 @@ def test_a_parameter_that_never_moved_proves_nothing():
 
 def test_what_cannot_run(monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        verify.main(["--only=rmsprop"])
+        main(["--only=rmsprop"])
     assert "invalid choice: 'rmsprop'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        verify.main(["--steps=0"])
+        main(["--steps=0"])
     monkeypatch.setattr(verify, "verify", lambda *a, **k: (_ for _ in ()).throw(ImportError("timm is not installed")))
-    assert verify.main([]) == 2
+    assert main([]) == 2
     assert "error: timm is not installed" in capsys.readouterr().err

@@ -1,15 +1,9 @@
-"""Average checkpoints of a run into one model, and write it as a folder that timm and nfjax load.
-
-    python -m train.average RUN                      all the checkpoints that there are
-    python -m train.average RUN --best 3 --out DIR   those with the best checkpoint.metric
-    python -m train.average RUN --steps 1000 2000
+"""Averages of a run's checkpoints, as folders that timm and nfjax load.
 
 What is averaged are the weights to evaluate, in float64: moving averages where the run has them.
 """
 
-import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,24 +17,12 @@ import port
 from train.checkpoints.files import best_first, describe, load_weights, require_steps
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.average", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the --workdir of the run")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--last", type=int, metavar="N", help="the newest N")
-    which.add_argument("--best", type=int, metavar="N", help="the best N")
-    which.add_argument("--steps", type=int, nargs="+", metavar="STEP", help="these")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write; by default RUN/average")
-    args = parser.parse_args(argv)
-    out = args.out or args.run / "average"
-    try:
-        chosen = choose(args.run, last=args.last, best=args.best, steps=args.steps)
-        save(args.run, average(args.run, chosen), chosen[-1], out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(
+    folder: Path, out: Path, *, last: int | None = None, best: int | None = None, steps: Sequence[int] | None = None
+) -> int:
+    """Average the checkpoints that are meant, and say which they were; the exit status of the command."""
+    chosen = choose(folder, last=last, best=best, steps=steps)
+    save(folder, average(folder, chosen), chosen[-1], out)
     print(f"{out}: the average of the checkpoints of steps {', '.join(map(str, chosen))}")
     return 0
 

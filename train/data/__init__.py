@@ -1,10 +1,26 @@
 """Images on the host, from files to batches of uint8; the step normalises them on the device."""
 
-from train.data.broken import REPORT
-from train.data.dataset import SOURCES, Dataset, for_config, load, sources
-from train.data.pipeline import Split, own_rows, test_batches, train_batches
-from train.data.prefetch import Batch, Batches
-from train.data.sources.base import Arrays, Example, Source
+from typing import TYPE_CHECKING
+
+from port.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.data.broken import REPORT
+    from train.data.dataset import SOURCES, Dataset, find_sources, for_config, load
+    from train.data.pipeline import Split, own_rows, test_batches, train_batches
+    from train.data.prefetch import Batch, Batches
+    from train.data.sources.base import Arrays, Example, Source
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "train.data.broken": ("REPORT",),
+            "train.data.dataset": ("SOURCES", "Dataset", "find_sources", "for_config", "load"),
+            "train.data.pipeline": ("Split", "own_rows", "test_batches", "train_batches"),
+            "train.data.prefetch": ("Batch", "Batches"),
+            "train.data.sources.base": ("Arrays", "Example", "Source"),
+        },
+    )
 
 __all__ = [
     "REPORT",
@@ -16,10 +32,10 @@ __all__ = [
     "Example",
     "Source",
     "Split",
+    "find_sources",
     "for_config",
     "load",
     "own_rows",
-    "sources",
     "test_batches",
     "train_batches",
 ]

@@ -1,36 +1,52 @@
-"""Look through a data set: `python -m train.data inspect DIR`, or `--config=FILE [--config.data.FIELD=VALUE ...]`."""
+"""Look through a data set: classes, sizes, broken images, and a contact sheet.
 
-import argparse
+Its images are in a folder for each class, or where a config says: --config=FILE [--config.data.FIELD=VALUE ...].
+The exit status is 1 if there are broken images, or the same images in both splits.
+"""
+
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from port.commands import Command, Parser, dispatch
+from port.messages import exit_status
 
-def main(argv: list[str]) -> int:
-    """Run the command; the exit status is 1 if there are broken images, or the same images in both splits."""
-    parser = argparse.ArgumentParser(prog="python -m train.data", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("inspect", help="classes, sizes, broken images, and a contact sheet")
-    command.add_argument("folder", nargs="?", help="images in a folder per class; otherwise give --config=FILE")
-    command.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="PNG file of the contact sheet")
-    command.add_argument("--limit", type=int, help="read only so many images of each split")
-    options, others = parser.parse_known_args(argv)
+COMMANDS = {"inspect": Command("classes, sizes, broken images, and a contact sheet", "train.data.__main__:inspect")}
 
+
+def main(argv: Sequence[str]) -> int:
+    return dispatch(COMMANDS, argv, "python -m train.data", about=str(__doc__))
+
+
+def options(parser: Parser) -> None:
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="images in a folder for each class; or else --config")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("contact_sheet.png"), metavar="PNG", help="file of the contact sheet"
+    )
+    parser.hidden("--out", instead_of="--output")
+    parser.add_argument("--limit", type=int, metavar="N", help="read only so many images of each split")
+
+
+def inspect(argv: Sequence[str], prog: str) -> int:
+    """Run the command."""
+    parser = Parser(prog=prog, description=__doc__, others=("--config", "--noconfig"))
+    options(parser)
+    args, fields = parser.parse_known_args(argv)
+    if args.folder is not None and fields:
+        parser.error(f"{' '.join(fields)}: fields of a config need --config=FILE, which takes the place of a folder.")
     from train.cli.flags import parse
     from train.config import Augment, Data
 
-    if options.folder is not None and others:
-        parser.error(f"{' '.join(others)}: fields of a config need --config=FILE, which takes the place of a folder")
-    config = parse([parser.prog, *others])[0] if options.folder is None else None
+    config = parse([prog, *fields])[0] if args.folder is None else None
 
-    from train.data.dataset import for_config, load
-    from train.data.inspect import inspect
+    def run() -> int:
+        from train.data.dataset import for_config, load
+        from train.data.inspect import inspect
 
-    try:
-        dataset = for_config(config) if config else load(Data(name="folder", root=options.folder), augment=Augment())
-        return 0 if inspect(dataset, options.out, options.limit) else 1
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        dataset = for_config(config) if config else load(Data(name="folder", root=args.folder), augment=Augment())
+        return 0 if inspect(dataset, args.output, args.limit) else 1
+
+    return exit_status(run, extra="train")
 
 
 if __name__ == "__main__":

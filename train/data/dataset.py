@@ -80,7 +80,7 @@ def load(data: Data, model: DataConfig | None = None, augment: Augment | None = 
     Raises:
         ValueError, FileNotFoundError: says what is wrong with `data`, and what to give instead.
     """
-    train, test = sources(data)
+    train, test = find_sources(data)
     config = _data_config(data, model or DataConfig(), train.class_names)
     channels, *size = config.input_size
     augmentation = create_train_transform(config, **dataclasses.asdict(augment or Augment(no_aug=True)))
@@ -94,7 +94,7 @@ def load(data: Data, model: DataConfig | None = None, augment: Augment | None = 
     )
 
 
-def sources(data: Data) -> tuple[Source, Source]:
+def find_sources(data: Data) -> tuple[Source, Source]:
     """The images to train on and those to test on."""
     splits = _splits(data)
     train = select(splits, data.train_split)

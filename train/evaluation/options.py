@@ -1,11 +1,11 @@
-"""The command line of `python -m train.evaluate`; a mistake in it is told before anything is computed."""
+"""The command line of `nfjax evaluate`; a mistake in it is told before anything is computed."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from port.messages import did_you_mean
+from port.commands import Parser
 from train.cli.fields import fields
 
 DESCRIPTION = """Count how often models are right about images: top-1 and top-5, exactly, on all devices and processes.
@@ -13,13 +13,13 @@ DESCRIPTION = """Count how often models are right about images: top-1 and top-5,
 Size, crop, interpolation, mean and std of the images are those that a model's weights are best tested with. An
 evaluation that was interrupted goes on where it was; models that are in the results already are passed over."""
 EXAMPLE = """examples:
-  python -m train.evaluate --model eca_nfnet_l0 --data /data/imagenet/val
-  python -m train.evaluate --model 'eca_nfnet_l*' 'vit_medium*reg*' --data tfds/imagenet2012 --dtype bfloat16
-  python -m train.evaluate --model nfnet_l0 --data /data/imagenet/val --real real.json
-  python -m train.evaluate --model runs/pictures                    a run, on the images that it was tested on
-  python -m train.evaluate --model local-dir:runs/a/final --data pictures --data.val_split=val --out runs/a/evaluation
+  %(prog)s --model eca_nfnet_l0 --data /data/imagenet/val
+  %(prog)s --model 'eca_nfnet_l*' 'vit_medium*reg*' --data tfds/imagenet2012 --dtype bfloat16
+  %(prog)s --model nfnet_l0 --data /data/imagenet/val --real real.json
+  %(prog)s --model runs/pictures                    a run, on the images that it was tested on
+  %(prog)s --model runs/a/final --data pictures --data.val_split=val -o runs/a/evaluation
 
-OUT receives results.csv, a row a model, and for each model a folder with predictions.csv, classes.csv (names of the
+OUTPUT receives results.csv, a row a model, and for each model a folder with predictions.csv, classes.csv (names of the
 classes, accuracy of each), confusion.png and mistakes.png. The exit status is 1 if a model or an image failed.
 """
 # Fields of the config's data section that matter to an evaluation.
@@ -30,47 +30,21 @@ DATA_FIELDS = (
 KINDS = ("digits", "tfds", "hfds")  # of data sets that need no folder
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+def parse(argv: Sequence[str], prog: str = "python -m train.evaluate") -> tuple[argparse.Namespace, dict[str, Any]]:
     """The options, and the fields of `train.config.Data` that are given.
 
     Ends the process like a command: `--help` prints the help, status 0; a mistake prints one message, status 2.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m train.evaluate",
-        usage="%(prog)s --model NAME [NAME ...] [--data PLACE] [--out DIR] [--OPTION=VALUE ...]",
+    parser = Parser(
+        prog=prog,
+        usage="%(prog)s --model NAME [NAME ...] [--data PLACE] [-o DIR] [--OPTION=VALUE ...]",
         description=DESCRIPTION,
         epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--model", nargs="+", action="extend", required=True, metavar="NAME",
-        help="names or patterns of nfjax's models, hf-hub:ORG/NAME, local-dir:PATH, work folders of runs")  # fmt: skip
-    add("--data", metavar="PLACE", help="a folder of images in a folder per class, a table, tfds/NAME or hfds/ORG/NAME")
-    add("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder of the results (%(default)s)")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in (%(default)s)")
-    add("--weights", default="pretrained", help="a file or folder instead of a model's own; none for fresh ones")
-    add("--real", type=Path, metavar="FILE", help="real.json, ImageNet's reassessed labels (arXiv 2006.07159)")
-    add("--restrict-classes", action="store_true", help="outputs that are no class of the data set do not compete")
-    several = parser.add_argument_group("several processes")
-    several.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="process 0, where no cluster tells; with the next two"
-    )
-    several.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
-    several.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0")
-    several.add_argument("--distributed", choices=("auto", "on", "off"), default="auto", help="wait for the others")
-    group = parser.add_argument_group("images", "Fields of a config's section data. Written none, they are None.")
-    known = fields()
-    for name in DATA_FIELDS:
-        field = known[f"data.{name}"]
-        doc = field.doc.replace("%", "%%")
-        group.add_argument(f"--{field.path}", metavar="VALUE", help=f"{field.type_name}: {doc}")
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        options = [option for action in parser._actions for option in action.option_strings]
-        hint = did_you_mean(unknown[0].partition("=")[0], options, n=1)
-        parser.error(f"{unknown[0]}: there is no such option.{hint}")
-    given = _shortcut(args.data) if args.data else {}
+    options(parser)
+    args = parser.parse_args(argv)
+    known, given = fields(), _shortcut(args.data) if args.data else {}
     for name in DATA_FIELDS:
         text, field = getattr(args, f"data.{name}"), known[f"data.{name}"]
         if text is not None:
@@ -79,6 +53,43 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
             except ValueError:
                 parser.error(f"--{field.path}={text}: expected {field.expected}.")
     return args, given
+
+
+def options(parser: Parser) -> None:
+    """Add the options to a parser."""
+    add = parser.add_argument
+    add("--model", nargs="+", action="extend", required=True, metavar="NAME",
+        help="names or patterns of nfjax's models, hf-hub:ORG/NAME, local-dir:PATH, work folders of runs")  # fmt: skip
+    add("--data", metavar="PLACE", help="a folder of images in a folder per class, a table, tfds/NAME or hfds/ORG/NAME")
+    add(
+        "-o",
+        "--output",
+        dest="out",
+        type=Path,
+        default=Path("evaluation"),
+        metavar="DIR",
+        help="for the results (%(default)s)",
+    )
+    parser.hidden("--out", instead_of="--output")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in (%(default)s)")
+    add("--weights", default="pretrained", help="a file or folder instead of a model's own; none for fresh ones")
+    add("--real", type=Path, metavar="FILE", help="real.json, ImageNet's reassessed labels (arXiv 2006.07159)")
+    add("--restrict-classes", action="store_true", help="outputs that are no class of the data set do not compete")
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="process 0, where no cluster tells; with the next two"
+    )
+    several.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
+    parser.hidden("--num_processes", instead_of="--num-processes")
+    parser.hidden("--process_id", instead_of="--process-id")
+    several.add_argument("--distributed", choices=("auto", "on", "off"), default="auto", help="wait for the others")
+    group = parser.add_argument_group("images", "Fields of a config's section data. Written none, they are None.")
+    known = fields()
+    for name in DATA_FIELDS:
+        field = known[f"data.{name}"]
+        doc = field.doc.replace("%", "%%")
+        group.add_argument(f"--{field.path}", metavar="VALUE", help=f"{field.type_name}: {doc}")
 
 
 def _shortcut(text: str) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def _images(given: dict[str, Any], names: Sequence[str]) -> tuple[Data, pipeline
             "set of TensorFlow Datasets. Only runs, as --model=WORKDIR, know theirs."
         )
     data = dataclasses.replace(models.run_data(run), **given)
-    return data, evaluation_source(data)[0] if data.val_split else pipeline.sources(data)[1]
+    return data, evaluation_source(data)[0] if data.val_split else pipeline.find_sources(data)[1]
 
 
 def _together(act: Callable[[], T]) -> T:

@@ -1,9 +1,5 @@
-"""Curves of a run as a picture: `python -m train.curves RUN [RUN ...]` draws one, or several for comparison.
+"""Curves of a run as a picture, or of several runs for comparison. Training itself writes WORKDIR/curves.png."""
 
-Training itself writes WORKDIR/curves.png.
-"""
-
-import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfjax.pictures import make_figure, save_figure
-from train.report.metrics import FILE, read
+from train.report.metrics import read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -177,23 +173,7 @@ def running_mean(values: np.ndarray) -> np.ndarray:
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.curves",
-        description="Draw the curves of a training run, or of several over each other.",
-        epilog="example: python -m train.curves runs/a runs/b --output=compared.png",
-    )
-    parser.add_argument("run", nargs="+", type=Path, help="work folder of a run")
-    parser.add_argument(
-        "--output", type=Path, help="picture to write, .png, .svg or .pdf; RUN/curves.png for one run, else curves.png"
-    )
-    options = parser.parse_args(arguments)
-    runs = options.run
-    for run in runs:
-        if not (run / FILE).exists():
-            parser.error(f"{run} is not the work folder of a run: it has no {FILE}.")
-    output = options.output or (runs[0] / FILE_NAME if len(runs) == 1 else Path(FILE_NAME))
-    if output.suffix not in (".png", ".svg", ".pdf"):
-        parser.error(f"--output={output}: expected a name that ends in .png, .svg or .pdf.")
+def draw_runs(runs: Sequence[Path], path: Path) -> Path:
+    """Draw the metrics.jsonl of one run, or of several over each other."""
     title = runs[0].absolute().name if len(runs) == 1 else f"{len(runs)} runs"
-    print(draw({str(run): load(run) for run in runs}, output, title=title))
+    return draw({str(run): load(run) for run in runs}, path, title=title)

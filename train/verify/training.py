@@ -1,17 +1,13 @@
 """Training against timm: the same weights and images through our training step and through timm's, in float64.
 
-    python -m train.verify                      eca_nfnet_l0 and two register ViTs, 20 steps each
-    python -m train.verify --only sgd --steps 5
-
 Ours is the step that `train.main` compiles. timm's side is torch autograd, timm's loss, clipping, optimiser, scheduler
 and moving average, set up from the same config as its training script would. Images are random and not augmented.
 """
 
-import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -291,31 +287,14 @@ def _timm_loss(loss: Loss) -> Callable[..., Any]:
     return LabelSmoothingCrossEntropy(loss.smoothing)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the table; 0 if every recipe passes, 1 if one fails, 2 if it cannot run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.verify",
-        description="train with timm and with nfjax from the same weights, and compare (needs torch and timm)",
-        epilog="example:\n  python -m train.verify --only sgd --only adamw --steps 20",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--only", action="append", choices=RECIPES, help="a recipe, repeatable (default: all)")
-    parser.add_argument("--steps", type=int, default=20, help="optimisation steps (default: %(default)s)")
-    parser.add_argument("--small", action="store_true", help="with small models of the same families: seconds")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights and images")
-    args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f"--steps={args.steps}; expected at least 1")
+def run(recipes: Sequence[str], *, steps: int, small: bool, seed: int) -> int:
+    """Print the table; 0 if every recipe passes, 1 if one fails."""
     jax.config.update("jax_platforms", "cpu")  # float64, which TPUs do not have
     passed = []
-    try:
-        for name in args.only or RECIPES:
-            print(f"{name}: {args.steps} steps in each library ...", file=sys.stderr, flush=True)
-            result = verify(name, steps=args.steps, small=args.small, seed=args.seed)
-            print("\n".join(result.lines()), flush=True)
-            passed.append(result.ok)
-    except (ValueError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in recipes or RECIPES:
+        print(f"{name}: {steps} steps in each library ...", file=sys.stderr, flush=True)
+        result = verify(name, steps=steps, small=small, seed=seed)
+        print("\n".join(result.lines()), flush=True)
+        passed.append(result.ok)
     print(f"{passed.count(True)} of {len(passed)} recipes equal timm.")
     return 0 if all(passed) else 1

@@ -1,4 +1,4 @@
-"""`python -m nfjax classify`, `embed` and `features`, as they are typed."""
+"""`nfjax classify`, `embed` and `features`, as they are typed."""
 
 import csv
 import io
@@ -158,4 +158,4 @@ def test_what_is_wrong_is_said(arguments, said, saved, photos, capsys):
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    assert f"python -m nfjax {command} " in capsys.readouterr().out.split("example")[1]
+    assert f"nfjax {command} " in capsys.readouterr().out.split("example")[1]

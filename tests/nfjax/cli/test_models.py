@@ -1,4 +1,4 @@
-"""`python -m nfjax list` and `info`."""
+"""`nfjax list` and `info`."""
 
 import json
 
@@ -105,6 +105,6 @@ def test_help_ends_with_an_example_that_works(capsys, command):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     line = capsys.readouterr().out.splitlines()[-1]
-    start = "  python -m nfjax "
+    start = "  nfjax "
     assert line.startswith(start)
     run(capsys, *line.removeprefix(start).replace("'", "").split())

@@ -13,7 +13,8 @@ import port
 from nfjax.params import split
 from nfjax.parity import oracle
 from nfjax.saving import hub_config
-from train.checkpoints.averages import average, choose, main, run_weights
+from train.average import main
+from train.checkpoints.averages import average, choose, run_weights
 from train.checkpoints.manager import Checkpoints
 from train.config import Checkpoint, Config
 from train.report.workdir import claim

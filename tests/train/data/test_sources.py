@@ -12,7 +12,7 @@ from PIL import Image
 from nfjax.parity import oracle
 from tests.helpers.photos import make_folder
 from train.config import Data
-from train.data import sources
+from train.data import find_sources
 from train.data.sources import slices
 from train.data.sources.base import Relabelled, Selection, Strings, labels_of, select, stratify
 from train.data.sources.folder import folder
@@ -154,21 +154,23 @@ def test_a_split_is_made_where_there_is_none(tmp_path):
             for number in range(count)
         )
     )
-    train, test = sources(Data(name="folder", root=str(tmp_path), val_share=0.2))
+    train, test = find_sources(Data(name="folder", root=str(tmp_path), val_share=0.2))
     assert (Counter(labels(train)), Counter(labels(test))) == ({0: 16, 1: 8, 2: 1}, {0: 4, 1: 2})
     keys = [{source.key(index) for index in range(len(source))} for source in (train, test)]
     assert not keys[0] & keys[1]
     assert {source.key(3) for source in (train, test)} == {source[3]["key"] for source in (train, test)}
-    again = sources(Data(name="folder", root=str(tmp_path)))
+    again = find_sources(Data(name="folder", root=str(tmp_path)))
     assert [source.fingerprint() for source in again] == [train.fingerprint(), test.fingerprint()]
     write(tmp_path / "c" / "1.png")
-    assert sources(Data(name="folder", root=str(tmp_path)))[0].fingerprint() != train.fingerprint()
+    assert find_sources(Data(name="folder", root=str(tmp_path)))[0].fingerprint() != train.fingerprint()
     with pytest.raises(ValueError, match=r"data\.val_share=0\.001 of 32 images in 3 classes is not one image"):
-        sources(Data(name="folder", root=str(tmp_path), val_share=0.001))
+        find_sources(Data(name="folder", root=str(tmp_path), val_share=0.001))
 
 
 def test_slices_of_a_folder(photos):
-    train, test = sources(Data(name="folder", root=str(photos), train_split="train[:75%]+val", val_split="train[75%:]"))
+    train, test = find_sources(
+        Data(name="folder", root=str(photos), train_split="train[:75%]+val", val_split="train[75%:]")
+    )
     assert (len(train), len(test)) == (23, 5)
     whole = folder(photos)
     assert train[14]["key"] == whole["train"].key(14)
@@ -181,13 +183,13 @@ def test_slices_of_a_folder(photos):
 @pytest.mark.parametrize("val_split", ["train", "train[90%:]", "val+train[:1]"])
 def test_testing_on_what_was_trained_on(photos, val_split):
     with pytest.raises(ValueError, match="have images in common; cut them apart"):
-        sources(Data(name="folder", root=str(photos), val_split=val_split))
+        find_sources(Data(name="folder", root=str(photos), val_split=val_split))
 
 
 def test_a_class_map(photos, tmp_path):
     names = ["aardvark", "astronaut", "cat", "coffee", "cup", "flower"]
     (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
-    train, _ = sources(Data(name="folder", root=str(photos), class_map=str(tmp_path / "classes.txt")))
+    train, _ = find_sources(Data(name="folder", root=str(photos), class_map=str(tmp_path / "classes.txt")))
     assert train.class_names == tuple(names)
     assert Counter(labels(train)) == dict.fromkeys((1, 2, 3, 5), 5)
     assert train.labels().tolist() == labels(train)
@@ -195,7 +197,7 @@ def test_a_class_map(photos, tmp_path):
     assert train.fingerprint() != folder(photos)["train"].fingerprint()
     (tmp_path / "classes.txt").write_text("astronaut\ncat\n")
     with pytest.raises(ValueError, match="2 classes are not among the 2 known ones, astronaut, cat: coffee, flower"):
-        sources(Data(name="folder", root=str(photos), class_map=str(tmp_path / "classes.txt")))
+        find_sources(Data(name="folder", root=str(photos), class_map=str(tmp_path / "classes.txt")))
 
 
 # Tables.
@@ -231,7 +233,7 @@ def test_tables(photos, ending):
     assert [train.key(index) for index in range(3)] == [row["path"] for row in rows if row["split"] == "train"]
     assert train[2]["image"] == (photos / rows[3]["path"]).read_bytes()
     assert (
-        sources(Data(name="manifest", root=str(photos / f"table.{ending}")))[1].fingerprint()
+        find_sources(Data(name="manifest", root=str(photos / f"table.{ending}")))[1].fingerprint()
         == splits["val"].fingerprint()
     )
 
@@ -291,14 +293,14 @@ def test_hugging_face(photos, tmp_path):
         saved[name] = datasets.Dataset.from_dict({"img": files, "label": labels(source)}, features=features)
     saved["test"] = datasets.Dataset.from_dict({"img": files, "label": [-1] * len(files)}, features=features)
     datasets.DatasetDict(saved).save_to_disk(tmp_path / "saved")
-    train, test = sources(Data(name="hfds", root=str(tmp_path / "saved")))
+    train, test = find_sources(Data(name="hfds", root=str(tmp_path / "saved")))
     for theirs, source in ((train, ours["train"]), (test, ours["val"])):
         assert theirs.class_names == source.class_names
         assert [theirs[i]["image"] for i in range(len(source))] == [source[i]["image"] for i in range(len(source))]
         assert labels(theirs) == labels(source)
     assert pickle.loads(pickle.dumps(train))[3] == train[3]
     with pytest.raises(ValueError, match=r"hfds: no column fine; there is img, label\. Name it: data\.target_key"):
-        sources(Data(name="hfds", root=str(tmp_path / "saved"), target_key="fine"))
+        find_sources(Data(name="hfds", root=str(tmp_path / "saved"), target_key="fine"))
 
 
 # All.
@@ -351,7 +353,7 @@ def test_fingerprints_follow_what_they_should(photos, tmp_path):
 )
 def test_data_sets_that_cannot_be(name, root, message):
     with pytest.raises(ValueError, match=message):
-        sources(Data(name=name, root=root))
+        find_sources(Data(name=name, root=root))
 
 
 def test_strings():

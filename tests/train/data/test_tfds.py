@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from train.config import Data
-from train.data import sources
+from train.data import find_sources
 from train.data.dataset import evaluation_source
 from train.data.sources.tfds import TFRecords, records
 
 
 def test_digits_are_a_data_set_of_tfds(tfds_folder):
     tfds = pytest.importorskip("tensorflow_datasets")
-    train, test = sources(Data(name="digits", root=str(tfds_folder)))
+    train, test = find_sources(Data(name="digits", root=str(tfds_folder)))
     assert (len(train), len(test)) == (1437, 360)
     assert [test[index]["label"] for index in range(8)] == [0, 8, 8, 9, 8, 3, 7, 5]
     theirs = tfds.builder_from_directory(tfds_folder / "digits" / "1.0.0").as_data_source(split="train")
@@ -42,7 +42,7 @@ def test_digits_are_scikit_learns(tfds_folder):
         for image, label in zip(bunch.images, bunch.target, strict=True)
     )
     found = Counter()
-    for source in sources(Data(name="digits", root=str(tfds_folder))):
+    for source in find_sources(Data(name="digits", root=str(tfds_folder))):
         found.update((load_pixels(source[i]["image"]).tobytes(), source[i]["label"]) for i in range(len(source)))
     assert found == expected
 
@@ -68,7 +68,7 @@ def test_a_damaged_tfrecord(tfrecord_folder, tmp_path):
         splits["train"].require()
     data = Data(name="tfds/digits", root=str(tmp_path))
     assert evaluation_source(data)[1] == "test"
-    for whole in (sources, evaluation_source):
+    for whole in (find_sources, evaluation_source):
         with pytest.raises(OSError, match="cut short or no tfrecord file"):
             whole(dataclasses.replace(data, val_split="train[:10%]", train_split="test"))
 
@@ -87,22 +87,22 @@ assert "tensorflow" not in sys.modules and "tensorflow_datasets" in sys.modules
 
 def test_records_that_are_not_there(tfds_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"letters holds no data set prepared .*: digits\. Set data\.root"):
-        sources(Data(name="tfds/letters", root=str(tfds_folder)))
+        find_sources(Data(name="tfds/letters", root=str(tfds_folder)))
     with pytest.raises(ValueError, match=r"no feature 'picture'; name one of image, label as data\.input_key"):
-        sources(Data(name="tfds/digits", root=str(tfds_folder), input_key="picture"))
+        find_sources(Data(name="tfds/digits", root=str(tfds_folder), input_key="picture"))
     with pytest.raises(ValueError, match=r"feature 'image' is not a class label"):
-        sources(Data(name="tfds/digits", root=str(tfds_folder), target_key="image"))
+        find_sources(Data(name="tfds/digits", root=str(tfds_folder), target_key="image"))
 
 
 def test_names_of_records(tfds_folder):
-    expected = sources(Data(name="digits", root=str(tfds_folder)))[0].fingerprint()
+    expected = find_sources(Data(name="digits", root=str(tfds_folder)))[0].fingerprint()
     version = tfds_folder / "digits" / "1.0.0"
     for name, root in (("tfds/digits", tfds_folder), ("tfds/digits/1.0.0", tfds_folder), ("tfds", version)):
-        assert sources(Data(name=name, root=str(root)))[0].fingerprint() == expected
-    train, test = sources(
+        assert find_sources(Data(name=name, root=str(root)))[0].fingerprint() == expected
+    train, test = find_sources(
         Data(name="tfds/digits", root=str(tfds_folder), train_split="train[:99%]", val_split="train[99%:]")
     )
     assert (len(train), len(test)) == (1423, 14)
     assert train.key(1422) == "train[1422]"
     with pytest.raises(ValueError, match=r"there is no split to test on\. Name one"):
-        sources(Data(name="tfds/digits", root=str(tfds_folder), train_split="test"))
+        find_sources(Data(name="tfds/digits", root=str(tfds_folder), train_split="test"))

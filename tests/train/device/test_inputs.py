@@ -1,14 +1,10 @@
 """What a batch goes through on the device, in which order, and from which random numbers."""
 
-import dataclasses
-import typing
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfjax.augment import Augment
 from nfjax.augment.policies import create_policy
 from train import config as c
 from train.cli.mistakes import check
@@ -20,13 +16,6 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, 24, 20, 3), np.uint8)
 LABELS = jnp.arange(8)
 NORMALIZE = Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 KEY = jax.random.key(7)
-
-
-def test_options_of_augmentation_are_those_of_nfjax():
-    ours, theirs = ([(f.name, f.default) for f in dataclasses.fields(kind)] for kind in (c.Augment, Augment))
-    assert ours == theirs
-    hints, expected = (typing.get_type_hints(kind) for kind in (c.Augment, Augment))  # without the ranges
-    assert hints | {"interpolation": str} == expected
 
 
 def run(config, step=0, policy=None):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.report.curves import PANELS, POINTS, _draw_panel, draw, load, main, plot, running_mean, thin
+from train.curves import main
+from train.report.curves import PANELS, POINTS, _draw_panel, draw, load, plot, running_mean, thin
 
 
 def write(folder, lines):

@@ -1,0 +1,41 @@
+"""How training images are changed at random: the options, without what follows them, so that they are read at once."""
+
+import dataclasses
+from typing import Literal
+
+from port.ranges import NotNegative, Positive, Share, ShareAbove0
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", "random"]
+
+
+@dataclasses.dataclass
+class Augment:
+    """How training images are changed at random; names and defaults are those of timm's train script.
+
+    Attributes:
+        no_aug: resize the whole image with the model's own interpolation, without keeping its aspect ratio, and do
+            nothing else.
+        scale: smallest and largest area of the part that is cut out, as shares of the image.
+        ratio: smallest and largest aspect ratio of that part, width over height.
+        interpolation: of the resizing; random is bilinear or bicubic.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+        auto_augment: "rand-m9-mstd0.5-inc1" or another policy of `nfjax.augment.policies.create_policy`; None for none.
+        color_jitter: largest change of brightness, contrast and saturation, or of each, and of hue, at most 0.5, as a
+            fourth; empty for none. Left out where there is a policy, other than those with "3a".
+        color_jitter_prob: how often colours are changed; None for always.
+        grayscale_prob: probability of becoming grey.
+        on_device: leave the policy, which must be a RandAugment, to the compiled step (see docs/augmentation.md).
+    """
+
+    no_aug: bool = False
+    scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "random"
+    hflip: Share = 0.5
+    vflip: Share = 0.0
+    auto_augment: str | None = None
+    color_jitter: tuple[NotNegative, ...] = (0.4,)
+    color_jitter_prob: Share | None = None
+    grayscale_prob: Share = 0.0
+    on_device: bool = False

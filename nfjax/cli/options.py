@@ -1,0 +1,146 @@
+"""The options of the commands on models and images, together, so that the same things are spelt the same.
+
+Nothing here imports jax or numpy: a mistake in a command is told at once.
+"""
+
+import argparse
+from pathlib import Path
+
+from port.commands import Parser, pixels, weights
+
+MODEL = "name, folder with a model or of a run, or hf-hub:organisation/name"
+WEIGHTS = "file or folder with the weights, instead of the published ones; none for fresh ones"
+FORMATS, PLATFORMS = ("zip", "stablehlo-text"), ("cpu", "cuda", "tpu", "rocm")  # as nfjax.exporting has them
+
+
+def models(parser: Parser) -> None:
+    """`list`."""
+    parser.epilog = """examples:
+  %(prog)s 'eca*'
+  %(prog)s 'vit*reg*' --pretrained --json"""
+    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern of the names; default: all")
+    parser.add_argument("--pretrained", action="store_true", help="a row for each set of published weights")
+    _json(parser)
+
+
+def info(parser: Parser) -> None:
+    parser.epilog = """examples:
+  %(prog)s eca_nfnet_l0
+  %(prog)s vit_wee_patch16_reg1_gap_256.sbb_in1k --no-layers --json"""
+    parser.add_model(f"{MODEL}, of which the config is fetched, no weights")
+    parser.add_argument(
+        "--layers",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="each layer: its parameters, output shape and cost (default: yes)",
+    )
+    _json(parser)
+
+
+def classify(parser: Parser) -> None:
+    parser.description = (
+        "The most probable classes of images, by name. Files that cannot be read are skipped and reported; the exit "
+        "code is then 1."
+    )
+    parser.epilog = """example:
+  %(prog)s photos/ cat.jpg 'more/*.png' --model nfnet_l0 --topk 3 --plot top3.png
+"""
+    _images(parser)
+    parser.add_argument("--topk", type=int, default=5, help="classes per image (default: %(default)s)")
+    parser.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="for the result; parquet needs one")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw each image beside the bars of its classes")
+
+
+def embed(parser: Parser) -> None:
+    parser.description = (
+        "The pooled features that enter a model's classifier, float32: arrays `files` (N,) and `embeddings` "
+        "(N, features) of an npz, or columns of the same names of a parquet file."
+    )
+    parser.epilog = """example:
+  %(prog)s photos/ --model vit_base_patch14_reg4_dinov2 --img-size 224 -o photos.npz
+"""
+    _images(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="file name ending in .npz or .parquet"
+    )
+    parser.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
+
+
+def features(parser: Parser) -> None:
+    parser.description = (
+        "Draws a line per stage: the mean magnitude of the feature map, then the channels that vary most over the "
+        "image. With --attention a line per block of a transformer: what the patches attend to on average, then by "
+        "head."
+    )
+    parser.epilog = """examples:
+  %(prog)s cat.jpg --model nfnet_l0 -o features.png
+  %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png
+"""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image")
+    _model(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("features.png"), metavar="PNG", help="default: %(default)s"
+    )
+    parser.add_argument("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
+    parser.add_argument("--channels", type=int, default=7, help="channels or heads per line (default: %(default)s)")
+    parser.add_argument("--attention", action="store_true", help="attention maps of a transformer")
+
+
+def export(parser: Parser) -> None:
+    parser.description = "Write a model for serving, read it back, and compare what the two compute."
+    parser.epilog = """example:
+  %(prog)s eca_nfnet_l0 -o eca_nfnet_l0.zip --uint8
+
+Then, on a machine with jax and flatbuffers but without nfjax:
+  archive = zipfile.ZipFile("eca_nfnet_l0.zip")
+  program = jax.export.deserialize(bytearray(archive.read("model.stablehlo")))
+  logits = jax.jit(program.call)(images)  # (batch, 224, 224, 3), uint8
+"""
+    add = parser.add_argument
+    parser.add_model(MODEL)
+    add("--weights", type=weights, default="pretrained", metavar="FILE", help=WEIGHTS)
+    add("-o", "--output", type=Path, metavar="FILE", help="default: the model's name, .zip or .mlir")
+    add("--format", choices=FORMATS, default="zip", help="stablehlo-text: for other compilers")
+    add(
+        "--weights-in",
+        choices=["inside", "beside"],
+        default="inside",
+        help="inside the program, or beside it as .safetensors (default: %(default)s)",
+    )
+    add("--img-size", type=pixels, nargs="+", metavar="PIXELS", help="side, or height and width, also as HxW")
+    add("--dynamic-size", action="store_true", help="any multiple of the stride; convolutional models")
+    add("--batch-size", type=int, metavar="N", help="fixed batch size (default: any)")
+    parser.hidden("--batch", instead_of="--batch-size")
+    add("--uint8", action="store_true", help="take RGB of 0 to 255, normalise it in the program")
+    add("--platforms", nargs="+", choices=PLATFORMS, help="default: cpu cuda tpu (stablehlo-text: cpu)")
+    add("--num-classes", type=int, metavar="N", help="0 for embeddings (default: the weights' own)")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="to compute in")
+    add(
+        "--precision",
+        choices=["default", "high", "highest"],
+        default="default",
+        help="of float32 products on GPU and TPU; highest for timm's digits (default: the backend's fast one)",
+    )
+
+
+def _images(parser: Parser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched in depth) or patterns")
+    _model(parser)
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="images at a time (default: %(default)s)"
+    )
+
+
+def _model(parser: Parser) -> None:
+    parser.add_argument("--model", default="eca_nfnet_l0", metavar="NAME", help=f"{MODEL} (default: %(default)s)")
+    parser.add_argument("--weights", type=weights, default="pretrained", metavar="FILE", help=WEIGHTS)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--img-size", type=pixels, nargs="+", metavar="PIXELS", help="side, or height and width, also as HxW"
+    )
+    size.add_argument("--test-size", action="store_true", help="the size and crop that the weights are tested with")
+
+
+def _json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, with counts in full")

@@ -1,0 +1,152 @@
+"""Commands that are rows of a table: `nfjax COMMAND ...`. A command's modules are imported when it is called."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from port.messages import MISTAKE, did_you_mean, exit_status
+
+
+class Command(NamedTuple):
+    """A row.
+
+    Attributes:
+        help: one line.
+        run: "module:function". With `options` it is called with the parsed arguments, else with a list of arguments
+            and the words that the command was called by. It returns the exit status.
+        options: "module:function", called with a `Parser` to fill. Its module imports nothing that takes long.
+        completes: "module:function", called with a `Parser` to fill, of a command without `options`: what a shell
+            completes.
+        extra: of `pip install 'nfjax[EXTRA]'`: what the command needs beside what is always installed.
+    """
+
+    help: str
+    run: str
+    options: str = ""
+    completes: str = ""
+    extra: str = ""
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake is told in one line, with the option that may have been meant.
+
+    Args:
+        others: beginnings of options that somebody else will read.
+        options: of argparse's parser.
+    """
+
+    def __init__(self, *, others: tuple[str, ...] = (), **options: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._others = others
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses unknown options at once: they come before arguments that are missing."""
+        known = self._option_string_actions
+        for arg in sys.argv[1:] if args is None else args:
+            option = arg.partition("=")[0]
+            if option == "--":
+                break
+            if (
+                option.startswith("--")
+                and not option.startswith(self._others)
+                and not any(name.startswith(option) for name in known)
+            ):
+                self.error(f"{arg}: there is no such option.{did_you_mean(option, known, n=1)}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        said = message if message[-1] in ".?" else f"{message}."
+        self.exit(MISTAKE, f"error: {said} `{self.prog} --help` explains the command.\n")
+
+    def add_model(self, help: str) -> None:
+        """The model that a command is about: an argument, or `--model` as where a command is about images."""
+        self.add_argument("name", nargs="?", metavar="NAME", help=help)
+        self.add_argument("--model", metavar="NAME", help="the same")
+
+    def hidden(self, option: str, *, instead_of: str) -> None:
+        """Take an older spelling of an option, without showing it."""
+        action = self._option_string_actions[instead_of]
+        self._option_string_actions[option] = action
+
+
+def dispatch(
+    commands: Mapping[str, Command], argv: Sequence[str], prog: str, *, about: str, version: str | None = None
+) -> int:
+    """Run a command of a table.
+
+    Args:
+        commands: the table.
+        argv: the arguments, the command's name first.
+        prog: what comes before it on the command line.
+        about: first lines of the help.
+        version: what `--version` prints; None if there is no such option.
+
+    Returns:
+        The exit status: 0 done, 1 done and found something wrong, 2 a mistake, told in one line.
+    """
+    name, rest = (argv[0], argv[1:]) if argv else ("", [])
+    if name in ("-h", "--help", "help"):
+        print(_help(commands, prog, about))
+        return 0
+    if name == "--version" and version is not None:
+        print(version)
+        return 0
+    if name not in commands:
+        kind = "option" if name.startswith("-") else "command"
+        known = [*commands] if kind == "command" else ["--help", *(["--version"] if version else [])]
+        said = f"{name}: there is no such {kind}.{did_you_mean(name, known)}" if name else "expected a command."
+        print(f"error: {said} `{prog} --help` lists them.", file=sys.stderr)
+        return MISTAKE
+    command = commands[name]
+    return exit_status(lambda: _run(command, f"{prog} {name}", rest), extra=command.extra)
+
+
+def parser_of(command: Command, prog: str) -> Parser:
+    """The parser of a command; of one without `options` for completion only."""
+    parser = Parser(prog=prog, description=command.help)
+    _find(command.options or command.completes)(parser)
+    return parser
+
+
+def _run(command: Command, prog: str, argv: Sequence[str]) -> int:
+    args = parser_of(command, prog).parse_args(argv) if command.options else None
+    run = _find(command.run)
+    status: int = run(list(argv), prog) if args is None else run(args)
+    return status
+
+
+def _find(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _help(commands: Mapping[str, Command], prog: str, about: str) -> str:
+    width = max(map(len, commands)) + 2
+    rows = "\n".join(f"  {name:<{width}}{command.help}" for name, command in commands.items())
+    return f"usage: {prog} COMMAND ...\n\n{about.strip()}\n\n{rows}"
+
+
+def pixels(text: str) -> tuple[int, ...]:
+    """A size as options take it: "224", or "96x64" for height and width."""
+    sides = tuple(map(int, text.lower().split("x")))
+    if len(sides) > 2:
+        raise ValueError(text)
+    return sides
+
+
+def weights(text: str) -> str | None:
+    """The value of --weights; "none" is None."""
+    return None if text.lower() == "none" else text
+
+
+def one_model(args: argparse.Namespace) -> str:
+    """The model that `Parser.add_model` was given.
+
+    Raises:
+        ValueError: none or two of them.
+    """
+    if (args.name is None) == (args.model is None):
+        raise ValueError("expected the name of one model, as an argument or as --model.")
+    return str(args.model if args.name is None else args.name)
