@@ -5,7 +5,7 @@ from typing import Literal
 
 from port.ranges import NotNegative, Positive, Share, ShareAbove0
 
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", "random"]
+Interpolation = Literal["random", "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box"]
 
 
 @dataclasses.dataclass

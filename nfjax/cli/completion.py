@@ -20,6 +20,7 @@ _nfjax() {
 }
 complete -o bashdefault -F _nfjax nfjax
 """
+FILES = ("weights", "images", "source", "folder", "data")  # arguments that may name something else as well
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -61,6 +62,6 @@ def whole_parser(file: Any) -> argparse.ArgumentParser:
         for action in sub._actions:
             if action.dest in ("model", "name", "names"):
                 action.choices = list_models()
-            elif action.type is Path or action.dest in ("weights", "images", "source", "config", "folder", "data"):
+            elif action.type is Path or action.dest in FILES:
                 action.complete = file  # type: ignore[attr-defined]
     return parser
