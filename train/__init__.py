@@ -1,1 +1,1 @@
-"""Training: `python -m train.main --config=digits`."""
+"""Training: `nfjax train --config=digits`."""

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Fine-tuning, step by step
 #
-# What `python -m train.main` does, in forty lines: a network that knows some digits learns the others. It runs in a
+# What `nfjax train` does, in forty lines: a network that knows some digits learns the others. It runs in a
 # minute on two CPU cores. Needs `pip install 'nfjax[train]'`.
 
 # %%

@@ -1,4 +1,4 @@
-"""The command line: `python -m train.main --config=NAME [--workdir=DIR] [--config.FIELD=VALUE ...]`.
+"""The command line: `nfjax train --config=NAME [--workdir=DIR] [--config.FIELD=VALUE ...]`.
 
 tyro finds the flags, tells of them and completes them; `train.cli.fields` knows what a value means and whether it fits.
 A mistake is told before anything is loaded or computed: nothing here may import jax.

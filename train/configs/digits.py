@@ -1,6 +1,6 @@
 """A small NFNet on the 1,797 handwritten digits that scikit-learn bundles.
 
-python -m train.main --config=digits
+nfjax train --config=digits
 
 Hardware: anything. Measured here: top-1 99.72 % on the 360 digits for testing; a minute and a half of CPU time.
 """

@@ -1,6 +1,6 @@
 """NFNet-F0 on ImageNet-1k as DeepMind trained it (2102.06171; nfnets/experiment_nfnets.py in deepmind-research).
 
-python -m train.main --config=dm_nfnet_f0 --config.data.root=TFDS_DIR --workdir=runs/dm_nfnet_f0
+nfjax train --config=dm_nfnet_f0 --config.data.root=TFDS_DIR --workdir=runs/dm_nfnet_f0
 
 Published: top-1 83.6 % at 256 pixels (the paper); timm finds 83.47 % with DeepMind's weights. Trained at 192 pixels.
     All that is below is published, with two differences in kind: RandAugment is timm's, four operations of magnitude 5;

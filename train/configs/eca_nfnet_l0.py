@@ -1,6 +1,6 @@
 """eca_nfnet_l0 on ImageNet-1k, along the lines of its model card.
 
-python -m train.main --config=eca_nfnet_l0 --config.data.root=TFDS_DIR --workdir=runs/eca_nfnet_l0
+nfjax train --config=eca_nfnet_l0 --config.data.root=TFDS_DIR --workdir=runs/eca_nfnet_l0
 
 Published, of the weights timm/eca_nfnet_l0.ra2_in1k: top-1 81.76 % at 224 pixels, 82.59 % at 288, the test size here.
     The card names SGD with Nesterov momentum, a cosine schedule, adaptive clipping at 0.015, RandAugment, dropout and

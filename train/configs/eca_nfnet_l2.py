@@ -1,6 +1,6 @@
 """eca_nfnet_l2 on ImageNet-1k: the recipe of eca_nfnet_l0 for a network of twice the depth at 320 pixels.
 
-python -m train.main --config=eca_nfnet_l2 --config.data.root=TFDS_DIR --workdir=runs/eca_nfnet_l2
+nfjax train --config=eca_nfnet_l2 --config.data.root=TFDS_DIR --workdir=runs/eca_nfnet_l2
 
 Published, of the weights timm/eca_nfnet_l2.ra3_in1k: top-1 84.17 % at 320 pixels, 84.71 % at 384, the test size here.
 Chosen here: as for eca_nfnet_l0, with more stochastic depth and dropout.

@@ -1,9 +1,9 @@
 """Fine-tuning on photos of your own: a folder for each class, `DIR/train/CLASS/*.jpg` and `DIR/val/CLASS/*.jpg`.
 
-python -m train.main --config=folder --config.data.root=DIR
+nfjax train --config=folder --config.data.root=DIR
 
 Without `val`, or with the classes right in DIR, a fifth of each class is for testing. Look through the images first:
-`python -m train.data inspect DIR`. Any model will do: --config.model.name=vit_medium_patch16_reg4_gap_256.
+`nfjax inspect DIR`. Any model will do: --config.model.name=vit_medium_patch16_reg4_gap_256.
 
 Hardware: anything. On a GPU add --config.model.dtype=bfloat16; with little memory --config.grad_accum_steps=4.
 Measured here: pieces of eight photographs, tested on other regions of them, in about a minute on two CPU cores, from

@@ -1,6 +1,6 @@
 """A register ViT on ImageNet-1k, after timm's "searching for better baselines" (sbb).
 
-python -m train.main --config=vit_sbb --config.data.root=TFDS_DIR --workdir=runs/vit_sbb
+nfjax train --config=vit_sbb --config.data.root=TFDS_DIR --workdir=runs/vit_sbb
 
 Published, of the weights timm/vit_medium_patch16_reg4_gap_256.sbb_in1k: top-1 83.47 % at 256 pixels. The cards name
     AdamW (some NAdamW), cross-entropy (some BCE), more weight decay than DeiT III and high augmentation; timm's logs

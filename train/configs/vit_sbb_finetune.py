@@ -1,13 +1,13 @@
 """From ImageNet-12k to ImageNet-1k: the second half of timm's sbb_in12k_ft_in1k models.
 
-python -m train.main --config=vit_sbb_finetune --config.data.root=TFDS_DIR --workdir=runs/vit_sbb
+nfjax train --config=vit_sbb_finetune --config.data.root=TFDS_DIR --workdir=runs/vit_sbb
 
 Published, of the weights timm/vit_medium_patch16_reg4_gap_256.sbb_in12k_ft_in1k: top-1 84.96 % at 256 pixels. The cards
     name AdamW (some NAdamW), layer decay and moderate augmentation.
 Chosen here: layer decay 0.75, learning rate, batch, epochs, and the strength of the augmentation.
 Hardware, a guess: one GPU of 24 GB takes 256 images in bfloat16; the batch wants four. Time: 64 million images.
 Measured here: against timm in float64, 20 steps of AdamW with layer decay 0.75 and BCE on this model: parameters within
-    2.1e-15 (python -m train.verify). It has never been trained to the end with this code.
+    2.1e-15 (nfjax verify-training). It has never been trained to the end with this code.
 """
 
 from train.config import Augment, Checkpoint, Config, Data, Ema, Loss, Mix, Model, Optim, Schedule

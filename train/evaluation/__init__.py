@@ -1,1 +1,1 @@
-"""What `python -m train.evaluate` is made of."""
+"""What `nfjax evaluate` is made of."""

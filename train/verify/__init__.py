@@ -1,1 +1,1 @@
-"""Training against timm: `python -m train.verify`."""
+"""Training against timm: `nfjax verify-training`."""
