@@ -161,7 +161,7 @@ def _read_pickled(path: Path) -> Any:
     except ImportError as error:
         raise ImportError(
             f"reading {path} needs torch, because it is a pickle: pip install torch, or convert it to "
-            f"safetensors once on a machine that has it (python -m port export {path} FOLDER)."
+            f"safetensors once on a machine that has it (nfjax convert {path} FILE.safetensors --to timm)."
         ) from error
     import argparse
     import pickle

@@ -60,13 +60,18 @@ def test_page(page, hub, tmp_path):
     for name, photo in zip(("a.png", "b.jpg"), load_sample_images().images, strict=True):
         Image.fromarray(photo).save(tmp_path / "photos" / name)
     (tmp_path / "blocks.json").write_text(json.dumps(found))
+    # What pip makes of pyproject.toml, for this checkout, whatever is installed.
+    script = tmp_path / "bin" / "nfjax"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom nfjax.__main__ import main\nsys.exit(main())\n")
+    script.chmod(0o755)
     environment = os.environ | {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(tmp_path / "hf"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "*",
         "PYTHONPATH": str(ROOT),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(map(str, [script.parent, Path(sys.executable).parent, os.environ["PATH"]])),
         "JAX_PLATFORMS": "cpu",
     }
     if page == "docs/parity.md":
@@ -101,8 +106,8 @@ def test_the_readme_starts_with_two_lines_that_do_everything(tmp_path):
     for line in (train, test):
         assert line.startswith("python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ")
     assert test.endswith("&& .venv/bin/python -m pytest")
-    arguments = shlex.split(train.rpartition("&& .venv/bin/python ")[2])
-    command = [sys.executable, *arguments, f"--workdir={tmp_path}"]
+    arguments = shlex.split(train.rpartition("&& .venv/bin/nfjax ")[2])
+    command = [sys.executable, "-m", "nfjax", *arguments, f"--workdir={tmp_path}"]
     environment = os.environ | {"XLA_FLAGS": ""}  # it computes for longer than it compiles
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

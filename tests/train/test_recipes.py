@@ -41,7 +41,7 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_opens_with_what_a_reader_needs(name):
     lines = (ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text())) or "").splitlines()
-    assert lines[2].split()[:4] == ["python", "-m", "train.main", f"--config={name}"]
+    assert lines[2].split()[:3] == ["nfjax", "train", f"--config={name}"]
     text = "\n".join(lines)
     assert "Measured here: " in text
     assert ("Published" in text) == (name not in ("digits", "folder"))

@@ -9,7 +9,7 @@ from train.cli.fields import Field, fields, members
 from train.cli.options import HELP, Options, Profile, UsageError
 from train.config import Config
 
-PROGRAM = "python -m train.main"
+PROGRAM = "nfjax train"
 
 
 def check(config: Config) -> None:

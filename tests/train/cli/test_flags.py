@@ -164,7 +164,7 @@ def test_options():
         ("--config.lr=1", "there is no such field. Did you mean --config.optim.lr?"),
         ("--config.optim.warmup_epochs=1", "Did you mean --config.schedule.warmup_epochs?"),
         ("--config.optim.lr.peak=1", "Did you mean --config.optim.lr?"),
-        ("--config.qwertyuiop=1", "there is no such field. `python -m train.main --help` lists them all."),
+        ("--config.qwertyuiop=1", "there is no such field. `nfjax train --help` lists them all."),
         ("--optim.lr=1", "there is no flag --optim.lr. Did you mean --config.optim.lr?"),
         ("--wrkdir=x", "there is no flag --wrkdir. Did you mean --workdir?"),
         ("--config.data=3", "--config.data is a section; set its fields one by one:\n  --config.data.name: str\n"),
@@ -306,7 +306,7 @@ def test_help_lists_every_field(capsys, monkeypatch):
         value = value.lower() if value in ("None", "True", "False") else value
         assert f"--config.{field.path} {field.type_name} {field.doc} (default: {value})" in text
     assert "--config.optim.betas float,float or none decay of" in text
-    assert "python -m train.main" in text
+    assert "nfjax train" in text
     for name in ("workdir", "profile", *(field.name for field in dataclasses.fields(Options))):
         assert f" --{name} " in text
 
