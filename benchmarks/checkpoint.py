@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     from train.checkpoints.checksums import checksums
     from train.checkpoints.files import flatten
     from train.checkpoints.manager import Checkpoints
-    from train.step import State
+    from train.optim.state import State
 
     def step(state: State) -> State:
         trace = jax.tree.map(lambda t, p: 0.9 * t + 1e-3 * p, state.opt_state[0], state.params)

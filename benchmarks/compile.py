@@ -51,27 +51,27 @@ call = nfjax.compile(model, images)
 result = np.asarray(call(images))
 """
 OUR_TRAINING = f"""{TIMINGS}
-import dataclasses
+import nfjax
 from train import config as c
 from train import data
 from train.experiment import build
 from train.machine.mesh import put_batch
+from train.step import compile_train_step
 images = np.round(images * 255).astype(np.uint8)
 source = data.Arrays(images, labels, tuple(map(str, range(1000))))
-data.SOURCES["random"] = lambda *_: {{"train": source, "test": source}}
-experiment = build(c.Config(
+config = c.Config(
     epochs=1,
     model=c.Model(name=name, weights=weights),
     data=c.Data(name="random", image_size=images.shape[1], batch_size=len(images)),
-    augment=c.Augment(no_aug=True),
     optim=c.Optim("sgd", lr=0.1, momentum=0.9, clip_mode="agc", clip_grad=0.015),
     schedule=c.Schedule("constant"),
-))
+)
+experiment = build(config, dataset=data.load(config.data, nfjax.data_config(name), images=(source, source)))
 state = experiment.init()
 batch = put_batch(experiment.mesh, {{"image": images, "label": labels.astype(np.int32)}})
 jax.block_until_ready((state, batch))
 tick("setup"); seconds.update(lower=0.0, compile=0.0)
-step = experiment.compile()
+step = compile_train_step(experiment)
 {SPLIT}
 state, metrics = jax.block_until_ready(step(state, batch))
 result = np.asarray(metrics["loss"])

@@ -28,6 +28,7 @@ from benchmarks.train import experiment, random_batch
 from train import data, loop
 from train.experiment import Experiment
 from train.machine.mesh import put_batch
+from train.step import compile_train_step, make_eval_step
 
 TARGET = 1.02
 SECTIONS = {"put_batch": "batch to device", "_log": "metrics, progress"}
@@ -46,14 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
     built = experiment(args.model, random_batch(args.size, args.batch * args.steps), args.batch)
-    compiled = built.compile()
+    compiled, evaluated = compile_train_step(built), make_eval_step(built)
     batch = next(data.train_batches(built.dataset.train, built.config.data, 0, 0))
     alone: list[float] = []
     within: list[float] = []
     busy: dict[str, list[float]] = defaultdict(list)
     for done in range(args.rounds):
         alone += steps_alone(built, compiled, batch, args.steps)
-        within += steps_of_loop(built, compiled, batch, busy)
+        within += steps_of_loop(built, compiled, evaluated, batch, busy)
         print(f"round {done + 1} of {args.rounds}", file=sys.stderr)
     step, whole = statistics.median(alone), statistics.median(within)
     print(
@@ -81,7 +82,7 @@ def steps_alone(experiment: Experiment, compiled: Any, batch: data.Batch, count:
 
 
 def steps_of_loop(
-    experiment: Experiment, compiled: Any, batch: data.Batch, busy: dict[str, list[float]]
+    experiment: Experiment, compiled: Any, evaluated: Any, batch: data.Batch, busy: dict[str, list[float]]
 ) -> list[float]:
     """Seconds from each step of `train.loop.run` to the next, once the loop is as far ahead as it gets."""
     starts = []
@@ -104,7 +105,8 @@ def steps_of_loop(
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         for target, name, replacement in [
             (loop, "build", lambda config: experiment),
-            (Experiment, "compile", lambda self: compiled),
+            (loop, "compile_train_step", lambda experiment: compiled),
+            (loop, "make_eval_step", lambda experiment: evaluated),
             (data, "train_batches", batches),
             (loop, "put_batch", timed("put_batch", put_batch)),
             (loop._Run, "_log", timed("_log", loop._Run._log)),

@@ -30,6 +30,7 @@ from nfjax.models import registry
 from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge
 from nfjax.profile import profile
+from train.step import compile_train_step
 
 FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 DESCRIPTION = """
@@ -139,7 +140,7 @@ def training(
     images = train.random_batch(side, batch)
     with traced_for("gpu"):
         experiment = train.experiment(case.model, images, batch, dtype=case.dtype, devices=devices, fsdp=fsdp)
-        compiled = experiment.compile()
+        compiled = compile_train_step(experiment)
     size = side, side
     return compiled, size, 2 * profile(experiment.model, size).macs * (1 + train.BACKWARD) * case.batch
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import nfjax
 import port
 from benchmarks import harness, peer
 from nfjax.parity import oracle
@@ -25,6 +26,7 @@ from train import config as c
 from train import data
 from train.experiment import Experiment, build
 from train.machine.mesh import put_batch
+from train.step import compile_train_step
 
 STEPS = 3  # the second and the third show what the gradient and the momentum did
 LIMIT = 1e-4
@@ -55,21 +57,18 @@ def experiment(
     fsdp: int = 1,
 ) -> Experiment:
     """What `train.main` builds for these images, with a line of metrics for every step."""
-    source = data.Arrays(images["image"], images["label"], tuple(map(str, range(classes))))
-    data.SOURCES["random"] = lambda *_: {"train": source, "test": source}
-    return build(
-        c.Config(
-            epochs=1,
-            model=c.Model(name=model, dtype=dtype),
-            data=c.Data(name="random", image_size=images["image"].shape[1], batch_size=batch),
-            augment=c.Augment(no_aug=True),
-            optim=OPTIM,
-            schedule=c.Schedule("constant"),
-            log=c.Log(every_steps=1),
-            mesh=c.Mesh(fsdp=fsdp),
-        ),
-        devices,
+    config = c.Config(
+        epochs=1,
+        model=c.Model(name=model, dtype=dtype),
+        data=c.Data(name="random", image_size=images["image"].shape[1], batch_size=batch),
+        optim=OPTIM,
+        schedule=c.Schedule("constant"),
+        log=c.Log(every_steps=1),
+        mesh=c.Mesh(fsdp=fsdp),
     )
+    source = data.Arrays(images["image"], images["label"], tuple(map(str, range(classes))))
+    dataset = data.load(config.data, nfjax.data_config(model), images=(source, source))
+    return build(config, dataset=dataset, devices=devices)
 
 
 class Task:
@@ -135,7 +134,7 @@ class Ours:
 
     def __init__(self, experiment: Experiment, state: Params, batch: data.Batch):
         params = {path: jax.numpy.asarray(value) for path, value in port.to_flax(state).items()}
-        self._step = experiment.compile()
+        self._step = compile_train_step(experiment)
         self._state = dataclasses.replace(experiment, params=params).init()
         self._batch = put_batch(experiment.mesh, batch)
 

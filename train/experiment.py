@@ -1,8 +1,9 @@
-"""From a config to what a loop needs: data, model, mesh, optimiser, and the two compiled functions."""
+"""From a config to what a run consists of: data, model, devices, and what becomes of each parameter."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,24 @@ import optax
 from flax import nnx
 
 import nfjax
-from nfjax.fast.backend import compiler_options
 from nfjax.params import split
-from train import data as pipeline
 from train.checkpoints.averages import run_weights
 from train.cli.mistakes import check
 from train.config import Config
-from train.device.inputs import Normalize, make_inputs
-from train.machine.mesh import batch_sharding, make_mesh
-from train.optim.groups import treatments
+from train.data import Dataset, for_config
+from train.device.batch_transform import BatchTransform, make_batch_transform
+from train.device.normalize import Normalize
+from train.machine.mesh import make_mesh, state_shardings
+from train.optim.losses import make_loss
 from train.optim.optimizer import base_lr, make_optimizer
+from train.optim.parameters import Treatments, treatments
 from train.optim.schedules import LearningRate, make_schedule
-from train.step import Arrays, State, init_state, make_eval_step, make_train_step
+from train.optim.state import Arrays, State
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run, ready to start.
+    """One run, ready to start; `train.step` makes compiled functions of it.
 
     Attributes:
         config: what was asked for.
@@ -37,91 +39,100 @@ class Experiment:
         model: with its first weights, for its architecture and data config.
         graphdef: of the model; `nfjax.params.merge(graphdef, params)` is the model with other weights.
         params: the first weights.
+        treatments: what each parameter is due.
         tx: the optimiser.
         learning_rate: the schedule; it knows how long the run is.
-        steps_per_epoch: batches that pass over all training images once; the last one borrows from the next pass.
-        state: shapes, dtypes and shardings of the training state.
-        frozen: paths of the parameters that stay as they are.
-        train_step: `(state, batch) -> (state, metrics)`, jitted.
-        eval_step: `(params, batch) -> sums`, jitted.
+        loss: `(logits, targets) -> scalar`.
+        transform: what a training batch goes through before the model sees it.
     """
 
     config: Config
-    dataset: pipeline.Dataset
+    dataset: Dataset
     mesh: jax.sharding.Mesh
     model: nfjax.ImageModel
     graphdef: nnx.GraphDef
     params: Arrays
+    treatments: Treatments
     tx: optax.GradientTransformationExtraArgs
     learning_rate: LearningRate
-    steps_per_epoch: int
-    state: State
-    frozen: frozenset[str]
-    train_step: Any
-    eval_step: Any
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    transform: BatchTransform
 
-    def init(self) -> State:
-        """The state before the first step, on the mesh."""
-        return init_state(self.params, self.tx, self.learning_rate, self.config, self.mesh)
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a training image."""
+        return self.dataset.train.shape
 
-    def compile(self) -> jax.stages.Compiled:
-        """The train step, compiled for this state and batch ahead of time: it can be asked what it will take."""
-        spread, size = batch_sharding(self.mesh), self.config.data.batch_size
-        batch = {
-            "image": jax.ShapeDtypeStruct((size, *self.dataset.train.shape), jnp.uint8, sharding=spread),
-            "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=spread),
-        }
-        return self.train_step.lower(self.state, batch).compile(compiler_options())
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that pass over all training images once; the last one borrows from the next pass."""
+        return math.ceil(len(self.dataset.train) / self.config.data.batch_size)
 
     def every(self, epochs: float) -> int:
         """Epochs as a number of steps, at least one."""
         return max(1, round(epochs * self.steps_per_epoch))
 
+    @functools.cached_property
+    def state(self) -> State:
+        """Shapes, dtypes and shardings of the training state."""
+        axes = {path: treatment.fsdp_axes for path, treatment in self.treatments.items()}
+        shapes = jax.eval_shape(self._first_state, self.params)
+        shardings = state_shardings(self.mesh, shapes, axes)
+        return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
 
-def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Experiment:
+    @property
+    def shardings(self) -> State:
+        """Where each part of the training state lies."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.state)
+
+    def init(self) -> State:
+        """The state before the first step, on the mesh."""
+        shardings = self.shardings
+        return jax.jit(self._first_state, out_shardings=shardings)(jax.device_put(self.params, shardings.params))
+
+    def _first_state(self, params: Arrays) -> State:
+        params = jax.tree.map(jnp.copy, params)  # the steps consume theirs; the caller's stay
+        ema = jax.tree.map(jnp.copy, params) if self.config.ema.decay else {}
+        key = jax.random.key_data(jax.random.key(self.config.seed))
+        return State(jnp.zeros((), jnp.int32), params, self.tx.init(params), ema, key, self.learning_rate.init())
+
+
+def build(
+    config: Config,
+    *,
+    model: nfjax.ImageModel | None = None,
+    dataset: Dataset | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Experiment:
     """Check a config against the data and the devices, and make everything that a run needs; nothing is computed yet.
 
     Args:
         config: what is asked for.
+        model: with its first weights, instead of the one that the config names.
+        dataset: instead of the one that the config names.
         devices: those of another machine, to compile for it; this one's by default.
 
     Raises:
         ValueError: for a config that cannot be run, naming the fields.
     """
     check(config)
-    mesh = make_mesh(config.mesh, devices)
+    mesh, batch_size = make_mesh(config.mesh, devices), config.data.batch_size
     parts = mesh.size * config.grad_accum_steps
-    if config.data.batch_size % parts:
+    if batch_size % parts:
         raise ValueError(
-            f"data.batch_size={config.data.batch_size} does not divide into {mesh.size} devices times "
+            f"data.batch_size={batch_size} does not divide into {mesh.size} devices times "
             f"grad_accum_steps={config.grad_accum_steps}; take a multiple of {parts}."
         )
-    dataset = pipeline.for_config(config)
-    if config.data.batch_size > len(dataset.train):
+    dataset = for_config(config) if dataset is None else dataset
+    if batch_size > len(dataset.train):
         raise ValueError(
-            f"data.batch_size={config.data.batch_size} is more than the {len(dataset.train)} training images that "
+            f"data.batch_size={batch_size} is more than the {len(dataset.train)} training images that "
             f"{config.data.name} has."
         )
-    model = build_model(config, dataset)
+    model = build_model(config, dataset) if model is None else model
     graphdef, params = split(model)
-    steps_per_epoch = math.ceil(len(dataset.train) / config.data.batch_size)
-    frozen = frozenset(path for path, treatment in treatments(config.optim, params).items() if treatment.frozen)
-    tx = make_optimizer(config.optim)
-    learning_rate = make_schedule(
-        config.schedule,
-        lr=base_lr(config.optim, config.data.batch_size),
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-    )
-    state = init_state(params, tx, learning_rate, config, mesh, abstract=True)
-    normalize = Normalize(dataset.mean, dataset.std, jnp.promote_types(config.model.dtype, jnp.float32))
-    inputs = make_inputs(
-        config,
-        normalize,
-        num_classes=model.num_classes,
-        steps_per_epoch=steps_per_epoch,
-        policy=dataset.policy,
-    )
+    steps_per_epoch = math.ceil(len(dataset.train) / batch_size)
+    due = treatments(config.optim, params)
     return Experiment(
         config=config,
         dataset=dataset,
@@ -129,17 +140,26 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Experi
         model=model,
         graphdef=graphdef,
         params=params,
-        tx=tx,
-        learning_rate=learning_rate,
-        steps_per_epoch=steps_per_epoch,
-        state=state,
-        frozen=frozen,
-        train_step=make_train_step(graphdef, tx, learning_rate, inputs, config, mesh, state, frozen),
-        eval_step=make_eval_step(graphdef, normalize, mesh, state),
+        treatments=due,
+        tx=make_optimizer(config.optim, due),
+        learning_rate=make_schedule(
+            config.schedule,
+            lr=base_lr(config.optim, batch_size),
+            epochs=config.epochs,
+            steps_per_epoch=steps_per_epoch,
+        ),
+        loss=make_loss(config.loss),
+        transform=make_batch_transform(
+            config,
+            Normalize(dataset.mean, dataset.std, model.param_dtype),
+            num_classes=model.num_classes,
+            steps_per_epoch=steps_per_epoch,
+            policy=dataset.policy,
+        ),
     )
 
 
-def build_model(config: Config, dataset: pipeline.Dataset) -> nfjax.ImageModel:
+def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
     """The model of a config, with its first weights, for the images of a data set."""
     options = config.model
     if options.dtype == "float64" and not jax.config.read("jax_enable_x64"):

@@ -11,19 +11,20 @@ import numpy as np
 import nfjax
 from nfjax.params import merge
 from nfjax.saving import hub_config
-from train import data as pipeline
+from train import data
 from train.checkpoints.manager import Checkpoints
 from train.cli.options import Profile
 from train.config import Config
 from train.experiment import Experiment, build
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
+from train.optim.state import State
 from train.report import curves, summary
 from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError, Watch
 from train.report.progress import Progress
 from train.report.workdir import claim, locked, record_environment, require_space
-from train.step import State
+from train.step import compile_train_step, make_eval_step
 
 DEVICE_KEYS = ("image", "label")  # of a batch; the rest stays on the host
 
@@ -96,6 +97,7 @@ class _Run:
     ):
         self.experiment, self.config = experiment, experiment.config
         self.workdir, self.checkpoints, self.interrupt, self.profile = workdir, checkpoints, interrupt, profile
+        self.eval_step = make_eval_step(experiment)
         self.total = experiment.learning_rate.total_steps
         self.eval_every = experiment.every(self.config.eval_epochs)
         self.save_every = experiment.every(self.config.checkpoint.every_epochs)
@@ -143,23 +145,10 @@ class _Run:
                 f"{start + 1} to {self.total}."
             )
         experiment, watch = self.experiment, Watch(self.workdir)
-        train_step = experiment.compile()
-        self.progress.print(
-            summary.describe(
-                self.config,
-                experiment.state,
-                experiment.mesh,
-                image_shape=experiment.dataset.train.shape,
-                steps=self.total,
-                steps_per_epoch=experiment.steps_per_epoch,
-                workdir=self.workdir,
-                start=start,
-                frozen=experiment.frozen,
-                compiled=train_step,
-            )
-        )
-        train, report = experiment.dataset.train, self.workdir / pipeline.REPORT
-        batches = pipeline.train_batches(train, self.config.data, self.config.seed, start, report)
+        train_step = compile_train_step(experiment)
+        self.progress.print(summary.describe(experiment, self.workdir, start=start, compiled=train_step))
+        train, report = experiment.dataset.train, self.workdir / data.REPORT
+        batches = data.train_batches(train, self.config.data, self.config.seed, start, report)
         try:
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                 for step in range(start + 1, self.total + 1):
@@ -206,10 +195,10 @@ class _Run:
         experiment, size = self.experiment, self.config.data.batch_size
         test, sums = experiment.dataset.test, []
         with self.progress.evaluation(math.ceil(len(test) / size)) as advance:
-            for batch in pipeline.test_batches(test, self.config.data, size):
+            for batch in data.test_batches(test, self.config.data, size):
                 if self.interrupt():
                     return state
-                sums.append(experiment.eval_step(state.eval_params, put_batch(experiment.mesh, batch)))
+                sums.append(self.eval_step(state.eval_params, put_batch(experiment.mesh, batch)))
                 advance()
             sums = jax.device_get(sums)
         total = {key: sum(float(part[key]) for part in sums) for key in sums[0]}

@@ -15,6 +15,7 @@ from nfjax.params import merge, split
 from train.config import Data, Optim
 from train.data import load, test_batches
 from train.optim.optimizer import make_optimizer
+from train.optim.parameters import treatments
 
 data = load(Data(name="digits", image_size=32))  # 8x8 scans of handwriting, resized
 
@@ -37,7 +38,8 @@ def train(model, images, labels, epochs, lr, batch_size=50):
     """SGD with timm's adaptive gradient clipping; the trained parameters."""
     graphdef, params = split(model)
     steps = epochs * (len(labels) // batch_size)
-    tx = make_optimizer(Optim("sgd", clip_mode="agc", clip_grad=0.015))
+    optim = Optim("sgd", clip_mode="agc", clip_grad=0.015)
+    tx = make_optimizer(optim, treatments(optim, params))
     schedule = optax.cosine_decay_schedule(lr, steps)
 
     @jax.jit

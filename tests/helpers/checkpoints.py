@@ -11,7 +11,8 @@ import optax
 from train import config
 from train.checkpoints.manager import Checkpoints, steps
 from train.machine.mesh import state_shardings
-from train.step import State
+from train.optim.parameters import FSDP_AXES, assign
+from train.optim.state import State
 
 KEEP = config.Checkpoint(keep_last=2, keep_best=1)
 META = {"step": 2, "iterator": {"position": 17, "text": "Ü"}, "model": {"architecture": "test_nfnet"}}
@@ -36,9 +37,14 @@ def make_state(step, *, ema=True, wide=8):
     return State(np.int32(step), params, opt_state, average, np.array([7, step], np.uint32), plateau)
 
 
+def shardings(mesh, state):
+    """As in training."""
+    return state_shardings(mesh, state, assign(FSDP_AXES, state.params))
+
+
 def put(state, mesh=None):
-    """On a mesh, sharded as in training, or on one device."""
-    return jax.device_put(state, state_shardings(mesh, state) if mesh else None)
+    """On a mesh or on one device."""
+    return jax.device_put(state, shardings(mesh, state) if mesh else None)
 
 
 def abstract(state):

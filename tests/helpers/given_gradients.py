@@ -11,6 +11,7 @@ import torch
 import port
 from nfjax.parity import oracle
 from train.optim.optimizer import make_optimizer
+from train.optim.parameters import treatments
 
 oracle.timm()
 
@@ -55,8 +56,8 @@ def run_torch(model, state, optimizer, clip=lambda parameters: None):
 
 def run_ours(state, optim):
     """Parameters by timm name after a step with each of `RATES`, and the optimiser's state."""
-    tx = make_optimizer(optim)
     params = {k: jnp.asarray(v) for k, v in port.to_flax(state).items()}
+    tx = make_optimizer(optim, treatments(optim, params))
     opt_state = tx.init(params)
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles twice as fast

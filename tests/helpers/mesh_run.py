@@ -43,9 +43,10 @@ def main() -> None:
     from train.machine.distributed import initialize
 
     initialize(coordinator=args.coordinator, process_id=args.process_id, num_processes=args.coordinator and 2)
-    from train import data as pipeline
+    from train import data
     from train.experiment import build
     from train.machine.mesh import bytes_per_device, put_batch, replicated
+    from train.step import make_train_step
 
     jax.config.update("jax_transfer_guard", "disallow")
     experiment = build(config(args.model, args.fsdp, args.parts))
@@ -53,12 +54,12 @@ def main() -> None:
     random = np.random.default_rng(0)
     params = {k: v + 0.1 * random.standard_normal(v.shape) for k, v in jax.device_get(experiment.params).items()}
     state = dataclasses.replace(experiment, params=params).init()
-    batches = pipeline.train_batches(experiment.dataset.train, experiment.config.data, experiment.config.seed, 0)
-    losses = []
+    batches = data.train_batches(experiment.dataset.train, experiment.config.data, experiment.config.seed, 0)
+    step, losses = make_train_step(experiment), []
     for _ in range(args.steps):
         batch = next(batches)
         batch.pop("index")
-        state, metrics = experiment.train_step(state, put_batch(experiment.mesh, batch))
+        state, metrics = step(state, put_batch(experiment.mesh, batch))
         losses.append(float(jax.device_get(metrics["loss"])))
     kept = bytes_per_device(state)
     state = jax.jit(lambda state: state, out_shardings=replicated(experiment.mesh))(state)

@@ -7,7 +7,7 @@ import torch
 
 from nfjax.parity import oracle
 from train.config import Ema
-from train.step import ema_decay
+from train.optim.state import ema_decay
 
 oracle.timm()
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import data as pipeline
+from train import data
 from train.cli.flags import parse
 from train.experiment import build
+from train.step import make_train_step
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
@@ -21,8 +22,8 @@ SMALL = ["batch_size=8", "name=noise", "val_split=none", "workers=0"]
 def noise(monkeypatch):
     """A data set with the classes of ImageNet."""
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
-    source = pipeline.Arrays(images, np.arange(16), tuple(map(str, range(1000))))
-    monkeypatch.setitem(pipeline.SOURCES, "noise", lambda data, name: {"train": source, "test": source})
+    source = data.Arrays(images, np.arange(16), tuple(map(str, range(1000))))
+    monkeypatch.setitem(data.SOURCES, "noise", lambda *_: {"train": source, "test": source})
 
 
 def test_there_are_recipes():
@@ -61,7 +62,7 @@ def test_a_recipe_can_be_traced(name, noise):
         "image": jax.ShapeDtypeStruct((size, *shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
-    state, metrics = jax.eval_shape(experiment.train_step, experiment.state, batch)
+    state, metrics = jax.eval_shape(make_train_step(experiment), experiment.state, batch)
     assert metrics["loss"].shape == ()
     assert {path: array.shape for path, array in state.params.items()} == {
         path: array.shape for path, array in experiment.params.items()

@@ -34,7 +34,7 @@ from train.checkpoints.files import (
     write_async,
 )
 from train.machine.processes import from_first_process, together
-from train.step import State
+from train.optim.state import State
 
 __all__ = ["Checkpoints", "DamagedError", "Description", "describe", "load_weights", "steps"]
 

@@ -69,18 +69,25 @@ def for_config(config: Config) -> Dataset:
     return load(config.data, resolve(config.model.name).data, config.augment)
 
 
-def load(data: Data, model: DataConfig | None = None, augment: Augment | None = None) -> Dataset:
+def load(
+    data: Data,
+    model: DataConfig | None = None,
+    augment: Augment | None = None,
+    *,
+    images: tuple[Source, Source] | None = None,
+) -> Dataset:
     """The data set that a config names.
 
     Args:
         data: which images, and what differs from the model's own preprocessing.
         model: data config of the model, for everything that `data` leaves open; None for 224 pixels, as on ImageNet.
         augment: of training images; None for resizing alone.
+        images: to train on and to test on; None for those that `data` names.
 
     Raises:
         ValueError, FileNotFoundError: says what is wrong with `data`, and what to give instead.
     """
-    train, test = find_sources(data)
+    train, test = find_sources(data) if images is None else images
     config = _data_config(data, model or DataConfig(), train.class_names)
     channels, *size = config.input_size
     augmentation = create_train_transform(config, **dataclasses.asdict(augment or Augment(no_aug=True)))

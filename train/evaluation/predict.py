@@ -16,7 +16,7 @@ from nfjax.params import merge, split
 from train import data as pipeline
 from train.config import Data
 from train.data.sources.base import Selection
-from train.device.inputs import Normalize
+from train.device.normalize import Normalize
 from train.evaluation.predictions import TOP, Predictions
 from train.machine.mesh import batch_sharding, put_batch, replicated
 from train.machine.processes import from_any_process

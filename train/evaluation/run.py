@@ -26,7 +26,7 @@ from train import data as pipeline
 from train.config import Data
 from train.data.dataset import Evaluation, evaluation_source
 from train.data.sources.base import digest
-from train.device.inputs import Normalize
+from train.device.normalize import Normalize
 from train.evaluation import classes, models, real, report
 from train.evaluation.predict import predict
 from train.evaluation.predictions import TOP, Predictions, PredictionsFile

@@ -8,7 +8,6 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train import config
-from train.optim.rules import FSDP_AXES, assign
 
 AXES = ("data", "fsdp")
 
@@ -46,15 +45,19 @@ def put_batch(mesh: jax.sharding.Mesh, batch: Mapping[str, np.ndarray]) -> dict[
         return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
 
 
-def state_shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
+def state_shardings(mesh: jax.sharding.Mesh, state: Any, axes: Mapping[str, Sequence[int]]) -> Any:
     """The sharding of every leaf of a training state.
 
     What is kept for a parameter, its momentum or its moving average, has the parameter's path as its last key and
-    lies as the parameter does: along the fsdp axis, by the first axis of `FSDP_AXES` that can be divided. The
-    rest, counters and keys, is replicated.
+    lies as the parameter does: along the fsdp axis, by the first of its `axes` that can be divided. The rest, counters
+    and keys, is replicated.
+
+    Args:
+        mesh: of the devices.
+        state: or its shapes.
+        axes: by parameter path, those by which fsdp may divide it.
     """
     parts = mesh.shape["fsdp"]
-    axes = assign(FSDP_AXES, state.params)
 
     def sharding(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         path = str(getattr(key_path[-1], "key", ""))

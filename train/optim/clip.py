@@ -1,6 +1,5 @@
 """Clipping of gradients (timm `dispatch_clip_grad`): adaptive, by the norm of all together, or by value."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.optim.rules import CLASSIFIER, UNIT_AXES, assign
+from train.optim.parameters import Treatments
 
 Params = dict[str, jax.Array]
 
@@ -19,31 +18,30 @@ class ClipState(NamedTuple):
     clip_rate: jax.Array
 
 
-def adaptive_clip(clip: float, eps: float = 1e-3, exclude: str = CLASSIFIER) -> optax.GradientTransformationExtraArgs:
+def adaptive_clip(clip: float, treatments: Treatments, eps: float = 1e-3) -> optax.GradientTransformationExtraArgs:
     """Adaptive gradient clipping over each parameter's own units (2102.06171 eq. 3; timm `adaptive_clip_grad`).
 
     A unit's gradient whose norm exceeds `clip * max(|parameter|, eps)` is scaled down to that norm.
 
     Args:
         clip: largest ratio of gradient norm to parameter norm.
+        treatments: by path; they know the units, and which gradients pass unchanged.
         eps: smallest parameter norm, so that zero parameters can leave zero.
-        exclude: regular expression of whole paths whose gradients pass unchanged.
     """
 
     def init(params: Params) -> ClipState:
-        assign(UNIT_AXES, params)  # fails here, not inside the jitted step
         return ClipState(jnp.zeros((), jnp.float32))
 
     def update(grads: Params, state: ClipState, params: Params | None = None, **_: Any) -> tuple[Params, ClipState]:
         if params is None:
             raise ValueError("adaptive clipping needs the parameters.")
-        axes = assign(UNIT_AXES, grads)
         clipped, exceeded, units = dict(grads), [], 0
         for path, grad in grads.items():
-            if re.fullmatch(exclude, path):
+            if not treatments[path].clipped:
                 continue
-            limit = clip * jnp.maximum(_norm(params[path], axes[path]), eps)
-            norm = _norm(grad, axes[path])
+            axes = treatments[path].unit_axes
+            limit = clip * jnp.maximum(_norm(params[path], axes), eps)
+            norm = _norm(grad, axes)
             scaled = grad * (limit / jnp.maximum(norm, 1e-6))
             clipped[path] = jnp.where(norm < limit, grad, scaled)
             exceeded.append(jnp.sum(norm >= limit, dtype=jnp.float32))
@@ -86,4 +84,8 @@ def norm_clip(max_norm: float) -> optax.GradientTransformation:
 
 
 # By value, optax and `torch.nn.utils.clip_grad_value_` are the same.
-MODES = {"agc": adaptive_clip, "norm": norm_clip, "value": optax.clip}
+MODES: dict[str, Any] = {
+    "agc": adaptive_clip,
+    "norm": lambda limit, _: norm_clip(limit),
+    "value": lambda limit, _: optax.clip(limit),
+}

@@ -10,7 +10,7 @@ import optax
 
 from train.config import Optim
 from train.optim.clip import MODES
-from train.optim.groups import Treatment, treatments
+from train.optim.parameters import Treatments
 from train.optim.transforms import (
     add_decay,
     momentum,
@@ -73,38 +73,35 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def make_optimizer(optim: Optim) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(optim: Optim, treatments: Treatments) -> optax.GradientTransformationExtraArgs:
     """`update(grads, state, params, learning_rate=...)`: what to add to the parameters, and the next state.
 
     Parameters, gradients and updates are dicts by path. The state has nothing of frozen parameters, whose gradients
     count for nothing either; their updates are 0.
 
-    Raises:
-        ValueError: from `init` and `update`, for patterns that do not fit the parameters.
+    Args:
+        optim: of the run.
+        treatments: of all its parameters, from `train.optim.parameters.treatments`.
     """
+    inner = _chain(optim, treatments)
 
-    def resolve(params: Params) -> tuple[optax.GradientTransformationExtraArgs, list[str]]:
-        every = treatments(optim, params)
-        trained = {path: treatment for path, treatment in every.items() if not treatment.frozen}
-        return _chain(optim, trained), list(trained)
+    def trained(tree: Params) -> Params:
+        return {path: value for path, value in tree.items() if not treatments[path].frozen}
 
     def init(params: Params) -> Any:
-        inner, trained = resolve(params)
-        return inner.init({path: params[path] for path in trained})
+        return inner.init(trained(params))
 
     def update(grads: Params, state: Any, params: Params | None = None, **extra: Any) -> tuple[Params, Any]:
         if params is None:
             raise ValueError("the optimiser needs the parameters.")
-        inner, trained = resolve(params)
-        some, state = inner.update(
-            {path: grads[path] for path in trained}, state, {path: params[path] for path in trained}, **extra
-        )
-        return {path: some[path] if path in some else jnp.zeros_like(params[path]) for path in params}, state
+        some = trained(params)
+        updates, state = inner.update({path: grads[path] for path in some}, state, some, **extra)
+        return {path: updates[path] if path in some else jnp.zeros_like(params[path]) for path in params}, state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _chain(optim: Optim, treatments: Mapping[str, Treatment]) -> optax.GradientTransformationExtraArgs:
+def _chain(optim: Optim, treatments: Treatments) -> optax.GradientTransformationExtraArgs:
     kind = KINDS[optim.name]
     eps = kind.eps if optim.eps is None else optim.eps
     decay = {path: treatment.weight_decay for path, treatment in treatments.items()}
@@ -112,7 +109,7 @@ def _chain(optim: Optim, treatments: Mapping[str, Treatment]) -> optax.GradientT
     coupled = kind.decay == "coupled" and not optim.decoupled_decay
     decoupled = kind.decay != "inside" and not coupled
     return optax.chain(
-        MODES[optim.clip_mode](optim.clip_grad) if optim.clip_grad else optax.identity(),
+        MODES[optim.clip_mode](optim.clip_grad, treatments) if optim.clip_grad else optax.identity(),
         add_decay(decay) if coupled else optax.identity(),
         kind.direction(Settings(optim.momentum, optim.betas or kind.betas, eps, decay)),
         _descend(scale),

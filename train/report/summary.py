@@ -2,7 +2,6 @@
 
 import io
 import shutil
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +11,41 @@ from rich.console import Console
 from rich.table import Table
 
 from train.config import Config
+from train.experiment import Experiment
 from train.machine.mesh import bytes_per_device
-from train.step import State
 
 
 def describe(
-    config: Config,
-    state: State,
-    mesh: jax.sharding.Mesh,
-    *,
-    image_shape: tuple[int, ...],
-    steps: int,
-    steps_per_epoch: float,
+    experiment: Experiment,
     workdir: Path,
+    *,
     start: int = 0,
-    frozen: Collection[str] = (),
     compiled: jax.stages.Compiled | None = None,
     width: int | None = None,
 ) -> str:
     """A table of the devices, the model, the work and what it costs, as plain text.
 
     Args:
-        config: of the run.
-        state: the training state, or its shapes with shardings.
-        mesh: of the devices.
-        image_shape: height, width and channels of a training image.
-        steps: of the whole run.
-        steps_per_epoch: may be fractional.
-        workdir: folder of the run.
+        experiment: the run.
+        workdir: its folder.
         start: steps that were done before.
-        frozen: paths of the parameters that stay as they are.
-        compiled: the train step, from `train_step.lower(state, batch).compile()`, for its memory and its FLOPs. What
-            the backend does not tell is left out.
+        compiled: the train step, from `train.step.compile_train_step`, for its memory and its FLOPs. What the backend
+            does not tell is left out.
         width: columns of text; the terminal's unless given, at most 100.
     """
+    config, state, mesh = experiment.config, experiment.state, experiment.mesh
+    steps, per_epoch, shape = experiment.learning_rate.total_steps, experiment.steps_per_epoch, experiment.image_shape
     counts = {path: int(np.prod(array.shape)) for path, array in state.params.items()}
-    still = sum(counts[path] for path in frozen)
+    still = sum(count for path, count in counts.items() if experiment.treatments[path].frozen)
     trained = f" ({_count(sum(counts.values()) - still)} trained, {_count(still)} frozen)" if still else ""
     kept = {"parameters": state.params, "optimiser": state.opt_state, "moving average": state.ema}
     rows = {
         "work folder": f"{workdir}, " + (f"continued at step {start:,}" if start else "a new run"),
         "model": f"{config.model.name}, {_count(sum(counts.values()))} parameters{trained}",
-        "images": f"{config.data.name}, {'x'.join(map(str, image_shape))}, computed in {config.model.dtype}",
+        "images": f"{config.data.name}, {'x'.join(map(str, shape))}, computed in {config.model.dtype}",
         "devices": _devices(mesh),
         "batch": _batch(config, mesh.size),
-        "length": f"{steps:,} steps, {steps / steps_per_epoch:.4g} epochs of {steps_per_epoch:.6g}",
+        "length": f"{steps:,} steps, {steps / per_epoch:.4g} epochs of {per_epoch}",
         "kept on a device": ", ".join(
             f"{name} {_bytes(size)}" for name, v in kept.items() if (size := bytes_per_device(v))
         ),

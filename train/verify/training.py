@@ -12,18 +12,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType
 
 import nfjax
 import port
-from nfjax.params import split
 from nfjax.parity import oracle
+from train import data
 from train.config import Config, Data, Ema, Loss, Model, Optim, Schedule
-from train.device.inputs import Normalize, make_inputs
-from train.machine.mesh import AXES, put_batch
-from train.optim.optimizer import base_lr, make_optimizer
-from train.optim.schedules import make_schedule
-from train.step import init_state, make_train_step
+from train.experiment import build
+from train.machine.mesh import put_batch
+from train.optim.optimizer import base_lr
+from train.step import make_train_step
 
 TOLERANCE = 1e-9
 EPOCHS = 4
@@ -204,22 +202,14 @@ def _ours(config: Config, start: Mapping[str, np.ndarray], options: Any, batches
     """Losses, parameters and averages by path, through the step that training compiles."""
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         model = nfjax.load(config.model.name, weights=start, dtype="float64", **options)
-        normalize = Normalize(model.data_config.mean, model.data_config.std, "float64")
-        graphdef, params = split(model)
-        tx = make_optimizer(config.optim)
-        learning_rate = make_schedule(
-            config.schedule,
-            lr=base_lr(config.optim, config.data.batch_size),
-            epochs=config.epochs,
-            steps_per_epoch=per_epoch,
-        )
-        mesh = jax.make_mesh((1, 1), AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
-        state = init_state(params, tx, learning_rate, config, mesh)
-        inputs = make_inputs(config, normalize, num_classes=model.num_classes, steps_per_epoch=per_epoch)
-        step = make_train_step(graphdef, tx, learning_rate, inputs, config, mesh, state)
+        images, labels = (np.concatenate([batch[key] for batch in batches[:per_epoch]]) for key in ("image", "label"))
+        epoch = data.Arrays(images, labels, tuple(map(str, range(model.num_classes))))
+        dataset = data.load(config.data, model.data_config, images=(epoch, epoch))
+        experiment = build(config, model=model, dataset=dataset, devices=jax.devices()[:1])
+        step, state = make_train_step(experiment), experiment.init()
         losses = []
         for batch in batches:
-            state, metrics = step(state, put_batch(mesh, batch))
+            state, metrics = step(state, put_batch(experiment.mesh, batch))
             losses.append(float(metrics["loss"]))
         return {"losses": losses, "params": jax.device_get(state.params), "ema": jax.device_get(state.ema)}
 

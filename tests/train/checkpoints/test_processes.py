@@ -74,8 +74,8 @@ from train.machine.mesh import make_mesh
 mesh, workdir = make_mesh(config.Mesh(data=2, fsdp=4)), Path(sys.argv[3])
 
 def place(state):
-    shardings = state_shardings(mesh, state)
-    return jax.tree.map(lambda a, s: jax.make_array_from_callback(a.shape, s, lambda i: a[i]), state, shardings)
+    place = lambda a, s: jax.make_array_from_callback(a.shape, s, lambda i: a[i])
+    return jax.tree.map(place, state, shardings(mesh, state))
 
 def same_here(state, host):
     pairs = zip(jax.tree.leaves(state), jax.tree.leaves(host), strict=True)
@@ -115,12 +115,13 @@ from pathlib import Path
 import jax
 from absl import logging
 from tests.helpers.checkpoints import *
-from train import config, stored
+from train import config
+from train.checkpoints import files
 from train.checkpoints.manager import Checkpoints
 logging.set_verbosity(logging.FATAL)
-stored.SMALL = int(sys.argv[2])
+files.SMALL = int(sys.argv[2])
 workdir, pristine = Path(sys.argv[1]) / "run", Path(sys.argv[1]) / "pristine"
-rng, states, count = random.Random(stored.SMALL), {step: make_state(step) for step in (1, 2)}, collections.Counter()
+rng, states, count = random.Random(files.SMALL), {step: make_state(step) for step in (1, 2)}, collections.Counter()
 with Checkpoints(pristine, config.Checkpoint()) as checkpoints:
     for step, state in states.items():
         checkpoints.save(put(state), {"step": step})

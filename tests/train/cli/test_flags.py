@@ -60,7 +60,7 @@ def test_choices_are_the_tables_of_the_code():
     from nfjax.transforms import CROP_MODES
     from train.optim.clip import MODES
     from train.optim.optimizer import KINDS
-    from train.optim.rules import WEIGHT_DECAY
+    from train.optim.parameters import WEIGHT_DECAY
     from train.optim.schedules import CYCLES
 
     tables = {

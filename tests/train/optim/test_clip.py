@@ -9,6 +9,7 @@ import pytest
 from tests.helpers.given_gradients import NETWORKS, assert_equal, build, run_ours, run_torch
 from train.config import Optim
 from train.optim.clip import MODES, adaptive_clip, norm_clip, tree_norm
+from train.optim.parameters import treatments
 
 
 def clipped(network, mode, value, decay=1e-2):
@@ -52,7 +53,7 @@ def test_norm_clip_of_no_gradient_at_all(x64):
 def test_clipping_shortens_gradients(mode):
     params = {path: jnp.ones((4, 4)) for path in ("head/kernel", "blocks/0/mlp/fc1/kernel")}
     grads = {path: jnp.full((4, 4), 7.0) for path in params}
-    clip = MODES[mode](0.01)
+    clip = MODES[mode](0.01, treatments(Optim(), params))
     after, _ = jax.jit(clip.update)(grads, clip.init(params), params)
     assert {g.dtype for g in after.values()} == {jnp.dtype("float32")}
     assert (after["blocks/0/mlp/fc1/kernel"] < 0.1).all()
@@ -60,14 +61,17 @@ def test_clipping_shortens_gradients(mode):
 
 
 def test_clip_rate_counts_units():
-    tx = adaptive_clip(0.5)
-    params = {"a/conv/kernel": jnp.ones((1, 1, 4, 2)), "head/fc/kernel": jnp.ones((3, 3))}
+    params = {"stem/conv1/kernel": jnp.ones((1, 1, 4, 2)), "head/fc/kernel": jnp.ones((3, 3))}
+    tx = adaptive_clip(0.5, treatments(Optim(), params))
     state = tx.init(params)
-    grads = {"a/conv/kernel": jnp.ones((1, 1, 4, 2)) * jnp.array([0.4, 10.0]), "head/fc/kernel": jnp.full((3, 3), 99.0)}
+    grads = {
+        "stem/conv1/kernel": jnp.ones((1, 1, 4, 2)) * jnp.array([0.4, 10.0]),
+        "head/fc/kernel": jnp.full((3, 3), 99.0),
+    }
     clipped, state = tx.update(grads, state, params)
     assert float(state.clip_rate) == 0.5
-    np.testing.assert_allclose(clipped["a/conv/kernel"][..., 0], 0.4)
-    np.testing.assert_allclose(clipped["a/conv/kernel"][..., 1], 0.5)
+    np.testing.assert_allclose(clipped["stem/conv1/kernel"][..., 0], 0.4)
+    np.testing.assert_allclose(clipped["stem/conv1/kernel"][..., 1], 0.5)
     np.testing.assert_allclose(clipped["head/fc/kernel"], 99.0)  # the classifier is left alone
 
 

@@ -12,6 +12,7 @@ import torch
 from tests.helpers.given_gradients import NETWORKS, assert_equal, build, run_ours, run_torch
 from train.config import Optim
 from train.optim.optimizer import KINDS, make_optimizer
+from train.optim.parameters import treatments
 from train.optim.transforms import QUINTIC, scale_by_muon, suits_muon
 
 # What timm calls ours when weight decay is decoupled.
@@ -79,7 +80,7 @@ def test_state_lies_by_path_and_keeps_its_types(name):
         "stem/conv1/kernel": jnp.ones((3, 3, 4, 8)), "stem/conv1/gain": jnp.ones(8),
         "head/fc/kernel": jnp.ones((8, 10)), "head/fc/bias": jnp.ones(10),
     }  # fmt: skip
-    tx = make_optimizer(Optim(name))
+    tx = make_optimizer(Optim(name), treatments(Optim(name), params))
     state = tx.init(params)
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(state):
         path = getattr(key_path[-1], "key", None)

@@ -5,36 +5,30 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import nfjax
-from nfjax.params import split
-from train.config import Config, Data, Ema, Mesh, Model
-from train.machine.mesh import batch_sharding, make_mesh, replicated, state_shardings
+from train import data
+from train.config import Config, Data, Ema, Mesh, Model, Optim
+from train.experiment import build
+from train.machine.mesh import batch_sharding, make_mesh, replicated
 from train.report.summary import _bytes, _flops, describe
-from train.step import State
 
-PARAMS = split(nfjax.load("test_nfnet", weights=None, num_classes=10))[1]
-COUNT = sum(array.size for array in PARAMS.values())
+MODEL = nfjax.load("test_nfnet", weights=None, num_classes=10)
+COUNT = sum(array.size for array in nfjax.params.split(MODEL)[1].values())
+IMAGES = data.Arrays(np.zeros((320, 64, 48, 1), np.uint8), np.zeros(320), tuple("0123456789"))
 
 
-def config(accumulate=1, **mesh):
+def config(accumulate=1, freeze=(), **mesh):
     return Config(
+        epochs=5,
         grad_accum_steps=accumulate,
         model=Model(name="test_nfnet"),
         data=Data(image_size=64, batch_size=16),
         ema=Ema(decay=0.9),
+        optim=Optim(freeze=freeze),
         mesh=Mesh(**mesh),
-    )
-
-
-def shapes(mesh):
-    """The state of SGD with momentum and a moving average, as shapes."""
-    params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), PARAMS)
-    scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    state = State(scalar, params, {"trace": params}, params, jax.ShapeDtypeStruct((2,), jnp.uint32), ())
-    return jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, state_shardings(mesh, state)
     )
 
 
@@ -60,11 +54,10 @@ def rows(text):
 
 
 def summary(config, compiled=None, width=200, **options):
-    mesh = make_mesh(config.mesh)
-    return describe(
-        config, shapes(mesh), mesh, image_shape=(64, 48, 1), steps=100, steps_per_epoch=20, workdir=Path("runs/x"),
-        compiled=compiled, width=width, **options,
-    )  # fmt: skip
+    split = data.Split(IMAGES, None, (64, 48, 1))
+    dataset = data.Dataset(split, split, None, MODEL.data_config)
+    experiment = build(config, model=MODEL, dataset=dataset)
+    return describe(experiment, Path("runs/x"), compiled=compiled, width=width, **options)
 
 
 def test_what_it_says():
@@ -86,9 +79,8 @@ def test_what_it_says():
 
 
 def test_of_a_continued_run_with_frozen_parameters():
-    frozen = [path for path in PARAMS if path.startswith("head/")]
-    said = rows(summary(config(accumulate=4), frozen=frozen, start=40))
-    head = sum(PARAMS[path].size for path in frozen)
+    said = rows(summary(config(accumulate=4, freeze=("head/.*",)), start=40))
+    head = 10 * (MODEL.num_features + 1)
     assert said["work folder"] == "runs/x, continued at step 40"
     assert said["model"] == f"test_nfnet, {COUNT:,} parameters ({COUNT - head:,} trained, {head:,} frozen)"
     assert said["batch"] == "16 images, 8 a device, in 4 parts of 2 a device"

@@ -8,8 +8,9 @@ import pytest
 from nfjax.augment.policies import create_policy
 from train import config as c
 from train.cli.mistakes import check
-from train.device.inputs import Normalize, make_inputs
+from train.device.batch_transform import make_batch_transform
 from train.device.mix import make_erase, make_mix
+from train.device.normalize import Normalize
 from train.device.rand_augment import make_rand_augment
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 24, 20, 3), np.uint8)
@@ -19,8 +20,8 @@ KEY = jax.random.key(7)
 
 
 def run(config, step=0, policy=None):
-    inputs = make_inputs(config, NORMALIZE, num_classes=10, steps_per_epoch=5, policy=policy)
-    return jax.jit(inputs)(IMAGES, LABELS, KEY, step)
+    transform = make_batch_transform(config, NORMALIZE, num_classes=10, steps_per_epoch=5, policy=policy)
+    return jax.jit(transform)(IMAGES, LABELS, KEY, step)
 
 
 def test_without_options_images_are_normalised_and_labels_stay():

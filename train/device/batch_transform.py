@@ -1,0 +1,69 @@
+"""From a batch of uint8 images to what the model is given, on the device, inside the compiled step."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from nfjax.augment.policies import Policy
+from train.config import Config
+from train.device.mix import make_erase, make_mix
+from train.device.normalize import Normalize
+from train.device.rand_augment import make_rand_augment
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchTransform:
+    """What a training batch goes through: `(images, labels, key, step) -> (inputs, targets)`, in timm's order.
+
+    Images are uint8 `(batch, height, width, channels)` and labels `(batch,)`; targets are `(batch, num_classes)` where
+    batches are mixed, smoothed already, and the labels elsewhere.
+
+    Attributes:
+        rand_augment: where the host leaves it to the device.
+        mix: mixup and cutmix.
+        normalize: from uint8 images to the model's input.
+        erase: random erasing.
+    """
+
+    rand_augment: Callable[..., jax.Array] | None
+    mix: Callable[..., tuple[jax.Array, jax.Array]] | None
+    normalize: Normalize
+    erase: Callable[..., jax.Array] | None
+
+    def __call__(
+        self, images: jax.Array, labels: jax.Array, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        keys = jax.random.split(key, 3)
+        if self.rand_augment is not None:
+            images = self.rand_augment(images, keys[0])
+        if self.mix is not None:
+            images, labels = self.mix(images, labels, keys[1], step)
+        images = self.normalize(images)
+        return images if self.erase is None else self.erase(images, keys[2]), labels
+
+
+def make_batch_transform(
+    config: Config, normalize: Normalize, *, num_classes: int, steps_per_epoch: int, policy: Policy | None = None
+) -> BatchTransform:
+    """The transform of a run.
+
+    Args:
+        config: `augment`, `mix` and `loss.smoothing` matter here.
+        normalize: from uint8 images to the model's input.
+        num_classes: of the targets.
+        steps_per_epoch: for `mix.mixup_off_epoch`.
+        policy: of the training transform, for `augment.on_device`.
+
+    Raises:
+        ValueError: for options that mean nothing, naming them.
+    """
+    if config.augment.on_device and policy is None:
+        raise ValueError("augment.on_device=True, and there is no augment.auto_augment to leave to the device.")
+    off_step = config.mix.mixup_off_epoch * steps_per_epoch or None
+    return BatchTransform(
+        make_rand_augment(policy) if config.augment.on_device and policy is not None else None,
+        make_mix(config.mix, num_classes, smoothing=config.loss.smoothing, off_step=off_step),
+        normalize,
+        make_erase(config.mix),
+    )

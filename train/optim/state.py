@@ -1,0 +1,44 @@
+"""The training state: all that a step changes."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from train.config import Ema
+
+Arrays = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that a step changes, and the key of all its random choices; dicts are keyed by parameter path.
+
+    Attributes:
+        step: how many steps were done, int32.
+        params: the parameters, float32 or float64.
+        opt_state: of the optimiser.
+        ema: moving average of the parameters; empty if there is none.
+        key: base key, as uint32 data.
+        plateau: what the schedule remembers of evaluations; empty for those that depend on the step alone.
+    """
+
+    step: jax.Array
+    params: Arrays
+    opt_state: Any
+    ema: Arrays
+    key: jax.Array
+    plateau: Any
+
+    @property
+    def eval_params(self) -> Arrays:
+        """What is evaluated and saved: the moving average where there is one."""
+        return self.ema or self.params
+
+
+def ema_decay(ema: Ema, step: jax.Array) -> jax.Array:
+    """Share of the moving average that step `step`, counted from 0, keeps (timm `ModelEmaV3.get_decay`)."""
+    warm = 1 - (1 + step.astype(float)) ** (-2 / 3) if ema.warmup else ema.decay
+    return jnp.where(step > 0, jnp.minimum(warm, ema.decay), 0.0)
