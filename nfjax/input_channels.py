@@ -30,8 +30,6 @@ def adapt_in_chans(
         model: the model that the weights are for, with `in_chans` channels; its layer says how it standardises.
         mode: one of the above.
     """
-    if mode not in ("timm", "exact"):
-        raise ValueError(f"in_chans_mode={mode!r}; expected 'timm' or 'exact'.")
     state = dict(state)
     weight = state[f"{first_conv}.weight"]
     wide = weight.astype(np.promote_types(weight.dtype, np.float32))

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +13,10 @@ import numpy as np
 import port
 from nfjax.input_channels import InChansMode, adapt_in_chans
 from nfjax.models import registry
-from nfjax.models.base import ImageModel, sides, take_indices
-from nfjax.models.data_config import DataConfig, frozen
+from nfjax.models.base import ImageModel, Size, sides, take_indices
+from nfjax.models.data_config import DataConfig
+from nfjax.names import Name, Source, resolve
 from nfjax.params import fill, initialize, named_params
-from port.files import read_config
 
 logger = logging.getLogger("nfjax")
 
@@ -24,66 +24,125 @@ Weights = str | os.PathLike[str] | Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """What a user's model name stands for."""
+class Wishes:
+    """The options of `load`, which says what they mean."""
+
+    num_classes: int | None = None
+    in_chans: int | None = None
+    img_size: int | Size | None = None
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    features_only: bool = False
+    out_indices: int | Sequence[int] | None = None
+    dtype: Any = jnp.float32
+    in_chans_mode: InChansMode = "timm"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `load` builds, and what becomes of the weights; no array is looked at to decide it.
+
+    Attributes:
+        entry: the architecture.
+        data: data config of the model: its classes, channels and image size.
+        options: for `entry.build`.
+        features_only: the model returns feature maps.
+        out_indices: which.
+        fresh_classifier: the classifier is not that of the weights.
+        adapt_in_chans: how the first convolution of the weights is adapted; None if it is not.
+        weights_size: height and width that the weights' position embedding is resampled from; None if it is not.
+        notes: what a user should know of all this.
+    """
 
     entry: registry.Entry
     data: DataConfig
-    model_args: dict[str, Any]
-    location: str | Path | None  # hub id (of a config.json: at its commit), folder, or nowhere
+    options: Mapping[str, Any]
+    features_only: bool
+    out_indices: int | Sequence[int] | None
+    fresh_classifier: bool
+    adapt_in_chans: InChansMode | None
+    weights_size: Size | None
+    notes: tuple[str, ...]
+
+    def build(self) -> ImageModel:
+        """The whole model, as shapes without values.
+
+        Raises:
+            ValueError: an option that the model does not have, or a value that it cannot have.
+        """
+        model = self.entry.build(self.data, **self.options)
+        if self.features_only:
+            self.taps(model)
+        return model
+
+    def taps(self, model: ImageModel) -> list[int]:
+        """Positions of the feature maps that are asked for."""
+        wanted = model.default_out_indices if self.out_indices is None else self.out_indices
+        return take_indices(len(model.feature_taps()), wanted)
 
 
-def resolve(name: str) -> Source:
-    """The architecture, data config and place of weights behind a name.
+def make_plan(source: Source, wishes: Wishes, state: Mapping[str, Any] | None = None) -> Plan:
+    """Decide what `load` does.
 
     Args:
-        name: "arch", "arch.tag", "hf-hub:organisation/name[@revision]" (also "hf_hub:") or "local-dir:PATH".
+        source: the model, from `nfjax.names.resolve`.
+        wishes: the options.
+        state: timm's state dict, of which only shapes are looked at; None for fresh weights, or before any are read.
+
+    Raises:
+        ValueError: an option that the model does not have, or weights for which nothing fits.
     """
-    scheme, colon, rest = name.partition(":")
-    scheme = scheme.lower().replace("_", "-")
-    if colon and scheme == "hf-hub":
-        from port import hub  # here: it takes 60 ms to import, and files are read without it
+    data, args = source.data, source.model_args
+    if wishes.in_chans_mode not in get_args(InChansMode):
+        raise ValueError(f"in_chans_mode={wishes.in_chans_mode!r}; expected 'timm' or 'exact'.")
+    weights_classes = _rows(state, f"{data.classifier}.weight", 0)
+    if weights_classes is None:
+        weights_classes = args.get("num_classes", data.num_classes)
+    classes = weights_classes if wishes.num_classes is None else wishes.num_classes
+    source_chans = args.get("in_chans", data.input_size[0])
+    chans = source_chans if wishes.in_chans is None else wishes.in_chans
+    size = data.input_size[1:] if wishes.img_size is None else sides(wishes.img_size)
 
-        config, pinned = hub.fetch_config(rest)
-        return _from_config(config, pinned, name)
-    if colon and scheme == "local-dir":
-        folder = Path(rest)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} has no config.json; expected a folder that nfjax.save or timm wrote.")
-        return _from_config(read_config(folder / "config.json"), folder, name)
-    if colon and len(scheme) > 1:
-        raise registry.UnknownModelError(f"unknown source {scheme!r} in {name!r}; expected hf-hub: or local-dir:.")
-    entry, data = registry.find(name)
-    return Source(entry, data, {}, data.hf_hub_id)
-
-
-def _from_config(config: Mapping[str, Any], location: str | Path, name: str) -> Source:
-    """Read a hub config.json: today's layout, or the older one without a `pretrained_cfg` entry."""
-    architecture = config["architecture"]
-    if architecture not in registry.MODELS:
-        raise registry.UnknownModelError(
-            f"{name} holds a {architecture!r}, which nfjax does not have; nfjax.list_models() shows what it has."
-        )
-    entry = registry.MODELS[architecture]
-    ours = {theirs: field for field, theirs in entry.family.timm_names.items()}
-    model_args = {ours.get(key, key): frozen(value) for key, value in (config.get("model_args") or {}).items()}
-    img_size = model_args.pop("img_size", None)
-    unknown = sorted(set(model_args) - entry.options())
-    if unknown:
-        raise ValueError(
-            f"{name}: config.json sets model_args {', '.join(unknown)}, which nfjax cannot follow; "
-            f"known: {', '.join(sorted(entry.options()))}."
-        )
-    data = dataclasses.replace(entry.data[0], tag="", hf_hub_id=location if isinstance(location, str) else None)
-    data = data.updated(config.get("pretrained_cfg", config))
-    data = data.updated({k: config[k] for k in ("num_classes", "label_names") if k in config})
-    if img_size is not None:
-        data = dataclasses.replace(data, input_size=(data.input_size[0], *sides(img_size)))
-    return Source(entry, dataclasses.replace(data, architecture=architecture), model_args, location)
+    own = {} if state is None else source.entry.family.weights_options(source.entry.config, state)
+    options = {**own, **args, **wishes.options}
+    options |= {"num_classes": classes, "in_chans": chans, "dtype": _floating(wishes.dtype)}
+    options |= {"drop_rate": wishes.drop_rate, "drop_path_rate": wishes.drop_path_rate}
+    config, _ = source.entry.configured(options)
+    weights_size, notes = None, []
+    if state is not None:
+        weights_size = source.entry.family.weights_size(config, [data.input_size[1:], size], state)
+        weights_size = None if weights_size == size else weights_size
+        if classes != weights_classes and classes:
+            notes.append(
+                f"{data.name}: the weights have {weights_classes} classes and the model {classes}, so its classifier "
+                "is fresh: train it before you trust its logits."
+            )
+        elif wishes.num_classes is None and classes != data.num_classes:
+            notes.append(f"{data.name}: the weights have {classes} classes, not {data.num_classes}; so has the model.")
+        if weights_size is not None and wishes.img_size is None:
+            wanted, found = (f"{height}x{width}" for height, width in (size, weights_size))
+            notes.append(
+                f"{data.name}: the weights are for images of {found}, and their position embedding is resampled for "
+                f"{wanted}; img_size={weights_size} keeps it as it is."
+            )
+    names = data.label_names if classes == weights_classes else None
+    adapts = chans != source_chans == _rows(state, f"{data.first_conv}.weight", 1)
+    return Plan(
+        entry=source.entry,
+        data=dataclasses.replace(data, num_classes=classes, input_size=(chans, *size), label_names=names),
+        options=options,
+        features_only=wishes.features_only,
+        out_indices=wishes.out_indices,
+        fresh_classifier=classes != weights_classes,
+        adapt_in_chans=wishes.in_chans_mode if adapts else None,
+        weights_size=weights_size,
+        notes=tuple(notes),
+    )
 
 
 def load(
-    name: str,
+    name: Name,
     weights: Weights = "pretrained",
     *,
     num_classes: int | None = None,
@@ -104,7 +163,8 @@ def load(
 
     Args:
         name: "eca_nfnet_l0", "eca_nfnet_l0.ra2_in1k", "hf-hub:timm/eca_nfnet_l0" (also "hf_hub:", and with
-            "@revision"), or "local-dir:PATH" of a folder with a config.json.
+            "@revision"), or a folder with a config.json, also as "local-dir:PATH" or `pathlib.Path`; the work folder
+            of a run means its `final`. A known model comes before a folder of the same name.
         weights: "pretrained" for the published ones (or the folder's own); None for fresh ones from `seed`; the
             path of a file or folder; or a mapping from timm names to arrays.
         num_classes: None for as many as the weights have. Another number keeps the backbone and makes a
@@ -139,78 +199,33 @@ def load(
         port.WeightsError: missing, unexpected or wrongly shaped arrays, all of them named at once.
         FileNotFoundError: no such file, or the hub cannot be reached.
     """
-    source = resolve(name)
-    state, origin = _read(weights, source, name)
-    data, args = source.data, source.model_args
-
-    weights_classes = _rows(state, f"{data.classifier}.weight", 0)
-    if weights_classes is None:
-        weights_classes = args.get("num_classes", data.num_classes)
-    classes = weights_classes if num_classes is None else num_classes
-    source_chans = args.get("in_chans", data.input_size[0])
-    chans = source_chans if in_chans is None else in_chans
-    size = data.input_size[1:] if img_size is None else sides(img_size)
-
     asked = {"global_pool": global_pool, "output_stride": output_stride}
-    options = args | {option: value for option, value in asked.items() if value is not None} | overrides
-    if state is not None:
-        options = source.entry.family.weights_options(source.entry.config, state) | options
-    model = source.entry.build(
-        dataclasses.replace(
-            data,
-            num_classes=classes,
-            input_size=(chans, *size),
-            label_names=data.label_names if classes == weights_classes else None,
-        ),
-        **options
-        | {
-            "num_classes": classes,
-            "in_chans": chans,
-            "drop_rate": drop_rate,
-            "drop_path_rate": drop_path_rate,
-            "dtype": dtype,
-        },
+    wishes = Wishes(
+        num_classes=num_classes,
+        in_chans=in_chans,
+        img_size=img_size,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+        features_only=features_only,
+        out_indices=out_indices,
+        dtype=dtype,
+        in_chans_mode=in_chans_mode,
+        options={option: value for option, value in asked.items() if value is not None} | overrides,
     )
-    if state is None:
-        if features_only:
-            model.prune(_out_indices(model, out_indices))
-        initialize(named_params(model), seed, model.param_dtype)
-        return model
-
-    state = dict(state)
-    if classes != weights_classes:
-        for leaf in ("weight", "bias"):
-            state.pop(f"{data.classifier}.{leaf}", None)
-        if classes:
-            logger.warning(
-                f"{data.name}: the weights have {weights_classes} classes and the model {classes}, so its classifier "
-                "is fresh: train it before you trust its logits."
-            )
-    elif num_classes is None and classes != data.num_classes:
-        logger.warning(f"{data.name}: the weights have {classes} classes, not {data.num_classes}; so has the model.")
-    weights_size = model.weights_size(model.config, [data.input_size[1:], size], state)
-    if weights_size is not None and weights_size != size:
-        if img_size is None:
-            wanted, found = (f"{height}x{width}" for height, width in (size, weights_size))
-            logger.warning(
-                f"{data.name}: the weights are for images of {found}, and their position embedding is resampled for "
-                f"{wanted}; img_size={weights_size} keeps it as it is."
-            )
-        state = dict(model.adapt_size(state, weights_size))
-    if chans != source_chans == _rows(state, f"{data.first_conv}.weight", 1):
-        state = adapt_in_chans(state, str(data.first_conv), chans, model, in_chans_mode)
-
+    source = resolve(name)
+    place = _place(weights, source, name)
+    if isinstance(place, str) and wishes != Wishes():  # a mistake is told before anything is fetched
+        make_plan(source, wishes).build()
+    state, origin = _read(place)
+    plan = make_plan(source, wishes, state)
+    model = plan.build()
+    for note in plan.notes:
+        logger.warning(note)
+    fitted = {} if state is None else _fitted(plan, model, dict(state), origin)
+    if plan.features_only:
+        model.prune(plan.taps(model))
     variables = named_params(model)
-    shapes = {path: var.get_value().shape for path, var in variables.items()}
-    if classes != weights_classes:  # the fresh classifier is not asked of the weights
-        classifier = f"{data.classifier}/".replace(".", "/")
-        shapes = {path: shape for path, shape in shapes.items() if not path.startswith(classifier)}
-    _check(state, shapes, what=data.name, source=origin)
-    if features_only:
-        model.prune(_out_indices(model, out_indices))
-        variables = named_params(model)
-    values = {path: array for path, array in port.to_flax(state).items() if path in variables}
-    fill(variables, values, model.param_dtype)
+    fill(variables, {path: a for path, a in port.to_flax(fitted).items() if path in variables}, model.param_dtype)
     initialize(variables, seed, model.param_dtype)
     return model
 
@@ -224,6 +239,24 @@ def sizes_of(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
     return {option: size for option, size in sizes.items() if size is not None}
 
 
+def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The state dict, adapted to the model, whose parameters it must then be: no more, no less."""
+    data = plan.data
+    if plan.fresh_classifier:
+        for leaf in ("weight", "bias"):
+            state.pop(f"{data.classifier}.{leaf}", None)
+    if plan.weights_size is not None:
+        state = dict(model.adapt_size(state, plan.weights_size))
+    if plan.adapt_in_chans is not None:
+        state = adapt_in_chans(state, str(data.first_conv), model.in_chans, model, plan.adapt_in_chans)
+    shapes = {path: var.get_value().shape for path, var in named_params(model).items()}
+    if plan.fresh_classifier:  # it is not asked of the weights
+        classifier = f"{data.classifier}/".replace(".", "/")
+        shapes = {path: shape for path, shape in shapes.items() if not path.startswith(classifier)}
+    _check(state, shapes, what=data.name, source=origin)
+    return state
+
+
 def _check(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, what: str, source: str) -> None:
     """Require that timm's `state` is the parameters `{path: shape}`, no more, no less, or name every difference."""
     found = {name: tuple(array.shape) for name, array in state.items()}
@@ -233,14 +266,12 @@ def _check(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]
     port.check_strict(found, port.timm_shapes(shapes), what=what, source=source)
 
 
-def _read(weights: Weights, source: Source, name: str) -> tuple[Mapping[str, Any] | None, str]:
-    """The state dict that `weights` stands for, and a word for where it came from."""
-    if weights is None:
-        return None, ""
-    if isinstance(weights, Mapping):
-        return {key: np.asarray(value) for key, value in weights.items()}, "the given mapping"
+def _place(weights: Weights, source: Source, name: Name) -> str | Path | Mapping[str, Any] | None:
+    """Where `load` takes the weights from: a hub id, a file or folder, a mapping, or nowhere."""
+    if weights is None or isinstance(weights, Mapping):
+        return weights
     if weights != "pretrained":
-        return port.read_weights(weights), os.fspath(weights)
+        return Path(weights)
     if source.location is None:
         others = [d.name for d in source.entry.data if d.hf_hub_id] or registry.list_models(
             f"*{source.data.architecture.split('_')[-1]}*", pretrained=True
@@ -249,19 +280,35 @@ def _read(weights: Weights, source: Source, name: str) -> tuple[Mapping[str, Any
         raise ValueError(
             f"no weights were published for {name}; pass weights=None for a fresh model, or the path of a file.{hint}"
         )
-    if isinstance(source.location, Path):
-        return port.read_weights(source.location), str(source.location)
+    return source.location
+
+
+def _read(place: str | Path | Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, str]:
+    """The state dict that is there, and a word for where it came from."""
+    if place is None:
+        return None, ""
+    if isinstance(place, Mapping):
+        return {key: np.asarray(value) for key, value in place.items()}, "the given mapping"
+    if isinstance(place, Path):
+        return port.read_weights(place), str(place)
     from port import hub
 
-    path = hub.fetch_weights(source.location)
-    return port.read_weights(path), f"{source.location} ({path.name})"
+    path = hub.fetch_weights(place)
+    return port.read_weights(path), f"{place} ({path.name})"
+
+
+def _floating(dtype: Any) -> Any:
+    """A compute dtype."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"dtype={dtype!r}; expected floating point, such as 'float32' or 'bfloat16'.")
+    return found
 
 
 def _rows(state: Mapping[str, Any] | None, name: str, axis: int) -> int | None:
     """Length of one axis of an array, if the weights have it with such an axis."""
     shape = np.shape(state[name]) if state is not None and name in state else ()
     return shape[axis] if len(shape) > axis else None
-
-
-def _out_indices(model: ImageModel, out_indices: int | Sequence[int] | None) -> list[int]:
-    return take_indices(len(model.feature_taps()), model.default_out_indices if out_indices is None else out_indices)

@@ -21,9 +21,9 @@ import numpy as np
 from flax import nnx
 
 from nfjax.fast.backend import traced_for
-from nfjax.loading import Source, resolve
 from nfjax.models.base import ImageModel, Size, sides
 from nfjax.models.registry import MODELS
+from nfjax.names import Source, resolve
 from nfjax.nn.layers import Conv, EfficientChannelAttention, Linear
 from nfjax.params import named_params
 
@@ -90,7 +90,7 @@ def profile(model: str | Source | ImageModel, img_size: int | Size | None = None
     and one for each that is pooled.
 
     Args:
-        model: a name, as `nfjax.load` takes it, or what `nfjax.loading.resolve` makes of one; or a model, of which
+        model: a name, as `nfjax.load` takes it, or what `nfjax.names.resolve` makes of one; or a model, of which
             only the shapes are looked at.
         img_size: height and width of the image in pixels; None for the model's own.
 

@@ -11,11 +11,11 @@ from typing import Any, Literal, overload
 import numpy as np
 from PIL import Image, ImageOps
 
-from nfjax import loading
 from nfjax.augment import RandomTransform, create_train_transform
 from nfjax.images import INTERPOLATIONS, ImageFile, Mode, convert, load_image, normalize
 from nfjax.models.base import ImageModel
 from nfjax.models.data_config import DataConfig
+from nfjax.names import resolve
 from port.messages import require_name
 
 CROP_MODES = ("center", "squash", "border")
@@ -255,8 +255,8 @@ def create_transform(
 
 def _data_config(source: Any) -> DataConfig:
     """The data config of whatever `create_transform` takes."""
-    if isinstance(source, str):
-        found = loading.resolve(source)
+    if isinstance(source, str | os.PathLike):
+        found = resolve(source)
         channels = found.model_args.get("in_chans", found.data.input_size[0])
         return dataclasses.replace(found.data, input_size=(channels, *found.data.input_size[1:]))
     data = getattr(source, "data_config", source)

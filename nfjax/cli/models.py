@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nfjax.loading import resolve
 from nfjax.models.data_config import DataConfig
 from nfjax.models.registry import MODELS, find, list_models
+from nfjax.names import resolve
 from nfjax.profile import Layer, profile
 from nfjax.results import Counts, counts, published, sizes
 from port.commands import one_model

@@ -1,10 +1,10 @@
 """Names: every architecture, its tags, and what a user's name means."""
 
 import dataclasses
-import difflib
 import fnmatch
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from nfjax.models.base import ImageModel
@@ -14,6 +14,7 @@ from nfjax.models.nfnet import NormFreeNet
 from nfjax.models.nfnet_configs import NFNET_DATA, NFNETS
 from nfjax.models.vit import VisionTransformer
 from nfjax.models.vit_configs import EVAS, VIT_DATA, VITS
+from port.messages import nearest
 
 
 class UnknownModelError(ValueError):
@@ -39,19 +40,22 @@ class Entry:
         Raises:
             ValueError: for options that the family does not have, with the closest that it has.
         """
+        data_config = data_config or self.data[0]
+        config, arguments = self.configured({"num_classes": data_config.num_classes} | options)
+        model: ImageModel = self.family(config, data_config=data_config, **arguments)
+        return model
+
+    def configured(self, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The config with its fields among the options, and the other options, which are arguments of the family."""
         known = self.options()
         unknown = [name for name in options if name not in known]
         if unknown:
-            close = difflib.get_close_matches(unknown[0], known, n=2)
+            close = nearest(unknown[0], known)
             hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}."
             raise ValueError(f"{self.data[0].architecture} has no option {', '.join(unknown)}; {hint}")
-        data_config = data_config or self.data[0]
         arguments = {name: value for name, value in options.items() if name in _arguments(self.family)}
         fields = {name: value for name, value in options.items() if name not in arguments}
-        config = dataclasses.replace(self.config, **fields)
-        arguments.setdefault("num_classes", data_config.num_classes)
-        model: ImageModel = self.family(config, data_config=data_config, **arguments)
-        return model
+        return dataclasses.replace(self.config, **fields), arguments
 
     def options(self) -> set[str]:
         """Names of the options that `build` takes."""
@@ -107,7 +111,7 @@ def find(name: str) -> tuple[Entry, DataConfig]:
                 f"{name!r} is not a model name but looks like a hub id or a path: write 'hf-hub:{name}' for the "
                 f"Hugging Face hub or 'local-dir:{name}' for a folder."
             )
-        close = difflib.get_close_matches(architecture, MODELS, n=3, cutoff=0.5)
+        close = nearest(architecture, MODELS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "nfjax.list_models() shows all names."
         raise UnknownModelError(f"unknown model {name!r}; {hint}")
     if not tag:
@@ -117,6 +121,12 @@ def find(name: str) -> tuple[Entry, DataConfig]:
             return entry, data
     tags = ", ".join(d.name for d in entry.data if d.tag) or "none: use the plain name"
     raise UnknownModelError(f"{architecture} has no weights tagged {tag!r}; known: {tags}.")
+
+
+def is_known(name: str) -> bool:
+    """Whether there is such an `architecture` or `architecture.tag`."""
+    architecture, _, tag = name.partition(".")
+    return architecture in MODELS and (not tag or tag in {data.tag for data in MODELS[architecture].data})
 
 
 def data_config(name: str) -> DataConfig:

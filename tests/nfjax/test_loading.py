@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 import nfjax
+from nfjax.loading import Wishes, make_plan
+from nfjax.names import resolve
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3)), jnp.float32)
 
@@ -145,6 +149,58 @@ def test_unknown_names(name, said):
 def test_names_without_weights():
     with pytest.raises(ValueError, match=r"no weights were published for nfnet_f0;.*dm_nfnet_f0\.dm_in1k"):
         nfjax.load("nfnet_f0")
+
+
+def test_folders_need_no_scheme(state, tmp_path, monkeypatch, caplog):
+    nfjax.save(nfjax.load("test_nfnet", weights=state, num_classes=7), tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "./mine", tmp_path / "mine", Path("mine"), "local-dir:mine", "local_dir:mine"):
+        assert nfjax.load(name).num_classes == 7
+        assert nfjax.create_transform(name).size == (160, 160)
+    (tmp_path / "mine").rename("test_nfnet")
+    with caplog.at_level(logging.WARNING, "nfjax"):
+        assert nfjax.load("test_nfnet", weights=None).num_classes == 1000
+    assert "write './test_nfnet' for the folder of that name" in caplog.text
+    assert nfjax.load("./test_nfnet").num_classes == nfjax.load(Path("test_nfnet")).num_classes == 7
+    (tmp_path / "test_nfnet").rename("test_nfnet.mine")  # no tag of the known model
+    assert nfjax.load("test_nfnet.mine").num_classes == 7
+    with pytest.raises(nfjax.UnknownModelError, match="no weights tagged 'other'"):
+        nfjax.load("test_nfnet.other")
+
+
+def test_a_run_means_its_final_model(state, tmp_path):
+    run = tmp_path / "run"
+    nfjax.save(nfjax.load("test_nfnet", weights=state, num_classes=7), run / "final")
+    (run / "checkpoints").mkdir()
+    (run / "config.json").write_text('{"model": {"name": "test_nfnet"}}')
+    assert nfjax.load(run).num_classes == nfjax.load(f"local-dir:{run}").num_classes == 7
+    assert resolve(run).location == run / "final"
+    shutil.rmtree(run / "final")
+    with pytest.raises(FileNotFoundError, match="is a run without a final model"):
+        nfjax.load(str(run))
+
+
+def shapes_of(state):
+    return {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in state.items()}
+
+
+def test_a_plan_needs_no_weights(state):
+    """What is built, and what becomes of the classifier, the first convolution and the position embedding."""
+    source, shapes = resolve("test_nfnet"), shapes_of(state)
+    plan = make_plan(source, Wishes(), shapes)
+    assert (plan.data, plan.fresh_classifier, plan.adapt_in_chans, plan.notes) == (source.data, False, None, ())
+    plan = make_plan(source, Wishes(num_classes=10, in_chans=1, img_size=96), shapes)
+    assert (plan.data.input_size, plan.data.num_classes) == ((1, 96, 96), 10)
+    assert (plan.fresh_classifier, plan.adapt_in_chans, plan.weights_size) == (True, "timm", None)
+    assert "its classifier is fresh" in plan.notes[0]
+    assert plan.build().in_chans == 1
+    with pytest.raises(ValueError, match="did you mean depths"):
+        make_plan(source, Wishes(options={"depht": 1}))
+    vit = resolve("test_vit2")
+    shapes = shapes_of(nfjax.state_dict(nfjax.load("test_vit2", weights=None)))
+    assert make_plan(vit, Wishes(img_size=160), shapes).weights_size is None
+    resampled = make_plan(vit, Wishes(img_size=96), shapes)
+    assert (resampled.weights_size, resampled.notes) == ((160, 160), ())
 
 
 def test_local_dir_errors(tmp_path, state):

@@ -117,6 +117,31 @@ def partial_files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 3}, "has no option depth; did you mean depths"),
+        ({"global_pool": "median"}, "global_pool='median' is not known"),
+        ({"output_stride": 4}, "output_stride=4"),
+        ({"num_classes": -1}, "num_classes=-1"),
+        ({"in_chans": 0}, "in_chans=0"),
+        ({"in_chans_mode": "x"}, "in_chans_mode='x'"),
+        ({"dtype": "int8"}, "dtype='int8'; expected floating point"),
+        ({"dtype": "float99"}, "dtype='float99'; expected floating point"),
+        ({"features_only": True, "out_indices": (9,)}, r"feature indices \[9\] asked for"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_fetched(options, message, server):
+    with pytest.raises(ValueError, match=message):
+        nfjax.load("test_nfnet", **options)
+    with pytest.raises(ValueError, match=r"img_size=\(4, 4\) has no room"):
+        nfjax.load("test_vit2", img_size=4)
+    assert not server.requests
+    with pytest.raises(ValueError, match=message):
+        nfjax.load(f"hf-hub:{REPO}", **options)
+    assert server.files("GET") == [CONFIG]  # which architecture it is
+
+
+@pytest.mark.parametrize(
     ("name", "files"),
     [
         (f"hf-hub:{REPO}", [CONFIG, WEIGHTS]),

@@ -10,8 +10,8 @@ from PIL import Image
 
 from nfjax.augment import create_train_transform
 from nfjax.augment.policies import Policy
-from nfjax.loading import resolve
 from nfjax.models.data_config import DataConfig
+from nfjax.names import resolve
 from nfjax.transforms import EvalTransform, create_transform
 from train.config import Augment, Config, Data
 from train.data.pipeline import Decoded, Split, Transform

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nfjax
-from nfjax.loading import resolve
-from nfjax.models.registry import MODELS
+from nfjax.names import folder_of, resolve
 from train.checkpoints.averages import run_weights
 from train.checkpoints.files import DamagedError, describe, steps
 from train.config import Data
@@ -62,10 +61,10 @@ def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:
 
 def run_of(name: str) -> Path | None:
     """The work folder that a name stands for; None if it names something else."""
-    path = Path(name)
-    if name.partition(".")[0] in MODELS or not path.is_dir():
+    folder = folder_of(name)
+    if folder is None or not ((folder / "final").is_dir() or (folder / "checkpoints").is_dir()):
         return None
-    return path if (path / "final").is_dir() or (path / "checkpoints").is_dir() else None
+    return folder
 
 
 def run_data(run: Path) -> Data:
@@ -88,9 +87,8 @@ def opened(name: str, weights: str | None = "pretrained") -> Iterator[Origin]:
     """Find a model; what is found can be loaded inside the context.
 
     Args:
-        name: "eca_nfnet_l0", "eca_nfnet_l0.ra2_in1k", "hf-hub:ORG/NAME", "local-dir:PATH", the path of such a folder,
-            or the work folder of a run: of it the model in `final`, or while there is none, the weights that are
-            evaluated in the newest good checkpoint.
+        name: as `nfjax.load` takes it. The work folder of a run also while there is no model in its `final`: then the
+            weights that are evaluated in the newest good checkpoint.
         weights: "pretrained", None for fresh ones, or the path of a file or folder.
 
     Raises:
@@ -104,10 +102,6 @@ def opened(name: str, weights: str | None = "pretrained") -> Iterator[Origin]:
             parts = [part for key in sorted(state) for part in (key, state[key])]
             yield Origin(f"local-dir:{folder}", state, digest(parts))
         return
-    if run is not None:
-        name = f"local-dir:{run / 'final'}"
-    elif name.partition(".")[0] not in MODELS and (Path(name) / "config.json").is_file():
-        name = f"local-dir:{name}"
     location = resolve(name).location
     identity = _hash(location) if isinstance(location, Path) else f"{name} {location}"
     if weights != "pretrained":

@@ -1,0 +1,110 @@
+"""What a model's name stands for: an architecture, a repository of the hub, a folder, or a run of the trainer."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nfjax.models import registry
+from nfjax.models.base import sides
+from nfjax.models.data_config import DataConfig, frozen
+from port.files import read_config
+
+logger = logging.getLogger("nfjax")
+
+Name = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a user's model name stands for."""
+
+    entry: registry.Entry
+    data: DataConfig
+    model_args: dict[str, Any]
+    location: str | Path | None  # hub id (of a config.json: at its commit), folder, or nowhere
+
+
+def resolve(name: Name) -> Source:
+    """The architecture, data config and place of weights behind a name.
+
+    Args:
+        name: "arch", "arch.tag", "hf-hub:organisation/name[@revision]" (also "hf_hub:"), or a folder: a path of one,
+            as text, as "local-dir:PATH" or as a `pathlib.Path`. The work folder of a run means its `final`. A known
+            model is that model, whatever folders there are, and a warning tells of a model in a folder of that name;
+            "./arch" is the folder.
+
+    Raises:
+        nfjax.UnknownModelError: no such name; the closest are suggested.
+        FileNotFoundError: the folder holds no model.
+    """
+    folder = folder_of(name)
+    if folder is not None:
+        folder = model_folder(folder)
+        return _from_config(read_config(folder / "config.json"), folder, str(name))
+    name = str(name)
+    scheme, colon, rest = name.partition(":")
+    scheme = scheme.lower().replace("_", "-")
+    if colon and scheme == "hf-hub":
+        from port import hub  # here: it takes 60 ms to import, and files are read without it
+
+        config, pinned = hub.fetch_config(rest)
+        return _from_config(config, pinned, name)
+    if colon and len(scheme) > 1:
+        raise registry.UnknownModelError(f"unknown source {scheme!r} in {name!r}; expected hf-hub: or local-dir:.")
+    entry, data = registry.find(name)
+    if Path(name, "config.json").is_file():
+        logger.warning(f"{name} is a model that nfjax knows; write './{name}' for the folder of that name.")
+    return Source(entry, data, {}, data.hf_hub_id)
+
+
+def folder_of(name: Name) -> Path | None:
+    """The folder that a name stands for, as `resolve` understands it; None if it stands for something else."""
+    if not isinstance(name, str):
+        return Path(name)
+    scheme, _, rest = name.partition(":")
+    if scheme.lower().replace("_", "-") == "local-dir":
+        return Path(rest)
+    return Path(name) if Path(name).is_dir() and not registry.is_known(name) else None
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder with a config.json that a path means: itself, or `final` of the work folder of a run.
+
+    Raises:
+        FileNotFoundError: neither holds a model.
+    """
+    if (folder / "final" / "config.json").is_file():
+        return folder / "final"
+    if (folder / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{folder} is a run without a final model; expected {folder / 'final'}, its last step.")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json; expected a folder that nfjax.save or timm wrote.")
+    return folder
+
+
+def _from_config(config: Mapping[str, Any], location: str | Path, name: str) -> Source:
+    """Read a hub config.json: today's layout, or the older one without a `pretrained_cfg` entry."""
+    architecture = config["architecture"]
+    if architecture not in registry.MODELS:
+        raise registry.UnknownModelError(
+            f"{name} holds a {architecture!r}, which nfjax does not have; nfjax.list_models() shows what it has."
+        )
+    entry = registry.MODELS[architecture]
+    ours = {theirs: field for field, theirs in entry.family.timm_names.items()}
+    model_args = {ours.get(key, key): frozen(value) for key, value in (config.get("model_args") or {}).items()}
+    img_size = model_args.pop("img_size", None)
+    unknown = sorted(set(model_args) - entry.options())
+    if unknown:
+        raise ValueError(
+            f"{name}: config.json sets model_args {', '.join(unknown)}, which nfjax cannot follow; "
+            f"known: {', '.join(sorted(entry.options()))}."
+        )
+    data = dataclasses.replace(entry.data[0], tag="", hf_hub_id=location if isinstance(location, str) else None)
+    data = data.updated(config.get("pretrained_cfg", config))
+    data = data.updated({k: config[k] for k in ("num_classes", "label_names") if k in config})
+    if img_size is not None:
+        data = dataclasses.replace(data, input_size=(data.input_size[0], *sides(img_size)))
+    return Source(entry, dataclasses.replace(data, architecture=architecture), model_args, location)
