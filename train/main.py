@@ -20,7 +20,7 @@ def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
 
     from nfjax import cache
     from train.loop import Stopped, run
-    from train.machine.distributed import initialize
+    from train.machine.processes import initialize
 
     # The libraries under the loop tell of every step they take.
     logging.set_verbosity(options.verbosity)

@@ -40,7 +40,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", args.devices)
-    from train.machine.distributed import initialize
+    from train.machine.processes import initialize
 
     initialize(coordinator=args.coordinator, process_id=args.process_id, num_processes=args.coordinator and 2)
     from train import data

@@ -31,9 +31,8 @@ from train.evaluation import classes, models, real, report
 from train.evaluation.predict import predict
 from train.evaluation.predictions import TOP, Predictions, PredictionsFile
 from train.evaluation.table import Table
-from train.machine.distributed import initialize
 from train.machine.mesh import make_mesh
-from train.machine.processes import from_first_process, together
+from train.machine.processes import from_first_process, initialize, together
 
 FAILURES = (ValueError, KeyError, OSError, ImportError, jax.errors.JaxRuntimeError)
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from nfjax.fast.backend import traced_for
 from tests.helpers import mesh_run
 from train import config as c
 from train.experiment import build
-from train.machine.distributed import initialize, is_cluster
 from train.machine.mesh import make_mesh
+from train.machine.processes import initialize, is_cluster
 from train.step import compile_train_step
 
 WORKER = Path(mesh_run.__file__)
