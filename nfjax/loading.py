@@ -1,5 +1,6 @@
 """`nfjax.load`: a model by name, with weights from the hub, a file, a folder or memory."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -44,24 +45,22 @@ class Plan:
     """What `load` builds, and what becomes of the weights; no array is looked at to decide it.
 
     Attributes:
+        wishes: what was asked for.
         entry: the architecture.
         data: data config of the model: its classes, channels and image size.
         options: for `entry.build`.
-        features_only: the model returns feature maps.
-        out_indices: which.
         fresh_classifier: the classifier is not that of the weights.
-        adapt_in_chans: how the first convolution of the weights is adapted; None if it is not.
+        adapts_in_chans: the first convolution of the weights is adapted.
         weights_size: height and width that the weights' position embedding is resampled from; None if it is not.
         notes: what a user should know of all this.
     """
 
+    wishes: Wishes
     entry: registry.Entry
     data: DataConfig
     options: Mapping[str, Any]
-    features_only: bool
-    out_indices: int | Sequence[int] | None
     fresh_classifier: bool
-    adapt_in_chans: InChansMode | None
+    adapts_in_chans: bool
     weights_size: Size | None
     notes: tuple[str, ...]
 
@@ -72,13 +71,14 @@ class Plan:
             ValueError: an option that the model does not have, or a value that it cannot have.
         """
         model = self.entry.build(self.data, **self.options)
-        if self.features_only:
+        if self.wishes.features_only:
             self.taps(model)
         return model
 
     def taps(self, model: ImageModel) -> list[int]:
         """Positions of the feature maps that are asked for."""
-        wanted = model.default_out_indices if self.out_indices is None else self.out_indices
+        indices = self.wishes.out_indices
+        wanted = model.default_out_indices if indices is None else indices
         return take_indices(len(model.feature_taps()), wanted)
 
 
@@ -127,15 +127,13 @@ def make_plan(source: Source, wishes: Wishes, state: Mapping[str, Any] | None = 
                 f"{wanted}; img_size={weights_size} keeps it as it is."
             )
     names = data.label_names if classes == weights_classes else None
-    adapts = chans != source_chans == _rows(state, f"{data.first_conv}.weight", 1)
     return Plan(
+        wishes=wishes,
         entry=source.entry,
         data=dataclasses.replace(data, num_classes=classes, input_size=(chans, *size), label_names=names),
         options=options,
-        features_only=wishes.features_only,
-        out_indices=wishes.out_indices,
         fresh_classifier=classes != weights_classes,
-        adapt_in_chans=wishes.in_chans_mode if adapts else None,
+        adapts_in_chans=chans != source_chans == _rows(state, f"{data.first_conv}.weight", 1),
         weights_size=weights_size,
         notes=tuple(notes),
     )
@@ -222,7 +220,7 @@ def load(
     for note in plan.notes:
         logger.warning(note)
     fitted = {} if state is None else _fitted(plan, model, dict(state), origin)
-    if plan.features_only:
+    if features_only:
         model.prune(plan.taps(model))
     variables = named_params(model)
     fill(variables, {path: a for path, a in port.to_flax(fitted).items() if path in variables}, model.param_dtype)
@@ -247,8 +245,8 @@ def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -
             state.pop(f"{data.classifier}.{leaf}", None)
     if plan.weights_size is not None:
         state = dict(model.adapt_size(state, plan.weights_size))
-    if plan.adapt_in_chans is not None:
-        state = adapt_in_chans(state, str(data.first_conv), model.in_chans, model, plan.adapt_in_chans)
+    if plan.adapts_in_chans:
+        state = adapt_in_chans(state, str(data.first_conv), model.in_chans, model, plan.wishes.in_chans_mode)
     shapes = {path: var.get_value().shape for path, var in named_params(model).items()}
     if plan.fresh_classifier:  # it is not asked of the weights
         classifier = f"{data.classifier}/".replace(".", "/")
@@ -298,14 +296,10 @@ def _read(place: str | Path | Mapping[str, Any] | None) -> tuple[Mapping[str, An
 
 
 def _floating(dtype: Any) -> Any:
-    """A compute dtype."""
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
-        raise ValueError(f"dtype={dtype!r}; expected floating point, such as 'float32' or 'bfloat16'.")
-    return found
+    with contextlib.suppress(TypeError):
+        if jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+            return jnp.dtype(dtype)
+    raise ValueError(f"dtype={dtype!r}; expected floating point, such as 'float32' or 'bfloat16'.")
 
 
 def _rows(state: Mapping[str, Any] | None, name: str, axis: int) -> int | None:

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from train import config
-from train.checkpoints.manager import Checkpoints, steps
+from train.checkpoints.files import steps
+from train.checkpoints.manager import Checkpoints
 from train.machine.mesh import state_shardings
 from train.optim.parameters import FSDP_AXES, assign
 from train.optim.state import State

@@ -188,10 +188,10 @@ def test_a_plan_needs_no_weights(state):
     """What is built, and what becomes of the classifier, the first convolution and the position embedding."""
     source, shapes = resolve("test_nfnet"), shapes_of(state)
     plan = make_plan(source, Wishes(), shapes)
-    assert (plan.data, plan.fresh_classifier, plan.adapt_in_chans, plan.notes) == (source.data, False, None, ())
+    assert (plan.data, plan.fresh_classifier, plan.adapts_in_chans, plan.notes) == (source.data, False, False, ())
     plan = make_plan(source, Wishes(num_classes=10, in_chans=1, img_size=96), shapes)
     assert (plan.data.input_size, plan.data.num_classes) == ((1, 96, 96), 10)
-    assert (plan.fresh_classifier, plan.adapt_in_chans, plan.weights_size) == (True, "timm", None)
+    assert (plan.fresh_classifier, plan.adapts_in_chans, plan.weights_size) == (True, True, None)
     assert "its classifier is fresh" in plan.notes[0]
     assert plan.build().in_chans == 1
     with pytest.raises(ValueError, match="did you mean depths"):

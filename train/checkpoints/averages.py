@@ -3,18 +3,18 @@
 What is averaged are the weights to evaluate, in float64: moving averages where the run has them.
 """
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 import nfjax
 import port
-from train.checkpoints.files import best_first, describe, load_weights, require_steps
+from train.checkpoints.files import DamagedError, best_first, describe, load_weights, require_steps
 
 
 def run(
@@ -81,17 +81,27 @@ def save(run: Path, weights: dict[str, np.ndarray], step: int, out: Path) -> Non
         out: the folder.
     """
     dtype = next(iter(weights.values())).dtype
-    with tempfile.TemporaryDirectory() as folder, jax.enable_x64(dtype == np.float64):
-        (Path(folder) / "config.json").write_text(json.dumps(_architecture(run, step)))
-        nfjax.save(nfjax.load(f"local-dir:{folder}", weights=port.to_timm(weights), dtype=dtype), out)
+    with architecture(run, [step]) as folder, jax.enable_x64(dtype == np.float64):
+        nfjax.save(nfjax.load(folder, weights=port.to_timm(weights), dtype=dtype), out)
 
 
-def _architecture(run: Path, step: int) -> dict[str, Any]:
-    """config.json of the model, as `nfjax.saving.hub_config` makes it; the training loop puts it into checkpoints."""
-    config: dict[str, Any] | None = describe(run, step).meta.get("model")
-    if config is None:
-        raise ValueError(f"the checkpoint of step {step} in {run} does not say which architecture it is of.")
-    return config
+@contextlib.contextmanager
+def architecture(run: Path, known: Sequence[int]) -> Iterator[Path]:
+    """A folder with the config.json of a run's model, which the training loop puts into checkpoints, and no weights.
+
+    Args:
+        run: the workdir.
+        known: steps of checkpoints; the first good one that says it is taken.
+    """
+    for step in known:
+        with contextlib.suppress(DamagedError, KeyError):
+            text = json.dumps(describe(run, step).meta["model"])
+            break
+    else:
+        raise ValueError(f"no checkpoint in {run} says which architecture it is of.")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(text)
+        yield Path(folder)
 
 
 def _metric(run: Path) -> str:

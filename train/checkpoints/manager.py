@@ -25,7 +25,6 @@ from train.checkpoints.files import (
     flatten,
     folder_of,
     leaves,
-    load_weights,
     read,
     require_files,
     seal,
@@ -35,8 +34,6 @@ from train.checkpoints.files import (
 )
 from train.machine.processes import from_first_process, together
 from train.optim.state import State
-
-__all__ = ["Checkpoints", "DamagedError", "Description", "describe", "load_weights", "steps"]
 
 
 class Checkpoints:

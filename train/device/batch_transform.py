@@ -18,15 +18,9 @@ class BatchTransform:
 
     Images are uint8 `(batch, height, width, channels)` and labels `(batch,)`; targets are `(batch, num_classes)` where
     batches are mixed, smoothed already, and the labels elsewhere.
-
-    Attributes:
-        rand_augment: where the host leaves it to the device.
-        mix: mixup and cutmix.
-        normalize: from uint8 images to the model's input.
-        erase: random erasing.
     """
 
-    rand_augment: Callable[..., jax.Array] | None
+    rand_augment: Callable[..., jax.Array] | None  # where the host leaves it to the device
     mix: Callable[..., tuple[jax.Array, jax.Array]] | None
     normalize: Normalize
     erase: Callable[..., jax.Array] | None

@@ -4,15 +4,14 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import nfjax
 from nfjax.names import folder_of, resolve
-from train.checkpoints.averages import run_weights
-from train.checkpoints.files import DamagedError, describe, steps
+from train.checkpoints.averages import architecture, run_weights
+from train.checkpoints.files import steps
 from train.config import Data
 from train.data.sources.base import digest
 
@@ -97,24 +96,14 @@ def opened(name: str, weights: str | None = "pretrained") -> Iterator[Origin]:
     run = run_of(name)
     if run is not None and weights == "pretrained" and not (run / "final" / "config.json").is_file():
         state = run_weights(run)
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(json.dumps(_architecture(run)))
-            parts = [part for key in sorted(state) for part in (key, state[key])]
-            yield Origin(f"local-dir:{folder}", state, digest(parts))
+        with architecture(run, steps(run)[::-1]) as folder:
+            yield Origin(str(folder), state, digest([part for key in sorted(state) for part in (key, state[key])]))
         return
     location = resolve(name).location
     identity = _hash(location) if isinstance(location, Path) else f"{name} {location}"
     if weights != "pretrained":
         identity += " fresh" if weights is None else _hash(Path(weights))
     yield Origin(name, weights, identity)
-
-
-def _architecture(run: Path) -> Any:
-    """config.json of a run's model, from its newest checkpoint."""
-    for step in reversed(steps(run)):
-        with contextlib.suppress(DamagedError, KeyError):
-            return describe(run, step).meta["model"]
-    raise ValueError(f"no checkpoint in {run} says which architecture it is of.")
 
 
 def _hash(path: Path) -> str:

@@ -27,7 +27,8 @@ from tests.helpers.checkpoints import (
 )
 from train import config
 from train.checkpoints import files as stored
-from train.checkpoints.manager import Checkpoints, DamagedError, load_weights, steps
+from train.checkpoints.files import DamagedError, load_weights, steps
+from train.checkpoints.manager import Checkpoints
 from train.cli.mistakes import check
 from train.machine.mesh import make_mesh
 

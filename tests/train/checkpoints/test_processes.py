@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.checkpoints import abstract, copy_run, make_state, put, restore, same
 from train import config
-from train.checkpoints.manager import load_weights
+from train.checkpoints.files import load_weights
 from train.machine.mesh import make_mesh
 
 
