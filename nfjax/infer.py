@@ -2,29 +2,19 @@
 
 import functools
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from nfjax import cache
-from nfjax.fast.backend import backend, compiler_options
+from nfjax.fast import WinogradConv, compiled, winograd
+from nfjax.fast.backend import backend
 from nfjax.models.base import ImageModel
-from nfjax.nn.conv import winograd, winograd_kernel
 from nfjax.nn.layers import Conv, ScaledStdConv
 from nfjax.params import merge, split
-
-# A CPU walks through a batch in pieces of at most this many pixels (one image of 256x256): their activations stay in
-# its caches, and the memory of a call is small enough (eca_nfnet_l0: 21 MB instead of 171 for eight images) that the
-# system's allocator keeps it; pages fresh from the system must be cleared first.
-PIECE_PIXELS = 2**16
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-WINOGRAD_CHANNELS = 64  # in a group, from which on the products are large enough to pay for the transforms
 
 
 def fold(model: ImageModel) -> ImageModel:
@@ -69,23 +59,13 @@ def _plain(conv: Any) -> Conv | None:
     return plain
 
 
-class _Winograd(nnx.Module):
-    """A 3x3 convolution whose kernel has been transformed for `nfjax.nn.conv.winograd`."""
-
-    def __init__(self, conv: Conv):
-        self.kernels = nnx.List([nnx.Param(part) for part in winograd_kernel(conv.weight(), conv.groups)])
-        self.bias = nnx.Param(conv.bias[...])
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return winograd(x, [part[...] for part in self.kernels], self.bias[...])
-
-
-def _for_winograd(layer: Any) -> _Winograd | None:
+def _for_winograd(layer: Any) -> WinogradConv | None:
+    """The same convolution by Winograd's products, where they are faster."""
     if not isinstance(layer, Conv) or (layer.stride, layer.dilation) != (1, 1) or layer.padding == "valid":
         return None
     height, width, fan_in, out = layer.kernel[...].shape
-    wide = min(fan_in, out // layer.groups) >= WINOGRAD_CHANNELS
-    return _Winograd(layer) if (height, width) == (3, 3) and wide else None
+    wide = min(fan_in, out // layer.groups) >= winograd.CHANNELS
+    return WinogradConv(layer.weight(), layer.bias[...], layer.groups) if (height, width) == (3, 3) and wide else None
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -111,12 +91,6 @@ def prepare(model: ImageModel) -> tuple[nnx.GraphDef, dict[str, jax.Array]]:
     return graphdef, params if model.dtype == model.param_dtype else _kernels_in(params, model.dtype)
 
 
-def _piece(batch: int, pixels: int) -> int:
-    """Images in a piece: a divisor of the batch, so that all are alike, with enough pieces for all cores."""
-    most = min(PIECE_PIXELS // pixels, batch // min(batch, CORES))
-    return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(most, 1))
-
-
 def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
     """The model as a compiled function of a batch like `x`: folded, jitted, nothing traced again.
 
@@ -134,21 +108,8 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
     """
     cache.enable()
     graphdef, params = prepare(model)
-    shape, piece = tuple(x.shape), x.shape[0]
-    if backend() == "cpu" and len(shape) == 4:
-        piece = _piece(shape[0], shape[1] * shape[2])
-
-    def step(params: Any, x: jax.Array) -> Any:
-        return merge(graphdef, params)(x)
-
-    options: dict[str, Any] = dict(compiler_options())
-    if piece < shape[0]:
-        x = jax.ShapeDtypeStruct((piece, *shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
-        if shape[0] // piece % CORES == 0:  # then no core is ever left without a piece of its own
-            options["xla_cpu_multi_thread_eigen"] = False
-    compiled = jax.jit(step, compiler_options=options).lower(params, x).compile()
-    one = functools.partial(compiled, params)
-    call = one if piece == shape[0] else _in_pieces(one, piece)
+    shape = tuple(x.shape)
+    call = compiled(lambda params, x: merge(graphdef, params)(x), params, x)
 
     def checked(x: Any) -> Any:
         if tuple(x.shape) != shape:
@@ -156,20 +117,3 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
         return call(x)
 
     return checked
-
-
-def _in_pieces(call: Callable[[Any], Any], piece: int) -> Callable[[Any], Any]:
-    """A function that calls `call` for each `piece` images of its batch, in as many threads as there are cores.
-
-    XLA itself computes one operation of a program after the other, and of many of them only parts in parallel: eight
-    images of eca_nfnet_l0 one at a time in two threads take 0.86 to 0.90 of the time that pairs take in turn.
-    """
-    pool = ThreadPoolExecutor(CORES, thread_name_prefix="nfjax")
-
-    def call_pieces(x: Any) -> Any:
-        whole = np.asarray(x)  # a view, on a CPU
-        pieces = [jax.device_put(whole[start : start + piece]) for start in range(0, len(whole), piece)]
-        outputs = list(pool.map(lambda part: jax.block_until_ready(call(part)), pieces))
-        return jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts)), *outputs)
-
-    return call_pieces

@@ -15,6 +15,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # unlike in the workers of py
     os.environ["TFDS_DATA_DIR"] = f"{CACHE}/tfds"  # where the digits are prepared
 
 import jax  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# The shapes in types of arrays are checked wherever a test calls: in this process, not in those that tests start.
+# For the checker an int is a float too, as it is for mypy.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook(["nfjax.fast", "nfjax.models", "nfjax.nn"], CHECKER)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)  # so that a test can tell one from another

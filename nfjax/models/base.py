@@ -8,12 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from nfjax.models.data_config import DataConfig
 from nfjax.nn.head import ClassifierHead
 from nfjax.params import initialize, named_params
 
 Size = tuple[int, int]  # height and width, in pixels
+# `(batch, height, width, in_chans)`, floating point: what else an array is, `ImageModel.check_input` explains.
+Images = Shaped[Array | np.ndarray, "..."]
+Features = Float[Array, "batch height width channels"] | Float[Array, "batch tokens dim"]
+# One vector for each image, or with the pool "" for each pixel or token.
+Vectors = (
+    Float[Array, "batch features"] | Float[Array, "batch height width features"] | Float[Array, "batch _ features"]
+)
 
 
 def sides(img_size: int | Size) -> Size:
@@ -84,8 +92,7 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
 class ImageModel(nnx.Module):
     """An image classifier and feature backbone.
 
-    A family sets the attributes below and defines `feature_taps`, `forward_features`,
-    `forward_intermediates` and `prune`.
+    A family sets the attributes below and defines `feature_taps`, `forward_intermediates` and `prune`.
 
     Attributes:
         config: the frozen architecture.
@@ -127,7 +134,7 @@ class ImageModel(nnx.Module):
         """How the head pools."""
         return self.head.pool_type
 
-    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> Any:
+    def __call__(self, x: Images, *, key: PRNGKeyArray | None = None) -> Any:
         """Logits of a batch of images.
 
         Args:
@@ -147,21 +154,35 @@ class ImageModel(nnx.Module):
             key, head_key = jax.random.split(key)
         return self.forward_head(self.forward_features(x, key=key), key=head_key)
 
-    def forward_features(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        raise NotImplementedError
+    def forward_features(self, x: Images, *, key: PRNGKeyArray | None = None) -> Features:
+        """The last map, after its activation, or all tokens, normalised if the model does that before it pools."""
+        return self.forward_intermediates(x, (), key=key)[0]
 
     def forward_intermediates(
         self,
-        x: jax.Array,
+        x: Images,
         indices: int | Sequence[int] | None = None,
         *,
         norm: bool = False,
         intermediates_only: bool = False,
-        key: jax.Array | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Any:
+        """Feature maps, in the order of the network.
+
+        Args:
+            x: normalised images, floating point.
+            indices: None for all maps, an int for the last n, or a sequence of their positions.
+            norm: apply the final norm to each map, if it is before the pooling.
+            intermediates_only: return the maps alone, and compute nothing after the last of them.
+            key: PRNG key for training.
+
+        Returns:
+            `(features, maps)`, with `features` as `forward_features` returns them, or `maps`: a list of arrays
+            `(batch, height, width, channels)`.
+        """
         raise NotImplementedError
 
-    def forward_head(self, features: jax.Array, *, pre_logits: bool = False, key: jax.Array | None = None) -> jax.Array:
+    def forward_head(self, features: Features, *, pre_logits: bool = False, key: PRNGKeyArray | None = None) -> Vectors:
         """Logits of what `forward_features` returns; with `pre_logits`, the pooled features."""
         return self.head(features, pre_logits=pre_logits, key=key)
 
@@ -231,7 +252,7 @@ class ImageModel(nnx.Module):
         """Turn the model, in place, into one that returns the feature maps `out_indices`."""
         raise NotImplementedError
 
-    def check_input(self, x: jax.Array) -> jax.Array:
+    def check_input(self, x: Images) -> Float[Array, "batch height width in_chans"]:
         """`x` in the compute dtype, or a ValueError that says what is wrong with it."""
         shape, wanted = tuple(x.shape), f"(batch, height, width, {self.in_chans})"
         if len(shape) != 4 or shape[-1] != self.in_chans:
@@ -246,4 +267,4 @@ class ImageModel(nnx.Module):
                 f"input of dtype {x.dtype}; expected floating point, normalised with "
                 f"mean={self.data_config.mean} and std={self.data_config.std} of pixels in [0, 1]."
             )
-        return x.astype(self.dtype)
+        return jnp.asarray(x.astype(self.dtype))

@@ -10,17 +10,17 @@ every block, so that there is no learned position embedding; keys have no bias; 
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float64, PRNGKeyArray
 
-from nfjax.fast.backend import spread_rows
-from nfjax.models.vit import VisionTransformer
-from nfjax.models.vit_blocks import ViTCfg
+from nfjax.fast import add_bias, scale
+from nfjax.models.vit import Tokens, Vectors, VisionTransformer
+from nfjax.models.vit_blocks import AttentionMap, ViTCfg
 from nfjax.nn.attention import Attention
 from nfjax.nn.layers import Linear, drop_path, split_key
-from nfjax.nn.pos_embed import Grid, rotary_table
+from nfjax.nn.pos_embed import Grid, RotaryTable, rotary_table
 from nfjax.nn.vit_layers import Mlp
 from nfjax.params import Constant, param, zeros
 
@@ -57,11 +57,11 @@ class EvaAttention(Attention):
         self.q_bias = param((dim,), zeros) if cfg.qkv_bias else None
         self.v_bias = param((dim,), zeros) if cfg.qkv_bias else None
 
-    def project(self, x: jax.Array) -> list[jax.Array]:
+    def project(self, x: Tokens) -> list[Tokens]:
         q, k, v = self.qkv.split(x, 3)
         if self.q_bias is None or self.v_bias is None:
             return [q, k, v]
-        return [q + spread_rows(self.q_bias[...], q), k, v + spread_rows(self.v_bias[...], v)]
+        return [add_bias(q, self.q_bias[...]), k, add_bias(v, self.v_bias[...])]
 
 
 class EvaBlock(nnx.Module):
@@ -73,15 +73,15 @@ class EvaBlock(nnx.Module):
         self.norm1, self.norm2 = cfg.norm(), cfg.norm()
         self.attn = EvaAttention(cfg, std)
         self.mlp = Mlp(cfg.embed_dim, cfg.mlp_hidden, drop=cfg.proj_drop_rate, out_std=std)
-        scale = None if cfg.init_values is None else Constant(cfg.init_values)
-        self.gamma_1 = None if scale is None else param((cfg.embed_dim,), scale)
-        self.gamma_2 = None if scale is None else param((cfg.embed_dim,), scale)
+        init = None if cfg.init_values is None else Constant(cfg.init_values)
+        self.gamma_1 = None if init is None else param((cfg.embed_dim,), init)
+        self.gamma_2 = None if init is None else param((cfg.embed_dim,), init)
 
-    def attention_map(self, x: jax.Array, rope: jax.Array) -> jax.Array:
-        """Who attends to whom in this block, for tokens that enter it: `(batch, heads, tokens, tokens)`."""
+    def attention_map(self, x: Tokens, rope: RotaryTable) -> AttentionMap:
+        """Who attends to whom in this block, for tokens that enter it."""
         return self.attn.weights(self.norm1(x), rope)
 
-    def __call__(self, x: jax.Array, rope: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, rope: RotaryTable, key: PRNGKeyArray | None = None) -> Tokens:
         keys = split_key(key, 4)
         y = _scaled(self.gamma_1, self.attn(self.norm1(x), rope, keys[0]))
         x = x + drop_path(y, self.drop_path_rate, keys[1])
@@ -89,8 +89,8 @@ class EvaBlock(nnx.Module):
         return x + drop_path(y, self.drop_path_rate, keys[3])
 
 
-def _scaled(gamma: nnx.Param | None, y: jax.Array) -> jax.Array:
-    return y if gamma is None else y * spread_rows(gamma[...], y)
+def _scaled(gamma: nnx.Param | None, y: Tokens) -> Tokens:
+    return y if gamma is None else scale(y, gamma[...])
 
 
 class Eva(VisionTransformer):
@@ -110,14 +110,14 @@ class Eva(VisionTransformer):
     def _make_head(self, num_classes: int) -> Linear | None:
         return Linear(self.num_features, num_classes, std=0.02 * 0.001) if num_classes else None
 
-    def pool(self, x: jax.Array) -> jax.Array:
+    def pool(self, x: Tokens) -> Vectors:
         return super().pool(x) if self.attn_pool is None else self.attn_pool(x)  # of all tokens
 
-    def rope_table(self, grid: Grid) -> np.ndarray:
-        """Sines and cosines of the positions of a grid of patches, float64 `(2, rows * columns, head_dim)`."""
+    def rope_table(self, grid: Grid) -> Float64[np.ndarray, "2 patches head_dim"]:
+        """Sines and cosines of the positions of a grid of patches."""
         cfg = self.config
         head_dim = cfg.embed_dim // cfg.num_heads
         return rotary_table(grid, head_dim, temperature=cfg.rope_temperature, reference_grid=cfg.ref_feat_shape)
 
-    def _rope(self, grid: Grid) -> jax.Array:
+    def _rope(self, grid: Grid) -> RotaryTable:
         return jnp.asarray(self.rope_table(grid), self.param_dtype)

@@ -5,23 +5,28 @@
     [2] Brock, De, Smith, Simonyan: High-Performance Large-Scale Image Recognition Without Normalization.
         arXiv 2102.06171
 
-Read top-down: the configuration, the bookkeeping that turns it into blocks, the block, the network.
-Each residual block computes `x + alpha * f(x / beta)` ([1] section 3): `beta` is the standard deviation that the
-input is expected to have, and `f`, made of scaled weight standardised convolutions and activations of unit gain,
-preserves variance. Names of modules are timm's, so that parameter paths mirror timm's state dict.
+Read top-down: the configuration, the bookkeeping that turns it into blocks, the block, the network. A residual block
+computes ([1] section 3)
+
+    h' = h + alpha * f(h / beta)
+
+where `beta` is the standard deviation that `h` is expected to have, and `f`, made of scaled weight standardised
+convolutions and activations of unit gain, preserves variance. Names of modules are timm's, so that parameter paths
+mirror timm's state dict.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from nfjax.fast.activations import gelu, silu
-from nfjax.models.base import Feature, ImageModel, take_indices
+from nfjax.fast import gelu, scale, silu
+from nfjax.models.base import Feature, ImageModel, Images, take_indices
 from nfjax.models.data_config import DataConfig
 from nfjax.nn.conv import Padding
 from nfjax.nn.head import ClassifierHead
@@ -39,7 +44,9 @@ from nfjax.params import param, zeros
 # 1 / (standard deviation of the activation's output for a unit normal input) ([1] section 4.2, after
 # DeepMind's constants).
 GAMMA = {"gelu": 1.7015043497085571, "relu": 1.7139588594436646, "silu": 1.7881293296813965}
-ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu, "silu": silu}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "relu": jax.nn.relu, "silu": silu}
+Maps = Float[Array, "batch height width channels"]
+AnyMap = Float[Array, "batch _ _ _"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +54,7 @@ class NfCfg:
     """Architecture of a Normalization-Free network (timm `NfCfg`).
 
     Attributes:
-        depths: blocks in each of the four stages.
+        depths: blocks in each stage.
         channels: output channels of each stage, before `width_factor`.
         alpha: scale of the residual branch.
         stem_type: "3x3", "7x7_pool" or "deep_quad" (four 3x3 convolutions, [2] figure 3).
@@ -69,8 +76,8 @@ class NfCfg:
         act_layer: "silu", "gelu" or "relu".
     """
 
-    depths: tuple[int, int, int, int]
-    channels: tuple[int, int, int, int]
+    depths: tuple[int, ...]
+    channels: tuple[int, ...]
     alpha: float = 0.2
     stem_type: str = "3x3"
     stem_chs: int | None = None
@@ -102,7 +109,7 @@ class NfCfg:
     def stem_stride(self) -> int:
         return 2 if self.stem_type == "3x3" else 4
 
-    def act(self, x: jax.Array) -> jax.Array:
+    def act(self, x: Maps) -> Maps:
         """The activation, scaled to unit gain if `gamma_in_act`."""
         y = ACTIVATIONS[self.act_layer](x)
         return y * GAMMA[self.act_layer] if self.gamma_in_act else y
@@ -115,7 +122,8 @@ class NfCfg:
             in_chs, out_chs, kernel_size, padding=padding, gamma=gamma, eps=self.std_conv_eps, **options
         )
 
-    def attention(self, channels: int) -> nnx.Module:
+    def attention(self, channels: int) -> EfficientChannelAttention | SqueezeExcite:
+        """A weight for each image and channel."""
         if self.attn_layer == "eca":
             return EfficientChannelAttention(channels)
         return SqueezeExcite(channels, self.rd_ratio)
@@ -185,7 +193,7 @@ class Stem(nnx.Module):
         else:
             raise ValueError(f"stem_type={cfg.stem_type!r}; expected 'deep_quad', '3x3' or '7x7_pool'.")
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: Maps) -> tuple[Float[Array, "batch h w out"], Float[Array, "batch tap_h tap_w tap_out"]]:
         act = self.cfg.act
         if self.cfg.stem_type == "deep_quad":
             tap = self.conv3(act(self.conv2(act(self.conv1(x)))))
@@ -202,12 +210,12 @@ class DownsampleAvg(nnx.Module):
         self.stride = block.stride
         self.conv = cfg.conv(block.in_chs, block.out_chs, 1)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Float[Array, "batch out_height out_width out_channels"]:
         return self.conv(avg_pool(x, self.stride) if self.pooled else x)
 
 
 class NormFreeBlock(nnx.Module):
-    """Pre-activation bottleneck block ([1] figure 1, [2] figure 3; timm `NormFreeBlock`)."""
+    """Pre-activation bottleneck block, `h' = h + alpha * f(h / beta)` ([1] figure 1, [2] figure 3; timm, same name)."""
 
     def __init__(self, cfg: NfCfg, block: BlockCfg):
         self.cfg, self.block = cfg, block
@@ -227,27 +235,31 @@ class NormFreeBlock(nnx.Module):
         self.attn_last = cfg.attention(out_chs) if cfg.attn_layer and not cfg.reg else None
         self.skipinit_gain = param((), zeros) if cfg.skipinit else None
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, h: Maps, key: PRNGKeyArray | None = None) -> Float[Array, "batch out_height out_width out"]:
         cfg, act = self.cfg, self.cfg.act
-        out = act(x) * self.block.beta
-        shortcut = x if self.downsample is None else self.downsample(out)
+        x = act(h) * self.block.beta  # of unit gain, so that the division may come after it
+        shortcut = h if self.downsample is None else self.downsample(x)
 
-        out = self.conv2(act(self.conv1(out)))
+        x = self.conv2(act(self.conv1(x)))
         if self.conv2b is not None:
-            out = self.conv2b(act(out))
+            x = self.conv2b(act(x))
         if self.attn is not None:
-            out = out * (cfg.attn_gain * self.attn(out))
-        out = self.conv3(act(out))
+            x = x * (cfg.attn_gain * self.attn(x))
+        f = self.conv3(act(x))
+        return scale(f, self.factor(f, key)) + shortcut
 
-        # All factors of the branch are made one before they meet it, so that they and their gradients cost next to
-        # nothing; that of attention has a number for each image and channel. In float32: so it is rounded once.
-        factor = jnp.full((x.shape[0], 1, 1, 1), cfg.alpha, jnp.promote_types(out.dtype, jnp.float32))
+    def factor(self, f: Maps, key: PRNGKeyArray | None) -> Float[Array, "batch 1 1 _"]:
+        """`alpha`, and what else the branch is multiplied by: attention, SkipInit's gain, stochastic depth.
+
+        Made one before they meet the branch, so that they and their gradients cost next to nothing: a number for each
+        image, or for each of its channels. In float32 at least, so that it is rounded once.
+        """
+        factor = jnp.full((f.shape[0], 1, 1, 1), self.cfg.alpha, jnp.promote_types(f.dtype, jnp.float32))
         if self.attn_last is not None:
-            factor = factor * (cfg.attn_gain * self.attn_last(out))
+            factor = factor * (self.cfg.attn_gain * self.attn_last(f))
         if self.skipinit_gain is not None:
             factor = factor * self.skipinit_gain[...]
-        factor = drop_path(factor, self.block.drop_path_rate, key)
-        return out * jnp.broadcast_to(factor, out.shape).astype(out.dtype) + shortcut
+        return drop_path(factor, self.block.drop_path_rate, key)
 
 
 class NormFreeNet(ImageModel):
@@ -296,32 +308,18 @@ class NormFreeNet(ImageModel):
         self.final_conv = config.conv(last_chs, self.num_features, 1) if config.num_features else None
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate)
 
-    def forward_features(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Images `(batch, height, width, in_chans)` to `(batch, h, w, num_features)`, after the last activation."""
-        return self.forward_intermediates(x, (), key=key)[0]
-
     def forward_intermediates(
         self,
-        x: jax.Array,
+        x: Images,
         indices: int | Sequence[int] | None = None,
         *,
         norm: bool = False,
         intermediates_only: bool = False,
-        key: jax.Array | None = None,
-    ) -> Any:
-        """Feature maps at strides 2, 4, 8, 16 and 32, each taken before an activation.
+        key: PRNGKeyArray | None = None,
+    ) -> list[AnyMap] | tuple[AnyMap, list[AnyMap]]:
+        """Maps at strides 2, 4, 8, 16 and 32, each taken before an activation; arguments as `ImageModel`'s.
 
-        Args:
-            x: floating array `(batch, height, width, in_chans)`.
-            indices: None for all five, an int for the last n, or a sequence of positions: 0 is the stem,
-                1 to 4 the stages, 4 after the final convolution. Maps come back in the order of the network.
-            norm: accepted for the sake of one interface; there is no final norm.
-            intermediates_only: return the maps alone, and compute nothing after the last of them.
-            key: PRNG key for training.
-
-        Returns:
-            `(features, maps)`, with `features` as `forward_features` returns them, or `maps`, a list of
-            arrays `(batch, h, w, channels)`.
+        0 is the stem's, the last that of the final convolution. There is no final norm.
         """
         count = len(self.config.depths) + 1
         taken = take_indices(count, indices) if indices != () else []

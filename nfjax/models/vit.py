@@ -15,15 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from nfjax.fast.backend import row_major
-from nfjax.models.base import Feature, ImageModel, Size, take_indices
+from nfjax.fast import row_major
+from nfjax.models.base import Feature, ImageModel, Images, Size, take_indices
 from nfjax.models.data_config import DataConfig
 from nfjax.models.vit_blocks import BLOCKS, ViTCfg
 from nfjax.nn.layers import Linear, dropout, split_key
-from nfjax.nn.pos_embed import Grid, resample_abs_pos_embed
+from nfjax.nn.pos_embed import Grid, RotaryTable, resample_abs_pos_embed
 from nfjax.nn.vit_layers import POOLS, AttentionPoolLatent, PatchEmbed, global_pool_nlc
 from nfjax.params import Normal, initialize, named_params, param
+
+Tokens = Float[Array, "batch tokens dim"]
+# One vector for each image, or with the pool "" for each token.
+Vectors = Float[Array, "batch features"] | Float[Array, "batch tokens features"]
+Maps = Float[Array, "batch rows columns dim"]
 
 
 class VisionTransformer(ImageModel):
@@ -116,77 +122,64 @@ class VisionTransformer(ImageModel):
     def head_hidden_size(self) -> int:
         return self.num_features
 
-    def forward_features(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Images `(batch, height, width, in_chans)` to tokens `(batch, prefix + patches, dim)`.
-
-        Class token and registers come first. The tokens are normalised, unless the model does that after pooling.
-        """
-        return self.forward_intermediates(x, (), key=key)[0]
-
     def forward_intermediates(
         self,
-        x: jax.Array,
+        x: Images,
         indices: int | Sequence[int] | None = None,
         *,
         norm: bool = False,
         intermediates_only: bool = False,
         return_prefix_tokens: bool = False,
-        key: jax.Array | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Any:
-        """The output of blocks as feature maps.
+        """The patches that leave the blocks, as maps; features are class token, registers and patches.
+
+        Arguments as `ImageModel`'s, and:
 
         Args:
-            x: floating array `(batch, height, width, in_chans)`.
-            indices: None for every block, an int for the last n, or a sequence of blocks. Maps come back in the
-                order of the network.
-            norm: apply the final norm to each map, if it is before the pooling.
-            intermediates_only: return the maps alone, and compute nothing after the last of them.
             return_prefix_tokens: return pairs of a map and its prefix tokens `(batch, prefix, dim)`.
-            key: PRNG key for training.
-
-        Returns:
-            `(features, maps)`, with `features` as `forward_features` returns them, or `maps`, a list of
-            arrays `(batch, h, w, dim)`.
         """
         taken = take_indices(len(self.blocks), indices) if indices != () else []
         embed_key, *keys = split_key(key, 1 + len(self.blocks))
-        x, grid, rope = self._embed(x, embed_key)
+        tokens, grid, rope = self._embed(x, embed_key)
         outputs = []
         for i in range(max(taken) + 1 if intermediates_only else len(self.blocks)):
             block = self.blocks[i]
-            x = (jax.checkpoint(block) if self.grad_checkpointing else block)(x, rope, keys[i])
+            tokens = (jax.checkpoint(block) if self.grad_checkpointing else block)(tokens, rope, keys[i])
             if i in taken:
-                outputs.append(self._norm(x) if norm else x)
+                outputs.append(self._norm(tokens) if norm else tokens)
 
         prefix = self.num_prefix_tokens
         maps: list[Any] = [y[:, prefix:].reshape(y.shape[0], *grid, y.shape[2]) for y in outputs]
         if return_prefix_tokens:
             maps = [(spatial, y[:, :prefix]) for spatial, y in zip(maps, outputs, strict=True)]
-        return maps if intermediates_only else (self._norm(x), maps)
+        return maps if intermediates_only else (self._norm(tokens), maps)
 
-    def attention_maps(self, x: jax.Array, indices: int | Sequence[int] | None = None) -> list[jax.Array]:
+    def attention_maps(
+        self, x: Images, indices: int | Sequence[int] | None = None
+    ) -> list[Float[Array, "batch heads tokens tokens"]]:
         """Who attends to whom: the attention weights of blocks, evaluated.
 
         Args:
-            x: floating array `(batch, height, width, in_chans)`.
+            x: normalised images.
             indices: blocks, as in `forward_intermediates`.
 
         Returns:
-            Arrays `(batch, heads, tokens, tokens)` in the order of the network; `[b, h, i, j]` is what token i takes
-            from token j. Rows sum to 1; with differential attention they are differences, and can be negative.
+            Maps in the order of the network; `[b, h, i, j]` is what token i takes from token j. Rows sum to 1; with
+            differential attention they are differences, and can be negative.
         """
         taken = take_indices(len(self.blocks), indices)
-        x, _, rope = self._embed(x, None)
+        tokens, _, rope = self._embed(x, None)
         maps = []
         for i in range(max(taken) + 1):
             if i in taken:
-                maps.append(self.blocks[i].attention_map(x, rope))
-            x = self.blocks[i](x, rope)  # for the next one
+                maps.append(self.blocks[i].attention_map(tokens, rope))
+            tokens = self.blocks[i](tokens, rope)  # for the next one
         return maps
 
-    def _embed(self, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Grid, jax.Array | None]:
+    def _embed(self, images: Images, key: PRNGKeyArray | None) -> tuple[Tokens, Grid, RotaryTable | None]:
         """The tokens that enter the blocks, the grid of the patches, and the table of rotary positions."""
-        x = self.patch_embed(self.check_input(x))
+        x = self.patch_embed(self.check_input(images))
         batch, rows, cols, dim = x.shape
         grid = rows, cols
         x = x.reshape(batch, rows * cols, dim)
@@ -204,20 +197,20 @@ class VisionTransformer(ImageModel):
             x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
         return dropout(row_major(x), self.config.pos_drop_rate, key), grid, self._rope(grid)
 
-    def _rope(self, grid: Grid) -> jax.Array | None:
+    def _rope(self, grid: Grid) -> RotaryTable | None:
         return None
 
-    def _norm(self, x: jax.Array) -> jax.Array:
+    def _norm(self, x: Tokens) -> Tokens:
         return x if self.norm is None else self.norm(x)
 
-    def pool(self, x: jax.Array) -> jax.Array:
-        """Tokens `(batch, tokens, dim)` as the head sees them: `(batch, dim)` by the model's `global_pool`."""
+    def pool(self, x: Tokens) -> Vectors:
+        """The tokens as the head sees them, by the model's `global_pool`."""
         prefix = 0 if self.config.pool_include_prefix else self.num_prefix_tokens
         if self.attn_pool is not None:
             return self.attn_pool(x[:, prefix:])
         return global_pool_nlc(x, self.pool_type, prefix)
 
-    def forward_head(self, features: jax.Array, *, pre_logits: bool = False, key: jax.Array | None = None) -> jax.Array:
+    def forward_head(self, features: Tokens, *, pre_logits: bool = False, key: PRNGKeyArray | None = None) -> Vectors:
         """Logits of what `forward_features` returns; with `pre_logits`, the pooled features."""
         x = self.pool(features)
         x = dropout(x if self.fc_norm is None else self.fc_norm(x), self.drop_rate, key)
@@ -300,7 +293,7 @@ class VisionTransformer(ImageModel):
         args["img_size"] = self.data_config.input_size[1:]
         return {self.timm_names.get(name, name): value for name, value in args.items()}
 
-    def check_input(self, x: jax.Array) -> jax.Array:
+    def check_input(self, x: Images) -> Float[Array, "batch height width in_chans"]:
         checked = super().check_input(x)
         size, own, patch = x.shape[1:3], self.data_config.input_size[1:], self.config.patch_size
         if self.config.dynamic_img_size:

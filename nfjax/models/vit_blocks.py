@@ -3,23 +3,24 @@
     [1] Dosovitskiy et al.: An Image is Worth 16x16 Words. arXiv 2010.11929
     [2] Dehghani et al.: Scaling Vision Transformers to 22 Billion Parameters. arXiv 2302.05442
 
-A block takes tokens `(batch, tokens, dim)`, a table of rotary positions or None, and a PRNG key or None, and
-returns tokens of the same shape. Names are timm's, so that parameter paths mirror timm's state dict.
+A block takes tokens, a table of rotary positions or None, and a PRNG key or None, and returns tokens. Names are timm's,
+so that parameter paths mirror timm's state dict.
 """
 
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from nfjax.fast.activations import gelu
+from nfjax.fast import gelu
 from nfjax.nn.attention import (
     Attention,
     DiffAttention,
     Differential,
-    Heads,
+    PairedHeads,
+    Values,
     attend,
     attention_weights,
     merge_heads,
@@ -27,6 +28,10 @@ from nfjax.nn.attention import (
 )
 from nfjax.nn.layers import LayerNorm, Linear, RmsNorm, drop_path, dropout, split_key
 from nfjax.nn.vit_layers import MLPS, NORMS, LayerScale
+
+Tokens = Float[Array, "batch tokens dim"]
+Hidden = Float[Array, "batch tokens hidden"]
+AttentionMap = Float[Array, "batch heads tokens tokens"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +126,11 @@ class Block(nnx.Module):
             return DiffAttention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, depth=index, **drops)
         return Attention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, **drops)
 
-    def attention_map(self, x: jax.Array, rope: Any = None) -> jax.Array:
-        """Who attends to whom in this block, for tokens that enter it: `(batch, heads, tokens, tokens)`."""
+    def attention_map(self, x: Tokens, rope: Any = None) -> AttentionMap:
+        """Who attends to whom in this block, for tokens that enter it."""
         return self.attn.weights(self.norm1(x), rope)
 
-    def __call__(self, x: jax.Array, rope: Any = None, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, rope: Any = None, key: PRNGKeyArray | None = None) -> Tokens:
         keys = split_key(key, 4)
         y = _scaled(self.ls1, self.attn(self.norm1(x), rope, keys[0]))
         x = x + drop_path(y, self.drop_path_rate, keys[1])
@@ -145,17 +150,17 @@ class ParallelScalingBlock(nnx.Module):
         self.mlp_out_proj = Linear(hidden, dim)
         self.ls = cfg.layer_scale()
 
-    def _project(self, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    def _project(self, x: Tokens) -> tuple[Hidden, list[Float[Array, "batch tokens heads head_dim"]]]:
         """The MLP's hidden layer; queries, keys and values by head."""
         hidden, *qkv = _split(self.in_proj(self.in_norm(x)), self.cfg)
         return hidden, [split_heads(part, self.cfg.embed_dim // self.cfg.num_heads) for part in qkv]
 
-    def attention_map(self, x: jax.Array, rope: None = None) -> jax.Array:
-        """Who attends to whom in this block, for tokens that enter it: `(batch, heads, tokens, tokens)`."""
+    def attention_map(self, x: Tokens, rope: None = None) -> AttentionMap:
+        """Who attends to whom in this block, for tokens that enter it."""
         q, k, _ = self._project(x)[1]
         return attention_weights(q, k)
 
-    def __call__(self, x: jax.Array, rope: None = None, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, rope: None = None, key: PRNGKeyArray | None = None) -> Tokens:
         keys = split_key(key, 3)
         hidden, qkv = self._project(x)
         attended = merge_heads(attend(*qkv, drop_rate=self.cfg.attn_drop_rate, key=keys[0]))
@@ -176,16 +181,16 @@ class DiffParallelScalingBlock(Differential):
         self.out_proj = Linear(dim + hidden, dim)
         self.ls = cfg.layer_scale()
 
-    def _project(self, x: jax.Array) -> tuple[jax.Array, Heads]:
+    def _project(self, x: Tokens) -> tuple[Hidden, tuple[PairedHeads, PairedHeads, Values]]:
         hidden, *qkv = _split(self.in_proj(self.in_norm(x)), self.cfg)
         return hidden, self.pairs(*qkv)
 
-    def attention_map(self, x: jax.Array, rope: None = None) -> jax.Array:
-        """The difference of each pair's attention maps, `(batch, heads, tokens, tokens)`."""
+    def attention_map(self, x: Tokens, rope: None = None) -> AttentionMap:
+        """The difference of each pair's attention maps."""
         q, k, _ = self._project(x)[1]
         return self.difference(q, k)
 
-    def __call__(self, x: jax.Array, rope: None = None, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, rope: None = None, key: PRNGKeyArray | None = None) -> Tokens:
         keys = split_key(key, 3)
         hidden, qkv = self._project(x)
         attended = self.attend(*qkv, key=keys[0])
@@ -197,11 +202,11 @@ class DiffParallelScalingBlock(Differential):
 BLOCKS = {"sequential": Block, "parallel": ParallelScalingBlock, "diff_parallel": DiffParallelScalingBlock}
 
 
-def _split(projected: jax.Array, cfg: ViTCfg) -> list[jax.Array]:
+def _split(projected: Float[Array, "batch tokens width"], cfg: ViTCfg) -> list[Float[Array, "batch tokens _"]]:
     """The parts of `in_proj`'s output: the MLP's hidden layer, queries, keys, values."""
     starts = [cfg.mlp_hidden + i * cfg.embed_dim for i in range(3)]
     return jnp.split(projected, starts, axis=-1)
 
 
-def _scaled(layer_scale: LayerScale | None, y: jax.Array) -> jax.Array:
+def _scaled(layer_scale: LayerScale | None, y: Tokens) -> Tokens:
     return y if layer_scale is None else layer_scale(y)

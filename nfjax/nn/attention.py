@@ -1,72 +1,64 @@
 """Self-attention: the one function that computes it, and the layers that use it.
 
-    [1] Vaswani et al.: Attention Is All You Need. arXiv 1706.03762
-    [2] Ye et al.: Differential Transformer. arXiv 2410.05258
-
-Tokens are `(batch, tokens, dim)`; queries, keys and values are `(batch, tokens, heads, head_dim)`.
+[1] Vaswani et al.: Attention Is All You Need. arXiv 1706.03762
+[2] Ye et al.: Differential Transformer. arXiv 2410.05258
 """
 
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from nfjax.fast.backend import backend
+from nfjax import fast
 from nfjax.nn.layers import Linear, RmsNorm, dropout, split_key
-from nfjax.nn.pos_embed import rotate
+from nfjax.nn.pos_embed import RotaryTable, rotate
 from nfjax.params import Normal, param
 
-Heads = tuple[jax.Array, jax.Array, jax.Array]
+Tokens = Float[Array, "batch tokens dim"]
+Queries = Float[Array, "batch queries heads head_dim"]
+Keys = Float[Array, "batch keys heads head_dim"]
+Weights = Float[Array, "batch heads queries keys"]
+Heads = tuple[Float[Array, "batch tokens heads head_dim"], ...]  # of queries, keys and values
+PairedHeads = Float[Array, "batch tokens twice_heads half_dim"]  # two for each head of the values
+Values = Float[Array, "batch tokens heads head_dim"]
 
 
-def attention_weights(q: jax.Array, k: jax.Array) -> jax.Array:
-    """`softmax(q k^T / sqrt(head_dim))` ([1] section 3.2.1).
-
-    Returns:
-        Array of shape `(batch, heads, queries, keys)`, float32 (float64 if `q` is); each row sums to 1.
-    """
+def attention_weights(q: Queries, k: Keys) -> Weights:
+    """`softmax(q k^T / sqrt(head_dim))` ([1] section 3.2.1), in float32 at least; each row sums to 1."""
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype)
     return jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1)
 
 
-def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, drop_rate: float = 0.0, key: jax.Array | None = None
-) -> jax.Array:
-    """`softmax(q k^T / sqrt(head_dim)) v`: the fused kernel where there is one, the formula elsewhere.
+def attend(q: Queries, k: Keys, v: Keys, *, drop_rate: float = 0.0, key: PRNGKeyArray | None = None) -> Queries:
+    """`softmax(q k^T / sqrt(head_dim)) v`, in the dtype of `v`.
 
     Args:
-        q: array of shape `(batch, queries, heads, head_dim)`.
-        k: array of shape `(batch, keys, heads, head_dim)`.
-        v: array of the same shape.
+        q: queries.
+        k: keys.
+        v: values.
         drop_rate: dropout of the attention weights.
         key: PRNG key; None evaluates.
-
-    Returns:
-        Array of shape `(batch, queries, heads, head_dim)` in the dtype of `v`.
     """
-    dropped = key is not None and drop_rate > 0
-    if dropped or q.dtype == jnp.float64:  # JAX's function has no dropout, and its softmax is float32
-        return apply_weights(dropout(attention_weights(q, k), drop_rate, key), v)
-    flash = backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0
-    implementation: Literal["cudnn", "xla"] | None = "cudnn" if flash else "xla" if backend() == "any" else None
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    if key is None or drop_rate == 0:
+        return fast.attend(q, k, v)
+    return apply_weights(dropout(attention_weights(q, k), drop_rate, key), v)
 
 
-def apply_weights(weights: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention weights `(batch, heads, queries, keys)` times the values, `(batch, queries, heads, head_dim)`."""
+def apply_weights(weights: Weights, v: Keys) -> Queries:
+    """Attention weights times the values."""
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
 
 
-def split_heads(x: jax.Array, head_dim: int) -> jax.Array:
-    """`(batch, tokens, heads * head_dim)` to `(batch, tokens, heads, head_dim)`."""
+def split_heads(x: Tokens, head_dim: int) -> Float[Array, "batch tokens heads {head_dim}"]:
+    """Each token's channels as heads of `head_dim` channels."""
     return x.reshape(*x.shape[:2], -1, head_dim)
 
 
-def merge_heads(x: jax.Array) -> jax.Array:
-    """`(batch, tokens, heads, head_dim)` to `(batch, tokens, heads * head_dim)`."""
+def merge_heads(x: Float[Array, "batch tokens heads head_dim"]) -> Tokens:
+    """The inverse of `split_heads`."""
     return x.reshape(*x.shape[:2], -1)
 
 
@@ -96,20 +88,20 @@ class Attention(nnx.Module):
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim, std=proj_std)
 
-    def project(self, x: jax.Array) -> list[jax.Array]:
-        """Queries, keys and values, each `(batch, tokens, dim)`."""
+    def project(self, x: Tokens) -> list[Tokens]:
+        """Queries, keys and values."""
         return self.qkv.split(x, 3)
 
-    def heads(self, x: jax.Array, rope: jax.Array | None) -> Heads:
+    def heads(self, x: Tokens, rope: RotaryTable | None) -> Heads:
         q, k, v = (split_heads(part, self.head_dim) for part in self.project(x))
         return (q, k, v) if rope is None else (rotate(q, rope), rotate(k, rope), v)
 
-    def weights(self, x: jax.Array, rope: jax.Array | None = None) -> jax.Array:
-        """The attention map of every head, `(batch, heads, tokens, tokens)`."""
+    def weights(self, x: Tokens, rope: RotaryTable | None = None) -> Float[Array, "batch heads tokens tokens"]:
+        """The attention map of every head."""
         q, k, _ = self.heads(x, rope)
         return attention_weights(q, k)
 
-    def __call__(self, x: jax.Array, rope: jax.Array | None = None, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, rope: RotaryTable | None = None, key: PRNGKeyArray | None = None) -> Tokens:
         attn_key, proj_key = split_key(key, 2)
         y = merge_heads(attend(*self.heads(x, rope), drop_rate=self.attn_drop, key=attn_key))
         return dropout(self.proj(y), self.proj_drop, proj_key)
@@ -136,13 +128,15 @@ class Differential(nnx.Module):
         self.lambda_k2 = param((head_dim // 2,), Normal(0.1))
         self.sub_norm = RmsNorm(head_dim, eps=1e-5)
 
-    def pairs(self, q: jax.Array, k: jax.Array, v: jax.Array) -> Heads:
-        """Queries, keys and values `(batch, tokens, dim)` as heads: those of a pair lie next to each other."""
+    def pairs(self, q: Tokens, k: Tokens, v: Tokens) -> tuple[PairedHeads, PairedHeads, Values]:
+        """Queries, keys and values as heads: those of a pair lie next to each other."""
         half = self.head_dim // 2
         return split_heads(q, half), split_heads(k, half), split_heads(v, self.head_dim)
 
-    def difference(self, q: jax.Array, k: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """`A_2h - lambda * A_2h+1`, of shape `(batch, heads, tokens, tokens)`; rows sum to `1 - lambda`."""
+    def difference(
+        self, q: PairedHeads, k: PairedHeads, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "batch heads tokens tokens"]:
+        """`A_2h - lambda * A_2h+1`; rows sum to `1 - lambda`."""
         weights = dropout(attention_weights(q, k), self.attn_drop, key)
         batch, _, queries, keys = weights.shape
         weights = weights.reshape(batch, -1, 2, queries, keys)
@@ -151,8 +145,8 @@ class Differential(nnx.Module):
         scale = first - second + self.lambda_init
         return weights[:, :, 0] - scale.astype(weights.dtype) * weights[:, :, 1]
 
-    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """The tokens `(batch, tokens, dim)` that leave the attention."""
+    def attend(self, q: PairedHeads, k: PairedHeads, v: Values, key: PRNGKeyArray | None = None) -> Tokens:
+        """The tokens that leave the attention."""
         y = apply_weights(self.difference(q, k, key), v)
         return merge_heads(self.sub_norm(y) * (1 - self.lambda_init))
 
@@ -175,12 +169,12 @@ class DiffAttention(Differential):
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim)
 
-    def weights(self, x: jax.Array, rope: None = None) -> jax.Array:
-        """The difference of each pair's attention maps, `(batch, heads, tokens, tokens)`."""
+    def weights(self, x: Tokens, rope: None = None) -> Float[Array, "batch heads tokens tokens"]:
+        """The difference of each pair's attention maps."""
         q, k, _ = self.pairs(*self.qkv.split(x, 3))
         return self.difference(q, k)
 
-    def __call__(self, x: jax.Array, rope: None = None, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, rope: None = None, key: PRNGKeyArray | None = None) -> Tokens:
         attn_key, proj_key = split_key(key, 2)
         y = self.attend(*self.pairs(*self.qkv.split(x, 3)), key=attn_key)
         return dropout(self.proj(y), self.proj_drop, proj_key)

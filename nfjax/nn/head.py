@@ -1,16 +1,19 @@
 """Global pooling and the classifier (timm `ClassifierHead`)."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfjax.nn.layers import Linear, dropout
 
 POOLS = ("", "avg", "max", "avgmax", "catavgmax")
+Maps = Float[Array, "batch height width channels"]
+# One vector for each image, or with the pool "" for each pixel.
+Vectors = Float[Array, "batch features"] | Float[Array, "batch height width features"]
 
 
-def global_pool2d(x: jax.Array, pool_type: str) -> jax.Array:
-    """`(batch, height, width, channels)` to `(batch, channels)`; twice the channels for "catavgmax".
+def global_pool2d(x: Maps, pool_type: str) -> Vectors:
+    """One vector for each image; with twice the channels for "catavgmax".
 
     "" returns `x` itself. "avgmax" is the mean of the two, "catavgmax" joins average and maximum.
     """
@@ -43,7 +46,7 @@ class ClassifierHead(nnx.Module):
         self.num_features = in_features * (2 if pool_type == "catavgmax" else 1)
         self.fc = Linear(self.num_features, num_classes, std=0.01) if num_classes else None
 
-    def __call__(self, x: jax.Array, *, pre_logits: bool = False, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Maps, *, pre_logits: bool = False, key: PRNGKeyArray | None = None) -> Vectors:
         x = dropout(global_pool2d(x, self.pool_type), self.drop_rate, key)
         if pre_logits or self.fc is None:
             return x

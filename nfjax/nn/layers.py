@@ -3,7 +3,6 @@
 Layers compute in the dtype of their input; parameters are cast to it where they are used.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from nfjax.fast.backend import backend, kept, matmul, spread_rows, sum_rows, sum_rows_of
+from nfjax.fast import add_bias, in_parts, matmul, normalize, scale, standardize
 from nfjax.nn.conv import Padding, conv2d
 from nfjax.params import Normal, Uniform, ones, param, zeros
+
+Maps = Float[Array, "batch height width channels"]
+Tokens = Float[Array, "*axes channels"]  # of any number of axes
 
 
 def make_divisible(value: float, divisor: int = 8, round_limit: float = 0.9) -> int:
@@ -24,10 +27,7 @@ def make_divisible(value: float, divisor: int = 8, round_limit: float = 0.9) -> 
 
 
 class Conv(nnx.Module):
-    """Convolution with a bias; `nfjax.fold` turns every `ScaledStdConv` into one.
-
-    Kernel `(k, k, in_channels // groups, out_channels)`, bias `(out_channels,)`.
-    """
+    """Convolution with a bias; `nfjax.fold` turns every `ScaledStdConv` into one."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class Conv(nnx.Module):
         self.kernel = param(shape, Normal(fan_in**-0.5))  # kaiming normal, fan_in, linear
         self.bias = param((out_channels,), zeros)
 
-    def weight(self) -> jax.Array:
-        """The kernel that the convolution applies, shape `(k, k, in_channels // groups, out_channels)`."""
+    def weight(self) -> Float[Array, "k k fan_in out_channels"]:
+        """The kernel that the convolution applies."""
         return self.kernel[...]
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Float[Array, "batch out_height out_width out_channels"]:
         return conv2d(
             x,
             self.weight().astype(x.dtype),
@@ -69,7 +69,7 @@ class ScaledStdConv(Conv):
 
     with the biased moments of the N = in_channels // groups * k * k weights that feed one output channel.
     timm's form; DeepMind's own has `max(var * N, 1e-4)` under the root. The moments are taken in float32
-    (float64 if the parameters are) whatever the compute dtype. Adds `gain`, shape `(out_channels,)`.
+    (float64 if the parameters are) whatever the compute dtype. Adds the parameter `gain`.
     """
 
     def __init__(
@@ -88,122 +88,59 @@ class ScaledStdConv(Conv):
         self.scale = gamma * (in_channels // self.groups * kernel_size**2) ** -0.5
         self.gain = param((out_channels,), zeros if zero_gain else ones)
 
-    def weight(self) -> jax.Array:
+    def weight(self) -> Float[Array, "k k fan_in out_channels"]:
         kernel = self.kernel[...]
         kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-        return standardized(kernel, self.gain[...] * self.scale, self.eps)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def standardized(kernel: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
-    """`gain * (W - mean) / sqrt(var + eps)`, with the biased moments of the weights of each output channel.
-
-    Args:
-        kernel: array of shape `(k, k, in_channels // groups, out_channels)`.
-        gain: array of shape `(out_channels,)`.
-        eps: added to the variance.
-    """
-    mean, inverse = _moments(kernel, eps)
-    return (kernel - spread_rows(mean, kernel)) * spread_rows(gain * inverse, kernel)
-
-
-@standardized.defjvp
-def _standardized_jvp(eps: float, at: Any, along: Any) -> tuple[jax.Array, jax.Array]:
-    # Left to itself, differentiation goes through the sum of squares twice, and writes the squares to memory.
-    (kernel, gain), (d_kernel, d_gain) = at, along
-    mean, inverse = _moments(kernel, eps)
-    centred = kernel - spread_rows(mean, kernel)
-    factor = spread_rows(gain * inverse, kernel)
-    fan_in = math.prod(kernel.shape[:-1])
-    d_centred = d_kernel - spread_rows(sum_rows(d_kernel) / fan_in, kernel)
-    d_factor = d_gain * inverse - gain * inverse**3 * sum_rows(centred * d_kernel) / fan_in
-    return centred * factor, d_centred * factor + centred * spread_rows(d_factor, kernel)
-
-
-def _moments(kernel: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
-    """Of each output channel: the mean, and `1 / sqrt(var + eps)`."""
-    fan_in = math.prod(kernel.shape[:-1])
-    mean = sum_rows_of(lambda rows: rows, kernel) / fan_in
-    var = sum_rows_of(lambda rows: jnp.square(rows - mean), kernel) / fan_in
-    return mean, jax.lax.rsqrt(var + eps)
+        return standardize(kernel, self.gain[...] * self.scale, self.eps)
 
 
 class Linear(nnx.Module):
-    """Affine map of the last axis: kernel `(in_features, out_features)`, bias `(out_features,)` or none."""
+    """Affine map of the last axis, `x W + b`, or without `b`."""
 
     def __init__(self, in_features: int, out_features: int, *, std: float = 0.02, bias: bool = True):
         self.kernel = param((in_features, out_features), Normal(std))
         self.bias = param((out_features,), zeros) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*axes in_features"]) -> Float[Array, "*axes out_features"]:
         y = matmul(x, self.kernel[...].astype(x.dtype))
-        return y if self.bias is None else y + spread_rows(self.bias[...], y)
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
-    def split(self, x: jax.Array, parts: int) -> list[jax.Array]:
+    def split(self, x: Float[Array, "*axes in_features"], parts: int) -> list[Float[Array, "*axes part"]]:
         """The map's value in so many equal parts of its last axis."""
-        if backend() != "gpu":
-            return jnp.split(self(x), parts, axis=-1)
-        # As products of their own: the parts of one would be copied, since cuDNN's attention wants each in one piece.
-        kernels = jnp.split(self.kernel[...].astype(x.dtype), parts, axis=1)
-        ys = [matmul(x, kernel) for kernel in kernels]
-        if self.bias is None:
-            return ys
-        return [y + spread_rows(bias, y) for y, bias in zip(ys, jnp.split(self.bias[...], parts), strict=True)]
+        return in_parts(self, x, parts)
 
 
 class LayerNorm(nnx.Module):
-    """Normalisation of the last axis (1607.06450): scale and bias `(channels,)`, moments in float32 at least."""
+    """`(x - mean) / sqrt(var + eps) * scale + bias` over the last axis (1607.06450), in float32 at least."""
 
     def __init__(self, channels: int, eps: float = 1e-6):
         self.eps = eps
         self.scale = param((channels,), ones)
         self.bias = param((channels,), zeros)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Tokens) -> Tokens:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        scale, bias = (spread_rows(p[...], wide) for p in (self.scale, self.bias))
-        return (normalized(wide, self.eps) * scale + bias).astype(x.dtype)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def normalized(x: jax.Array, eps: float) -> jax.Array:
-    """`(x - mean) / sqrt(var + eps)`, with the biased moments over the last axis."""
-    mean, inverse = _row_moments(x, eps)
-    return (x - mean) * inverse
-
-
-@normalized.defjvp
-def _normalized_jvp(eps: float, at: Any, along: Any) -> tuple[jax.Array, jax.Array]:
-    (x,), (d_x,) = at, along
-    mean, inverse = kept(_row_moments(x, eps))
-    y = (x - mean) * inverse
-    return y, inverse * (d_x - d_x.mean(-1, keepdims=True) - y * (y * d_x).mean(-1, keepdims=True))
-
-
-def _row_moments(x: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
-    """Over the last axis, which stays: the mean, and `1 / sqrt(var + eps)`."""
-    mean = x.mean(-1, keepdims=True)
-    return mean, jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + eps)
+        y = add_bias(scale(normalize(wide, self.eps), self.scale[...]), self.bias[...])
+        return y.astype(x.dtype)
 
 
 class RmsNorm(nnx.Module):
-    """Division of the last axis by its root mean square (1910.07467): scale `(channels,)`, float32 at least."""
+    """`x / sqrt(mean(x^2) + eps) * scale` over the last axis (1910.07467), in float32 at least."""
 
     def __init__(self, channels: int, eps: float = 1e-6):
         self.eps = eps
         self.scale = param((channels,), ones)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Tokens) -> Tokens:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
-        y = y * spread_rows(self.scale[...], wide)
-        return y.astype(x.dtype)
+        return scale(y, self.scale[...]).astype(x.dtype)
 
 
 class SqueezeExcite(nnx.Module):
     """Weights of channels, `sigmoid(fc2(relu(fc1(mean(x)))))` (1709.01507; timm `SEModule`, which multiplies by them).
 
-    The two maps are 1x1 convolutions on the pooled `(batch, 1, 1, channels)`, as in timm.
+    The two maps are 1x1 convolutions on the pooled map, as in timm.
     """
 
     def __init__(self, channels: int, rd_ratio: float):
@@ -211,7 +148,7 @@ class SqueezeExcite(nnx.Module):
         self.fc1 = Conv(channels, reduced, 1)
         self.fc2 = Conv(reduced, channels, 1)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Float[Array, "batch 1 1 channels"]:
         pooled = x.mean((1, 2), keepdims=True)
         return jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(pooled))))
 
@@ -224,7 +161,7 @@ class Conv1dKernel(nnx.Module):
 
 
 class EfficientChannelAttention(nnx.Module):
-    """Weights of channels `(batch, 1, 1, channels)`, by a 1-D convolution over neighbouring channels.
+    """Weights of channels, by a 1-D convolution over neighbouring channels.
 
     (1910.03151; timm `EcaModule`, which multiplies by them.)
     """
@@ -234,7 +171,7 @@ class EfficientChannelAttention(nnx.Module):
         self.kernel_size = max(t if t % 2 else t + 1, 3)
         self.conv = Conv1dKernel(self.kernel_size)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Float[Array, "batch 1 1 channels"]:
         pooled = x.mean((1, 2))
         channels, reach = pooled.shape[1], self.kernel_size // 2
         padded = jnp.pad(pooled, ((0, 0), (reach, reach)))
@@ -244,14 +181,14 @@ class EfficientChannelAttention(nnx.Module):
         return jax.nn.sigmoid(y)[:, None, None, :]
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maximum, stride 2, symmetric padding 1, NHWC (torch `MaxPool2d(3, 2, 1)`)."""
+def max_pool(x: Maps) -> Float[Array, "batch half_height half_width channels"]:
+    """3x3 maximum, stride 2, symmetric padding 1 (torch `MaxPool2d(3, 2, 1)`)."""
     pads = ((0, 0), (1, 1), (1, 1), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
 
 
-def avg_pool(x: jax.Array, stride: int) -> jax.Array:
-    """2x2 average of the shortcut, NHWC.
+def avg_pool(x: Maps, stride: int) -> Float[Array, "batch out_height out_width channels"]:
+    """2x2 average of the shortcut.
 
     Stride 2: an incomplete window at an odd edge averages the pixels it has (torch `AvgPool2d(2, 2,
     ceil_mode=True, count_include_pad=False)`). Stride 1, used with dilation: the map keeps its size, and the
@@ -269,11 +206,11 @@ def avg_pool(x: jax.Array, stride: int) -> jax.Array:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
-def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def drop_path(x: Float[Array, "*shape"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
     """Stochastic depth (1603.09382): drop whole samples, rescale the kept ones by `1 / (1 - rate)`.
 
     Args:
-        x: array whose first axis is the batch.
+        x: samples along the first axis.
         rate: probability of dropping a sample.
         key: PRNG key; None evaluates, that is returns `x`.
     """
@@ -283,7 +220,7 @@ def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return x * (kept / (1 - rate)).astype(x.dtype)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def dropout(x: Float[Array, "*axes"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*axes"]:
     """Inverted dropout of single elements; `key=None` returns `x`."""
     if key is None or rate == 0.0:
         return x
@@ -291,6 +228,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
 
-def split_key(key: jax.Array | None, count: int) -> Sequence[jax.Array | None]:
+def split_key(key: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | None]:
     """`count` independent keys, or `None` for each if there is no key, that is when evaluating."""
     return [None] * count if key is None else list(jax.random.split(key, count))

@@ -5,23 +5,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float64
 
-Grid = tuple[int, int]
+Grid = tuple[int, int]  # rows and columns of patches
+RotaryTable = Float[Array, "2 patches head_dim"]  # sines, then cosines
 
 
-def resample_abs_pos_embed(pos_embed: Any, new_grid: Grid, old_grid: Grid, num_prefix_tokens: int) -> jax.Array:
+def resample_abs_pos_embed(
+    pos_embed: Any, new_grid: Grid, old_grid: Grid, num_prefix_tokens: int
+) -> Float[Array, "1 positions dim"]:
     """A learned position embedding for another grid of patches (timm `resample_abs_pos_embed`).
 
     Bicubic with antialiasing, in float32 whatever the dtype; the entries of prefix tokens are kept as they are.
 
     Args:
         pos_embed: array of shape `(1, num_prefix_tokens + old_h * old_w, dim)`.
-        new_grid: rows and columns of the wanted grid.
-        old_grid: rows and columns of the present one.
+        new_grid: the wanted grid.
+        old_grid: the present one.
         num_prefix_tokens: leading entries that do not belong to the grid.
 
     Returns:
-        Array of shape `(1, num_prefix_tokens + new_h * new_w, dim)` in the dtype of `pos_embed`.
+        As many entries as the new grid wants, in the dtype of `pos_embed`.
     """
     pos_embed = jnp.asarray(pos_embed)
     if new_grid == old_grid:
@@ -33,14 +37,14 @@ def resample_abs_pos_embed(pos_embed: Any, new_grid: Grid, old_grid: Grid, num_p
     return jnp.concatenate([prefix, grid.reshape(1, -1, dim).astype(pos_embed.dtype)], axis=1)
 
 
-def rotary_table(grid: Grid, head_dim: int, *, temperature: float, reference_grid: Grid | None) -> np.ndarray:
+def rotary_table(
+    grid: Grid, head_dim: int, *, temperature: float, reference_grid: Grid | None
+) -> Float64[np.ndarray, "2 patches {head_dim}"]:
     """Sines and cosines of axial rotary position embedding (2104.09864; timm `RotaryEmbeddingCat`).
 
     The first half of a head turns with the row, the second with the column, in interleaved pairs, at
     `head_dim / 4` frequencies per axis. Positions are scaled to the reference grid, the one of pre-training.
-
-    Returns:
-        float64 array `(2, rows * columns, head_dim)`: the sines, then the cosines.
+    The sines come first.
     """
     bands = temperature ** -(np.arange(head_dim // 4) / (head_dim // 4))
     reference = grid if reference_grid is None else reference_grid
@@ -56,13 +60,10 @@ def rotary_table(grid: Grid, head_dim: int, *, temperature: float, reference_gri
     return np.stack([np.sin(pairs), np.cos(pairs)])
 
 
-def rotate(x: jax.Array, table: jax.Array) -> jax.Array:
-    """Turn the patch tokens of queries or keys by their position; prefix tokens stay as they are.
-
-    Args:
-        x: array of shape `(batch, prefix + patches, heads, head_dim)`.
-        table: array of shape `(2, patches, head_dim)`, from `rotary_table`.
-    """
+def rotate(
+    x: Float[Array, "batch tokens heads head_dim"], table: RotaryTable
+) -> Float[Array, "batch tokens heads head_dim"]:
+    """Turn the patch tokens of queries or keys by their position; prefix tokens, which come first, stay as they are."""
     sin, cos = table[0][:, None], table[1][:, None]
     prefix, patches = x[:, : x.shape[1] - sin.shape[0]], x[:, x.shape[1] - sin.shape[0] :]
     quarter_turn = jnp.stack([-patches[..., 1::2], patches[..., ::2]], axis=-1).reshape(patches.shape)

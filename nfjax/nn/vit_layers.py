@@ -1,21 +1,21 @@
-"""What vision transformers are made of, besides attention. Tokens are `(batch, tokens, dim)`."""
+"""What vision transformers are made of, besides attention."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from nfjax.fast.activations import gelu, silu
-from nfjax.fast.backend import spread_rows
+from nfjax.fast import gelu, scale, silu
 from nfjax.nn.attention import attend, merge_heads, split_heads
 from nfjax.nn.layers import Conv, LayerNorm, Linear, RmsNorm, dropout, split_key
 from nfjax.params import Constant, Halves, Normal, TruncatedNormal, Uniform, ones, param, zeros
 
 NORMS: dict[str, type[LayerNorm] | type[RmsNorm]] = {"layernorm": LayerNorm, "rmsnorm": RmsNorm}
 POOLS = ("", "avg", "max", "avgmax", "token", "map")
+Tokens = Float[Array, "batch tokens dim"]
 
 
 class PatchEmbed(nnx.Module):
-    """Images `(batch, h * patch, w * patch, in_chans)` to patches `(batch, h, w, dim)` (timm `PatchEmbed`).
+    """One token for each patch of an image (timm `PatchEmbed`).
 
     Pixels that do not fill a patch at the lower and right edge are ignored.
     """
@@ -26,18 +26,18 @@ class PatchEmbed(nnx.Module):
         self.proj.kernel = param((patch_size, patch_size, in_chans, dim), init)
         self.proj.bias = param((dim,), init)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "batch height width in_chans"]) -> Float[Array, "batch rows columns dim"]:
         return self.proj(x)
 
 
 class LayerScale(nnx.Module):
-    """A learned factor per channel on a residual branch (2103.17239), `gamma` of shape `(dim,)`."""
+    """A learned factor per channel on a residual branch, `x * gamma` (2103.17239)."""
 
     def __init__(self, dim: int, init_value: float):
         self.gamma = param((dim,), Constant(init_value))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x * spread_rows(self.gamma[...], x)
+    def __call__(self, x: Tokens) -> Tokens:
+        return scale(x, self.gamma[...])
 
 
 class Mlp(nnx.Module):
@@ -55,7 +55,7 @@ class Mlp(nnx.Module):
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, dim, std=out_std)
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, key: PRNGKeyArray | None = None) -> Tokens:
         first, second = split_key(key, 2)
         x = dropout(gelu(self.fc1(x)), self.drop, first)
         return dropout(self.fc2(x), self.drop, second)
@@ -78,7 +78,7 @@ class SwiGLUPacked(nnx.Module):
         self.fc1.bias = param((hidden,), Halves(zeros, ones))
         self.fc2 = Linear(hidden // 2, dim)
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, key: PRNGKeyArray | None = None) -> Tokens:
         first, second = split_key(key, 2)
         a, b = jnp.split(self.fc1(x), 2, axis=-1)
         x = dropout(silu(a) * b, self.drop, first)
@@ -100,16 +100,15 @@ class AttentionPoolLatent(nnx.Module):
         self.norm = NORMS[norm_layer](dim)
         self.mlp = Mlp(dim, hidden)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`(batch, tokens, dim)` to `(batch, dim)`."""
+    def __call__(self, x: Tokens) -> Float[Array, "batch dim"]:
         latent = jnp.broadcast_to(self.latent[...], (x.shape[0], 1, x.shape[2])).astype(x.dtype)
         k, v = (split_heads(part, self.head_dim) for part in self.kv.split(x, 2))
         y = self.proj(merge_heads(attend(split_heads(self.q(latent), self.head_dim), k, v)))
         return (y + self.mlp(self.norm(y)))[:, 0]
 
 
-def global_pool_nlc(x: jax.Array, pool_type: str, num_prefix_tokens: int) -> jax.Array:
-    """`(batch, tokens, dim)` to `(batch, dim)` (timm `global_pool_nlc`).
+def global_pool_nlc(x: Tokens, pool_type: str, num_prefix_tokens: int) -> Float[Array, "batch dim"] | Tokens:
+    """One vector for each image (timm `global_pool_nlc`).
 
     "token" takes the first token; "avg", "max" and their mean "avgmax" leave out the first
     `num_prefix_tokens`; "" returns `x` itself.

@@ -10,10 +10,10 @@ import torch
 
 import nfjax
 from nfjax import infer
+from nfjax.fast import WinogradConv, pieces, winograd
 from nfjax.fast.backend import compiler_options
 from nfjax.models.nfnet import NormFreeNet
 from nfjax.models.nfnet_configs import NFNETS
-from nfjax.nn.conv import winograd, winograd_kernel
 from nfjax.params import initialize, merge, named_params, split
 
 
@@ -32,29 +32,29 @@ def test_winograd(size, groups, dtype, tolerance, x64):
         padding=1,
         groups=groups,
     ).permute(0, 2, 3, 1)
-    found = winograd(jnp.asarray(x), winograd_kernel(jnp.asarray(kernel), groups), jnp.asarray(bias))
+    found = WinogradConv(jnp.asarray(kernel), jnp.asarray(bias), groups)(jnp.asarray(x))
     assert found.dtype == dtype
     assert found.shape == expected.shape
     assert np.abs(found - expected.numpy()).max() <= tolerance * np.abs(expected.numpy()).max()
 
 
 def test_compile_takes_winograd_and_pieces(monkeypatch):
-    monkeypatch.setattr(infer, "WINOGRAD_CHANNELS", 8)
+    monkeypatch.setattr(winograd, "CHANNELS", 8)
     model = NormFreeNet(dataclasses.replace(NFNETS["test_nfnet"], depths=(1, 2, 1, 1)), num_classes=10)
     initialize(named_params(model))
     x = np.random.default_rng(0).standard_normal((4, 48, 40, 3), np.float32)
     expected = jax.jit(nfjax.fold(model))(x)
     replaced = infer._replace(nfjax.fold(model), infer._for_winograd)
-    assert isinstance(replaced.stages[1][1].conv2, infer._Winograd)
-    assert not isinstance(replaced.stages[1][0].conv2, infer._Winograd)  # stride 2
-    monkeypatch.setattr(infer, "PIECE_PIXELS", 2 * 48 * 40)
+    assert isinstance(replaced.stages[1][1].conv2, WinogradConv)
+    assert not isinstance(replaced.stages[1][0].conv2, WinogradConv)  # stride 2
+    monkeypatch.setattr(pieces, "PIECE_PIXELS", 2 * 48 * 40)
     np.testing.assert_allclose(nfjax.compile(model, x)(x), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_compile_of_feature_maps_in_pieces(monkeypatch):
     model = nfjax.load("test_nfnet", weights=None, features_only=True, out_indices=[0, 1])
     x = np.random.default_rng(0).standard_normal((3, 32, 32, 3), np.float32)
-    monkeypatch.setattr(infer, "PIECE_PIXELS", 1)
+    monkeypatch.setattr(pieces, "PIECE_PIXELS", 1)
     for found, expected in zip(nfjax.compile(model, x)(x), jax.jit(model)(x), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
@@ -81,8 +81,8 @@ def test_compile_refuses_another_shape():
 
 
 def test_size_of_pieces(monkeypatch):
-    monkeypatch.setattr(infer, "CORES", 2)
-    assert [infer._piece(8, side * side) for side in (32, 64, 160, 224, 256, 288)] == [4, 4, 2, 1, 1, 1]
-    assert [infer._piece(batch, 64 * 64) for batch in (1, 2, 3, 7, 64)] == [1, 1, 1, 1, 16]
-    monkeypatch.setattr(infer, "CORES", 64)
-    assert [infer._piece(batch, 64 * 64) for batch in (8, 256)] == [1, 4]
+    monkeypatch.setattr(pieces, "CORES", 2)
+    assert [pieces._piece(8, side * side) for side in (32, 64, 160, 224, 256, 288)] == [4, 4, 2, 1, 1, 1]
+    assert [pieces._piece(batch, 64 * 64) for batch in (1, 2, 3, 7, 64)] == [1, 1, 1, 1, 16]
+    monkeypatch.setattr(pieces, "CORES", 64)
+    assert [pieces._piece(batch, 64 * 64) for batch in (8, 256)] == [1, 4]
