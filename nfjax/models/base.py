@@ -92,7 +92,18 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
 class ImageModel(nnx.Module):
     """An image classifier and feature backbone.
 
-    A family sets the attributes below and defines `feature_taps`, `forward_intermediates` and `prune`.
+    A family sets the attributes below and defines `feature_taps`, `forward_intermediates` and `prune`. Parameters are
+    shapes without values until `nfjax.params.fill` or `initialize` gives them some.
+
+    Args of every family:
+        config: the architecture.
+        num_classes: outputs of the classifier; 0 for none.
+        in_chans: channels of the input.
+        global_pool: how the features of an image become one vector.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        dtype: compute dtype.
+        data_config: what the weights expect of their input.
 
     Attributes:
         config: the frozen architecture.

@@ -6,13 +6,9 @@
         arXiv 2102.06171
 
 Read top-down: the configuration, the bookkeeping that turns it into blocks, the block, the network. A residual block
-computes ([1] section 3)
-
-    h' = h + alpha * f(h / beta)
-
-where `beta` is the standard deviation that `h` is expected to have, and `f`, made of scaled weight standardised
-convolutions and activations of unit gain, preserves variance. Names of modules are timm's, so that parameter paths
-mirror timm's state dict.
+computes `h' = h + alpha * f(h / beta)` ([1] section 3): `beta` is the standard deviation that `h` is expected to have,
+and `f`, made of scaled weight standardised convolutions and activations of unit gain, preserves variance. Names of
+modules are timm's, so that parameter paths mirror timm's state dict.
 """
 
 import dataclasses
@@ -38,6 +34,7 @@ from nfjax.nn.layers import (
     drop_path,
     make_divisible,
     max_pool,
+    split_key,
 )
 from nfjax.params import param, zeros
 
@@ -263,20 +260,11 @@ class NormFreeBlock(nnx.Module):
 
 
 class NormFreeNet(ImageModel):
-    """Normalization-Free network ([1], [2]; timm `NormFreeNet`).
+    """Normalization-Free network ([1], [2]; timm `NormFreeNet`). Arguments as `ImageModel`'s, and:
 
     Args:
-        config: the architecture.
-        num_classes: outputs of the classifier; 0 for none.
-        in_chans: channels of the input.
         global_pool: "avg", "max", "avgmax", "catavgmax" or "".
         output_stride: 32, 16 or 8; below 32 the last stages dilate instead of striding.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
-        dtype: compute dtype.
-        data_config: what the weights expect of their input.
-
-    Parameters are shapes without values until `nfjax.params.fill` or `initialize` gives them some.
     """
 
     def __init__(
@@ -317,10 +305,7 @@ class NormFreeNet(ImageModel):
         intermediates_only: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> list[AnyMap] | tuple[AnyMap, list[AnyMap]]:
-        """Maps at strides 2, 4, 8, 16 and 32, each taken before an activation; arguments as `ImageModel`'s.
-
-        0 is the stem's, the last that of the final convolution. There is no final norm.
-        """
+        """Maps at strides 2 to 32, each before an activation: the stem's, and of the stages; `norm` changes nothing."""
         count = len(self.config.depths) + 1
         taken = take_indices(count, indices) if indices != () else []
         stages = self.stages[: max(taken)] if intermediates_only else self.stages
@@ -328,7 +313,7 @@ class NormFreeNet(ImageModel):
         x, tap = self.stem(self.check_input(x))
         if 0 in taken:
             maps.append(tap)
-        keys = iter([None] * sum(self.config.depths) if key is None else jax.random.split(key, sum(self.config.depths)))
+        keys = iter(split_key(key, sum(self.config.depths)))
         for i, stage in enumerate(stages, start=1):
             for block in stage:
                 apply = jax.checkpoint(block) if self.grad_checkpointing else block
@@ -349,8 +334,7 @@ class NormFreeNet(ImageModel):
             reduction *= blocks[0].stride
             taps.append(Feature(blocks[-1].out_chs, reduction, f"stages.{i}", i + 1))
         if cfg.num_features:
-            full = cfg.round_channels(cfg.num_features)
-            taps[-1] = dataclasses.replace(taps[-1], num_chs=full, module="final_conv")
+            taps[-1] = dataclasses.replace(taps[-1], num_chs=self.num_features, module="final_conv")
         return taps
 
     def prune(self, out_indices: Sequence[int]) -> None:

@@ -33,19 +33,11 @@ Maps = Float[Array, "batch rows columns dim"]
 
 
 class VisionTransformer(ImageModel):
-    """Vision transformer ([1], [2]; timm `VisionTransformer`).
+    """Vision transformer ([1], [2]; timm `VisionTransformer`). Arguments as `ImageModel`'s, and:
 
     Args:
-        config: the architecture.
-        num_classes: outputs of the classifier; 0 for none.
-        in_chans: channels of the input.
         global_pool: one of `nfjax.nn.vit_layers.POOLS`; None for the architecture's own.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
-        dtype: compute dtype.
-        data_config: what the weights expect of their input; its `input_size` sets the grid of patches.
-
-    Parameters are shapes without values until `nfjax.params.fill` or `initialize` gives them some.
+        data_config: its `input_size` sets the grid of patches.
     """
 
     config: ViTCfg
