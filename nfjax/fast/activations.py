@@ -29,9 +29,9 @@ def _silu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
 @_silu.defjvp
 def _silu_jvp(at: tuple[Array], along: tuple[Array]) -> tuple[Array, Array]:
     (x,), (d_x,) = at, along
-    wide = _wide(x)
+    y, wide = _silu(x), _wide(x)
     s = 0.5 + 0.5 * jnp.tanh(0.5 * wide)  # the sigmoid
-    return _silu(x), d_x * (s * (1 + wide * (1 - s))).astype(x.dtype)
+    return y, d_x * (s * (1 + wide * (1 - s))).astype(x.dtype)
 
 
 @operation
@@ -49,9 +49,9 @@ def _gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
 @_gelu.defjvp
 def _gelu_jvp(at: tuple[Array], along: tuple[Array]) -> tuple[Array, Array]:
     (x,), (d_x,) = at, along
-    wide = _wide(x)
+    y, wide = _gelu(x), _wide(x)
     density = jnp.exp(-0.5 * jnp.square(wide)) / math.sqrt(2 * math.pi)
-    return _gelu(x), d_x * (0.5 + 0.5 * jax.lax.erf(wide * math.sqrt(0.5)) + wide * density).astype(x.dtype)
+    return y, d_x * (0.5 + 0.5 * jax.lax.erf(wide * math.sqrt(0.5)) + wide * density).astype(x.dtype)
 
 
 def _wide(x: Array) -> Array:
