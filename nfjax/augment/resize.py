@@ -37,24 +37,42 @@ Resize = Callable[[np.ndarray, tuple[int, int], Image.Resampling], Image.Image]
 
 @functools.cache
 def _compiled() -> Resize | None:
-    """Compiled resizing; None without numba, or if the Pillow that is installed computes otherwise than version 12."""
+    """Compiled resizing, in the order of the Pillow that is installed; None without numba, or if it has another one."""
     try:
         from nfjax.augment import kernels
     except (ImportError, RuntimeError):  # no numba; none for this numpy; no folder where it may keep compiled code
         return None
 
-    def resize(part: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-        resized = kernels.resize(np.atleast_3d(part), *size, resample == Image.Resampling.BICUBIC)
-        return Image.fromarray(resized.squeeze(-1) if part.ndim == 2 else resized)
+    def in_order(height_first: Callable[..., bool]) -> Resize:
+        def resize(part: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+            cubic, first = resample == Image.Resampling.BICUBIC, height_first(part.shape, size)
+            resized = kernels.resize(np.atleast_3d(part), *size, cubic, first)
+            return Image.fromarray(resized.squeeze(-1) if part.ndim == 2 else resized)
 
-    return resize if _equal(resize) else None
+        return resize
+
+    return next(filter(_equal, map(in_order, ORDERS)), None)
+
+
+def _never(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether Pillow resizes the height before the width: up to version 12."""
+    return False
+
+
+def _where_it_shrinks_most(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """The same, from version 13 on."""
+    lost_height, lost_width = shape[0] - size[0], shape[1] - size[1]
+    return lost_height > max(0, 2 * lost_width)
+
+
+ORDERS = (_never, _where_it_shrinks_most)
 
 
 def _equal(resize: Resize) -> bool:
-    """Whether noise, made larger and smaller, comes out as from Pillow."""
+    """Whether noise, made larger and smaller, comes out as from Pillow; the last two sizes tell when its order turns."""
     noise = np.random.default_rng(0).integers(0, 256, (97, 61, 3), np.uint8)
     return all(
         resize(noise, size, resample) == _pillows(noise, size, resample)
         for resample in COMPILED
-        for size in ((30, 17), (64, 200), (97, 61), (224, 224), (1, 3))
+        for size in ((30, 17), (64, 200), (97, 61), (224, 224), (1, 3), (31, 28), (30, 28))
     )

@@ -55,6 +55,25 @@ def afresh():
     module._compiled.cache_clear()
 
 
+@pytest.mark.parametrize("version", [12, 13])
+def test_each_pillows_order(version, afresh, monkeypatch):
+    """Width and height one after the other by the Pillow that is installed, in the order of either version."""
+
+    def ordered(part, size, resample):
+        height, width = size
+        lost_height, lost_width = part.shape[0] - height, part.shape[1] - width
+        turned = version == 13 and lost_height > 0 and lost_height > 2 * lost_width
+        between = (part.shape[1], height) if turned else (width, part.shape[0])
+        return Image.fromarray(part).resize(between, resample).resize((width, height), resample)
+
+    monkeypatch.setattr(module, "_pillows", ordered)
+    assert module._compiled() is not None
+    for resample in module.COMPILED:
+        for pixels, (left, top, right, bottom), size in cases():
+            expected = ordered(pixels[top:bottom, left:right], size, resample)
+            assert resize_part(pixels, (left, top, right, bottom), size, resample) == expected, size
+
+
 def test_another_pillow_is_noticed(afresh, monkeypatch):
     """One level off in one pixel, and Pillow itself is taken."""
 
