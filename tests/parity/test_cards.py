@@ -138,7 +138,8 @@ def test_how_to_use(tmp_path):
     result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     server.stop()
     assert result.returncode == 0, result.stderr
-    out = np.load(tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as file:
+        out = dict(file)
 
     theirs = oracle.build("eca_nfnet_l0", state)
     config = theirs.default_cfg

@@ -187,7 +187,8 @@ def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, killed_after_save):
             NonFiniteError, match=r"step 13: loss = nan and grad_norm = nan.*good checkpoint is step 12"
         ) as error:
             run(tiny(), tmp_path)
-    batch = np.load(tmp_path / "nonfinite_step_13.process_0.npz")
+    with np.load(tmp_path / "nonfinite_step_13.process_0.npz") as file:
+        batch = dict(file)
     expected = next(data.train_batches(data.for_config(tiny()).train, tiny().data, 0, 12))
     assert all(np.array_equal(batch[key], expected[key]) for key in expected)
     assert f"training images {expected['index'][0]}, " in str(error.value)

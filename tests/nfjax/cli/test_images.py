@@ -121,7 +121,8 @@ def test_embed(suffix, saved, photos, tmp_path, capsys):
     assert main([*command, "--batch-size", "3"]) == 1  # one is broken
     assert "5 embeddings of 64 features" in capsys.readouterr().out
     if suffix == "npz":
-        read = dict(np.load(output))
+        with np.load(output) as file:
+            read = dict(file)
     else:
         parquet = pytest.importorskip("pyarrow.parquet")
         columns = parquet.read_table(output).to_pydict()
@@ -132,7 +133,8 @@ def test_embed(suffix, saved, photos, tmp_path, capsys):
     np.testing.assert_allclose(read["embeddings"][0], nfjax.compile(model, x)(x)[0], rtol=1e-4, atol=1e-5)
     main([*command, "--normalize"])
     if suffix == "npz":
-        np.testing.assert_allclose(np.linalg.norm(np.load(output)["embeddings"], axis=1), 1, rtol=1e-6)
+        with np.load(output) as file:
+            np.testing.assert_allclose(np.linalg.norm(file["embeddings"], axis=1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
