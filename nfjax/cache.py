@@ -15,8 +15,9 @@ import jax
 logger = logging.getLogger("nfjax")
 
 SWITCH = "NFJAX_CACHE"
+SIZE = "jax_compilation_cache_max_size"
 OPTIONS = {
-    "jax_compilation_cache_max_size": 2**30,  # bytes; what was used longest ago makes room
+    SIZE: 2**30,  # bytes; what was used longest ago makes room
     # Smaller programs are not worth their files: each new entry looks at all others.
     "jax_persistent_cache_min_compile_time_secs": 0.1,
 }
@@ -44,9 +45,10 @@ def enable() -> Path | None:
         return None
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(choice or f"{caches}/nfjax/jax")
+    options = {option: value for option, value in OPTIONS.items() if option.upper() not in os.environ}
     try:
         folder = folder.expanduser().absolute()
-        _prepare(folder)
+        _prepare(folder, stamped=options.get(SIZE, config.jax_compilation_cache_max_size) != -1 and _stamps())
     # RuntimeError: a user without a home, or (NotImplementedError is one) a file system without locks.
     except (OSError, RuntimeError) as error:
         logger.warning(
@@ -54,18 +56,32 @@ def enable() -> Path | None:
             f"{SWITCH} to a folder that can be written, or to 0."
         )
         return None
-    for option, value in OPTIONS.items():
-        if option.upper() not in os.environ:
-            jax.config.update(option, value)
+    for option, value in options.items():
+        jax.config.update(option, value)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     return folder
 
 
-def _prepare(folder: Path) -> None:
-    """Make the folder, for this user alone since programs in it will be run, and remove what was cut off in it."""
+def _stamps() -> bool:
+    """Whether the jax that is installed has the names above. Of another one nothing is removed: it may need it."""
+    try:
+        from jax._src import lru_cache
+    except ImportError:
+        return False
+    names = [getattr(lru_cache, name, None) for name in ("_CACHE_SUFFIX", "_ATIME_SUFFIX")]
+    return names == [ENTRY, STAMP]
+
+
+def _prepare(folder: Path, stamped: bool) -> None:
+    """Make the folder, for this user alone since programs in it will be run, and remove what was cut off in it.
+
+    Args:
+        folder: of the cache.
+        stamped: every entry that is complete has a stamp; jax writes none where the cache has no maximal size.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with filelock.FileLock(folder / LOCK, timeout=PATIENCE):
         # Of a process that was killed while it wrote. JAX would neither read such an entry nor replace it, but warn.
-        for entry in folder.glob(f"*{ENTRY}"):
+        for entry in folder.glob(f"*{ENTRY}") if stamped else ():
             if not entry.with_name(entry.name.removesuffix(ENTRY) + STAMP).exists():
                 entry.unlink()

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from nfjax import cache
+
 ROOT = Path(__file__).parent.parent.parent
 ENABLE = "from nfjax import cache; print(cache.enable())"
 OPTIONS = ("compilation_cache_dir", "compilation_cache_max_size", "persistent_cache_min_compile_time_secs")
 SHOW = f"import jax; print(*[getattr(jax.config, 'jax_' + option) for option in {OPTIONS}])"
+ALWAYS = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # programs are kept that are compiled soon, too
 NOTHING = "None -1 1.0"  # what jax itself has
 
 # Everything is compiled after the first program, which ran without a cache.
@@ -114,7 +117,7 @@ def test_the_same_bits_and_donation(tmp_path):
     """Inference and training steps of a process that compiles, of one that loads, and of one without a cache."""
     runs = {}
     for name, switch in [("compiled", {}), ("loaded", {}), ("without", {"NFJAX_CACHE": "0"})]:
-        out, err = python(PROGRAM, str(tmp_path / f"{name}.npz"), home=tmp_path, **switch)
+        out, err = python(PROGRAM, str(tmp_path / f"{name}.npz"), home=tmp_path, **ALWAYS, **switch)
         assert err == ""
         runs[name] = [int(count) for count in out[-1].split()]
     assert runs["compiled"][0] == 0 < runs["compiled"][1]
@@ -128,23 +131,49 @@ def test_what_was_cut_off_is_removed(tmp_path):
     """A process that is killed while it writes leaves an entry that jax would warn of in every later process."""
     code = f"{ENABLE}; import jax; jax.jit(lambda x: x + 1)(1.0)"
     folder = tmp_path / ".cache/nfjax/jax"
-    always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    python(code, home=tmp_path, **always)
+    python(code, home=tmp_path, **ALWAYS)
     entries = sorted(folder.glob("*-cache"))
     assert entries
     for entry in entries:
         entry.write_bytes(entry.read_bytes()[:100])
         entry.with_name(entry.name.replace("-cache", "-atime")).unlink()
-    assert python(code, home=tmp_path, **always)[1] == ""
+    assert python(code, home=tmp_path, **ALWAYS)[1] == ""
     assert sorted(folder.glob("*-cache")) == entries
     assert all(entry.stat().st_size > 100 for entry in entries)
+
+
+def test_without_a_maximal_size_all_is_kept(tmp_path):
+    """JAX writes no stamps then, so that a missing one tells nothing."""
+    code = f"{ENABLE}; import jax; jax.jit(lambda x: x + 1)(1.0)"
+    always = ALWAYS | {"JAX_COMPILATION_CACHE_MAX_SIZE": "-1"}
+    python(code, home=tmp_path, **always)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / ".cache/nfjax/jax").glob("*-cache")}
+    assert written
+    python(code, home=tmp_path, **always)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / ".cache/nfjax/jax").glob("*-cache")} == written
+
+
+def test_names_are_those_of_the_installed_jax(tmp_path):
+    """Or nothing that was cut off would be removed, or one process would not wait for another."""
+    python(f"{ENABLE}; import jax; jax.jit(lambda x: x + 1)(1.0)", home=tmp_path, **ALWAYS)
+    files = [path.name for path in (tmp_path / ".cache/nfjax/jax").iterdir()]
+    assert cache._stamps()
+    assert {re.sub(r"^[^.].*-", "-", name) for name in files} == {cache.LOCK, cache.ENTRY, cache.STAMP}
+
+
+def test_another_jax_loses_nothing(tmp_path, monkeypatch):
+    """Whose entries are complete without a stamp."""
+    monkeypatch.setattr("jax._src.lru_cache._ATIME_SUFFIX", "-used")
+    assert not cache._stamps()
+    (tmp_path / "program-cache").write_text("")
+    cache._prepare(tmp_path, stamped=cache._stamps())
+    assert (tmp_path / "program-cache").exists()
 
 
 def test_many_processes_at_once(tmp_path):
     """None of them reads what another one has not finished writing; all of them say the same."""
     code = f"{ENABLE}; import jax; print(*[jax.jit(lambda x, i=i: x * i + 1)(2.0) for i in range(20)])"
-    always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda _: python(code, home=tmp_path, **always), range(3)))
+        found = list(pool.map(lambda _: python(code, home=tmp_path, **ALWAYS), range(3)))
     assert found == [found[0]] * 3
     assert found[0][1] == ""
