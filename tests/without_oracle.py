@@ -1,0 +1,41 @@
+"""A plugin, `PYTHONPATH=tests pytest -p without_oracle`: tests that need torch or timm are skipped where neither is there.
+
+For a Python that has no small build of torch. Nothing loads it by itself, so that elsewhere a missing oracle is an error.
+"""
+
+import importlib.util
+import re
+
+import pytest
+
+MISSING = re.compile(r"(?:No module named '|needs |^)(torch|torchvision|timm)\b")  # Python's words, port's, nfjax.parity's
+
+
+def pytest_configure():
+    if importlib.util.find_spec("torch") or importlib.util.find_spec("timm"):
+        raise pytest.UsageError("torch or timm is installed, so that its tests can run; leave out -p without_oracle.")
+
+
+def pytest_report_header():
+    return "torch and timm are not here: what needs them is skipped"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    return _skipped(report, str(report.longrepr), collector.path, 0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    error = call.excinfo.value if call.excinfo else None
+    return _skipped(report, str(error) if isinstance(error, ImportError) else "", *item.location[:2])
+
+
+def _skipped(report, text, path, line):
+    found = MISSING.search(text)
+    if report.failed and found:
+        report.outcome = "skipped"
+        report.longrepr = (str(path), line, f"needs {found[1]}")
+    return report
