@@ -1,6 +1,6 @@
-"""A plugin, `PYTHONPATH=tests pytest -p without_oracle`: tests that need torch or timm are skipped where neither is there.
+"""A plugin, `PYTHONPATH=tests pytest -p without_oracle`: tests that need torch or timm are skipped without them.
 
-For a Python that has no small build of torch. Nothing loads it by itself, so that elsewhere a missing oracle is an error.
+For a Python that has no small build of torch. Nothing loads it by itself: elsewhere a missing oracle is an error.
 """
 
 import importlib.util
@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-MISSING = re.compile(r"(?:No module named '|needs |^)(torch|torchvision|timm)\b")  # Python's words, port's, nfjax.parity's
+# In Python's words, port's and nfjax.parity's.
+MISSING = re.compile(r"(?:No module named '|needs |^)(torch|torchvision|timm)\b")
 
 
 def pytest_configure():

@@ -69,7 +69,7 @@ ORDERS = (_never, _where_it_shrinks_most)
 
 
 def _equal(resize: Resize) -> bool:
-    """Whether noise, made larger and smaller, comes out as from Pillow; the last two sizes tell when its order turns."""
+    """Does noise, made larger and smaller, come out as from Pillow? The last two sizes tell when its order turns."""
     noise = np.random.default_rng(0).integers(0, 256, (97, 61, 3), np.uint8)
     return all(
         resize(noise, size, resample) == _pillows(noise, size, resample)
