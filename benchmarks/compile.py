@@ -66,7 +66,7 @@ config = c.Config(
     optim=c.Optim("sgd", lr=0.1, momentum=0.9, clip_mode="agc", clip_grad=0.015),
     schedule=c.Schedule("constant"),
 )
-experiment = build(config, dataset=data.load(config.data, nfjax.data_config(name), images=(source, source)))
+experiment = build(config, dataset=data.load_dataset(config.data, nfjax.data_config(name), images=(source, source)))
 state = experiment.init()
 batch = put_batch(experiment.mesh, {{"image": images, "label": labels.astype(np.int32)}})
 jax.block_until_ready((state, batch))

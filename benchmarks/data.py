@@ -174,7 +174,7 @@ def ours(folder: Path, workers: int, augment: Augment) -> Any:
     from train import data
 
     config = Data(name="folder", root=str(folder), image_size=SIZE, batch_size=BATCH, workers=workers)
-    return data.load(config, DataConfig(), augment), config
+    return data.load_dataset(config, DataConfig(), augment), config
 
 
 def timms(folder: Path, workers: int, **options: Any) -> Any:

@@ -67,7 +67,7 @@ def experiment(
         mesh=c.Mesh(fsdp=fsdp),
     )
     source = data.Arrays(images["image"], images["label"], tuple(map(str, range(classes))))
-    dataset = data.load(config.data, nfjax.data_config(model), images=(source, source))
+    dataset = data.load_dataset(config.data, nfjax.data_config(model), images=(source, source))
     return build(config, dataset=dataset, devices=devices)
 
 

@@ -14,7 +14,7 @@ from nfjax.models.registry import find
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Published:
     """timm's validation of one set of weights on ImageNet-1k's 50,000 images, in percent.
 
     Attributes:
@@ -46,7 +46,7 @@ class Counts:
     activations: int
 
 
-def published(name: str) -> tuple[Result, ...]:
+def published(name: str) -> tuple[Published, ...]:
     """timm's results of `architecture.tag` (an architecture means its default tag), by growing image size.
 
     Empty where timm published none: weights without ImageNet-1k's classes, and some recent ones. Source: timm's
@@ -69,11 +69,11 @@ def sizes(data: DataConfig) -> list[Size]:
 
 
 @functools.cache
-def _results() -> dict[str, tuple[Result, ...]]:
-    found: dict[str, list[Result]] = {}
+def _results() -> dict[str, tuple[Published, ...]]:
+    found: dict[str, list[Published]] = {}
     for row in _table("results.csv"):
         model, img_size, crop_pct, interpolation, *percents = row
-        result = Result(int(img_size), float(crop_pct), interpolation, *map(float, percents))
+        result = Published(int(img_size), float(crop_pct), interpolation, *map(float, percents))
         found.setdefault(model, []).append(result)
     return {model: tuple(sorted(rows, key=lambda row: row.img_size)) for model, rows in found.items()}
 

@@ -30,7 +30,7 @@ DEVICE_KEYS = ("image", "label")  # of a batch; the rest stays on the host
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class RunResult:
     """Test accuracies in [0, 1], and how many steps led to them."""
 
     top1: float
@@ -60,7 +60,7 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Result:
+def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> RunResult:
     """Train, or continue the run that `workdir` holds, and save the model in `workdir/final`.
 
     Args:
@@ -104,7 +104,7 @@ class _Run:
         self.evaluated = 0  # the step after which the last evaluation was
         self.scores: dict[str, float] = {}  # what it found
 
-    def run(self) -> Result:
+    def run(self) -> RunResult:
         state = self._first_state()
         start = int(state.step)
         per_epoch, images = self.experiment.steps_per_epoch, self.config.data.batch_size
@@ -117,7 +117,7 @@ class _Run:
                 self._stop_if_asked(start)
             state = self._train(state, start)
         self._export(state)
-        return Result(self.scores["test_top1"], self.scores["test_top5"], self.total, self.workdir)
+        return RunResult(self.scores["test_top1"], self.scores["test_top5"], self.total, self.workdir)
 
     def _first_state(self) -> State:
         """The newest checkpoint, or the state before the first step."""
@@ -146,7 +146,7 @@ class _Run:
             )
         experiment, watch = self.experiment, Watch(self.workdir)
         train_step = compile_train_step(experiment)
-        self.progress.print(summary.describe(experiment, self.workdir, start=start, compiled=train_step))
+        self.progress.print(summary.overview(experiment, self.workdir, start=start, compiled=train_step))
         train, report = experiment.dataset.train, self.workdir / data.REPORT
         batches = data.train_batches(train, self.config.data, self.config.seed, start, report)
         try:

@@ -13,11 +13,11 @@ import optax
 import nfjax
 from nfjax.params import merge, split
 from train.config import Data, Optim
-from train.data import load, test_batches
+from train.data import load_dataset, test_batches
 from train.optim.optimizer import make_optimizer
 from train.optim.parameters import treatments
 
-data = load(Data(name="digits", image_size=32))  # 8x8 scans of handwriting, resized
+data = load_dataset(Data(name="digits", image_size=32))  # 8x8 scans of handwriting, resized
 
 
 def arrays(split):

@@ -8,7 +8,7 @@ import pytest
 import port
 from train.verify import training as verify
 from train.verify.__main__ import main
-from train.verify.training import RECIPES, TOLERANCE, Difference, Result
+from train.verify.training import RECIPES, TOLERANCE, Comparison, Difference
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -53,7 +53,7 @@ SAME = Difference(0.0, 0.0)
     ],
 )
 def test_verdict(losses, params, ema, ok):
-    result = Result("sgd", "test_nfnet", losses, params, ema, (1.0, 1.0))
+    result = Comparison("sgd", "test_nfnet", losses, params, ema, (1.0, 1.0))
     assert result.ok == ok
     assert ("PASS" if ok else "FAIL") in "\n".join(result.lines())
 
@@ -70,6 +70,6 @@ def test_what_cannot_run(monkeypatch, capsys):
     assert "invalid choice: 'rmsprop'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--steps=0"])
-    monkeypatch.setattr(verify, "verify", lambda *a, **k: (_ for _ in ()).throw(ImportError("timm is not installed")))
+    monkeypatch.setattr(verify, "compare", lambda *a, **k: (_ for _ in ()).throw(ImportError("timm is not installed")))
     assert main([]) == 2
     assert "error: timm is not installed" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import numpy as np
 
 import nfjax
 import port
-from train.checkpoints.files import DamagedError, best_first, describe, load_weights, require_steps
+from train.checkpoints.files import DamagedError, best_first, load_weights, read_description, require_steps
 
 
 def run(
@@ -41,7 +41,7 @@ def choose(
         return sorted(set(steps))
     if best is not None:
         metric = _metric(run)
-        known = best_first({step: describe(run, step).metrics for step in known}, metric)
+        known = best_first({step: read_description(run, step).metrics for step in known}, metric)
         kind = f"with {metric}, by which this run ranks them"
     else:
         known = known[::-1]
@@ -95,7 +95,7 @@ def architecture(run: Path, known: Sequence[int]) -> Iterator[Path]:
     """
     for step in known:
         with contextlib.suppress(DamagedError, KeyError):
-            text = json.dumps(describe(run, step).meta["model"])
+            text = json.dumps(read_description(run, step).meta["model"])
             break
     else:
         raise ValueError(f"no checkpoint in {run} says which architecture it is of.")

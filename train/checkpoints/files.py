@@ -107,7 +107,7 @@ def seal(workdir: Path, described: Description) -> None:
     folder.rename(folder_of(workdir, described.step))
 
 
-def describe(workdir: Path, step: int) -> Description:
+def read_description(workdir: Path, step: int) -> Description:
     """What is known of a checkpoint without its arrays.
 
     Raises:
@@ -129,7 +129,7 @@ def describe(workdir: Path, step: int) -> Description:
 def require_files(workdir: Path, described: Description) -> None:
     """Require that the files are there, with the sizes that they had, the small ones with the contents that they had.
 
-    This comes before `read`, because the threads that read a damaged file print pages of tracebacks.
+    This comes before `read_arrays`, because the threads that read a damaged file print pages of tracebacks.
 
     Raises:
         DamagedError: naming the first file that differs.
@@ -145,8 +145,8 @@ def require_files(workdir: Path, described: Description) -> None:
             raise DamagedError(f"{name} is not what was written")
 
 
-def read(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
-    """Some arrays of a checkpoint; `verify` them.
+def read_arrays(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
+    """Some arrays of a checkpoint; `verify_arrays` them.
 
     Args:
         workdir: of the run.
@@ -171,7 +171,7 @@ def read(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[str, Any]
     return found
 
 
-def verify(described: Description, found: Mapping[str, Any]) -> None:
+def verify_arrays(described: Description, found: Mapping[str, Any]) -> None:
     """Require that arrays are those that were saved; all processes call this.
 
     Raises:
@@ -211,7 +211,7 @@ def load_weights(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
 
 
 def _load_weights(run: Path, step: int) -> dict[str, np.ndarray]:
-    groups = {name.split("/")[0] for name in describe(run, step).leaves}
+    groups = {name.split("/")[0] for name in read_description(run, step).leaves}
     prefix = "ema/" if "ema" in groups else "params/"
     return {name.removeprefix(prefix): array for name, array in load_arrays(run, step, prefix).items()}
 
@@ -222,15 +222,15 @@ def load_arrays(run: Path, step: int, prefix: str = "") -> dict[str, np.ndarray]
     Raises:
         DamagedError: the checkpoint is damaged.
     """
-    described = describe(run, step)
+    described = read_description(run, step)
     blanks = {}
     for name, leaf in described.leaves.items():
         if name.startswith(prefix):
             dtype, shape = leaf.split(" ", 1)
             blanks[name] = np.broadcast_to(np.zeros((), jax.numpy.dtype(dtype)), json.loads(shape))
     require_files(run, described)
-    found = read(run, step, blanks)
-    verify(described, found)
+    found = read_arrays(run, step, blanks)
+    verify_arrays(described, found)
     return found
 
 

@@ -21,15 +21,15 @@ from train.checkpoints.files import (
     DamagedError,
     Description,
     best_first,
-    describe,
     flatten,
     folder_of,
     leaves,
-    read,
+    read_arrays,
+    read_description,
     require_files,
     seal,
     steps,
-    verify,
+    verify_arrays,
     write_async,
 )
 from train.machine.processes import from_first_process, together
@@ -152,12 +152,12 @@ class Checkpoints:
     def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
         """The checkpoint of a step; what it raises, it raises on all processes."""
         targets = flatten(like)
-        described = together(lambda: describe(self._workdir, step), (DamagedError,), DamagedError)
+        described = together(lambda: read_description(self._workdir, step), (DamagedError,), DamagedError)
         _require_same_run(described.leaves, leaves(targets), folder_of(self._workdir, step))
         together(lambda: require_files(self._workdir, described), (DamagedError,), DamagedError)
         structs = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in targets.items()}
-        found = together(lambda: read(self._workdir, step, structs), (DamagedError,), DamagedError)
-        verify(described, found)
+        found = together(lambda: read_arrays(self._workdir, step, structs), (DamagedError,), DamagedError)
+        verify_arrays(described, found)
         state: State = jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in targets])
         return state, described.meta
 
@@ -208,7 +208,7 @@ class Checkpoints:
         for step in there:
             if step not in self._metrics:  # written before this start
                 try:
-                    self._metrics[step] = describe(self._workdir, step).metrics
+                    self._metrics[step] = read_description(self._workdir, step).metrics
                 except DamagedError:
                     self._metrics[step] = {}
         best = best_first({step: self._metrics[step] for step in there}, self._config.metric)[: self._config.keep_best]

@@ -6,7 +6,7 @@ from port.lazy import lazy
 
 if TYPE_CHECKING:
     from train.data.broken import REPORT
-    from train.data.dataset import SOURCES, Dataset, find_sources, for_config, load
+    from train.data.dataset import SOURCES, Dataset, find_sources, for_config, load_dataset
     from train.data.pipeline import Split, own_rows, test_batches, train_batches
     from train.data.prefetch import Batch, Batches
     from train.data.sources.base import Arrays, Example, Source
@@ -15,7 +15,7 @@ else:
         __name__,
         {
             "train.data.broken": ("REPORT",),
-            "train.data.dataset": ("SOURCES", "Dataset", "find_sources", "for_config", "load"),
+            "train.data.dataset": ("SOURCES", "Dataset", "find_sources", "for_config", "load_dataset"),
             "train.data.pipeline": ("Split", "own_rows", "test_batches", "train_batches"),
             "train.data.prefetch": ("Batch", "Batches"),
             "train.data.sources.base": ("Arrays", "Example", "Source"),
@@ -34,7 +34,7 @@ __all__ = [
     "Split",
     "find_sources",
     "for_config",
-    "load",
+    "load_dataset",
     "own_rows",
     "test_batches",
     "train_batches",

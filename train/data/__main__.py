@@ -40,10 +40,12 @@ def inspect(argv: Sequence[str], prog: str) -> int:
     config = parse([prog, *fields])[0] if args.folder is None else None
 
     def run() -> int:
-        from train.data.dataset import for_config, load
+        from train.data.dataset import for_config, load_dataset
         from train.data.inspect import inspect
 
-        dataset = for_config(config) if config else load(Data(name="folder", root=args.folder), augment=Augment())
+        dataset = (
+            for_config(config) if config else load_dataset(Data(name="folder", root=args.folder), augment=Augment())
+        )
         return 0 if inspect(dataset, args.output, args.limit) else 1
 
     return exit_status(run, extra="train")

@@ -66,10 +66,10 @@ class Dataset:
 
 def for_config(config: Config) -> Dataset:
     """The data set of a run."""
-    return load(config.data, resolve(config.model.name).data, config.augment)
+    return load_dataset(config.data, resolve(config.model.name).data, config.augment)
 
 
-def load(
+def load_dataset(
     data: Data,
     model: DataConfig | None = None,
     augment: Augment | None = None,

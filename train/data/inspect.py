@@ -75,7 +75,7 @@ def look_through(source: Source, limit: int | None = None) -> Iterator[Look]:
             yield from pool.map(lambda index: look_at(source, int(index)), indices[start : start + BLOCK])
 
 
-def describe(name: str, split: Split, looks: list[Look]) -> list[str]:
+def split_report(name: str, split: Split, looks: list[Look]) -> list[str]:
     """A split in lines of text."""
     source, good = split.source, [look for look in looks if look.size]
     height, width, channels = split.shape
@@ -176,7 +176,7 @@ def inspect(dataset: Dataset, out: Path, limit: int | None = None) -> bool:
     looks = {name: list(look_through(split.source, limit)) for name, split in splits.items()}
     print("\n".join(classes(splits, looks)))
     for name, split in splits.items():
-        print("\n".join(describe(name, split, looks[name])))
+        print("\n".join(split_report(name, split, looks[name])))
     leaked = in_both(looks["train"], looks["test"])
     if leaked:
         print(f"LEAKED: {len(leaked)} test images are also training images: {brief(leaked, 10)}")

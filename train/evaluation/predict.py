@@ -13,8 +13,8 @@ import nfjax
 from nfjax.fast.backend import compiler_options
 from nfjax.images import ImageError
 from nfjax.params import merge, split
-from train import data as pipeline
 from train.config import Data
+from train.data import Batch, Split, test_batches
 from train.data.sources.base import Selection
 from train.device.normalize import Normalize
 from train.evaluation.predictions import TOP, Predictions
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 def predict(
     model: nfjax.ImageModel,
-    test: pipeline.Split,
+    test: Split,
     data: Data,
     mesh: jax.sharding.Mesh,
     normalize: Normalize,
@@ -77,9 +77,9 @@ def predict(
     spread, options = batch_sharding(mesh), compiler_options()
     compiled = jax.jit(step, in_shardings=(whole, spread), out_shardings=whole, compiler_options=options)
     params = jax.device_put(params, whole)
-    rest = pipeline.Split(Selection([(test.source, np.arange(start, len(test)))]), test.transform, test.shape)
+    rest = Split(Selection([(test.source, np.arange(start, len(test)))]), test.transform, test.shape)
     steps = math.ceil(len(rest) / batch_size)
-    fed = _fed(pipeline.test_batches(rest, data, batch_size), rest, steps, batch_size)
+    fed = _fed(test_batches(rest, data, batch_size), rest, steps, batch_size)
     found = (compiled(params, put_batch(mesh, _device_rows(batch, places))) for batch in fed)
     for number, rows in enumerate(_ahead(found)):
         part = _on_host(rows, rest)
@@ -89,7 +89,7 @@ def predict(
         yield part
 
 
-def _device_rows(batch: pipeline.Batch, places: np.ndarray) -> dict[str, np.ndarray]:
+def _device_rows(batch: Batch, places: np.ndarray) -> dict[str, np.ndarray]:
     index = batch["index"].astype(np.int32)  # of padding -1
     return {"image": batch["image"], "label": places[batch["label"]], "index": index}
 
@@ -103,7 +103,7 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
     yield from before
 
 
-def _fed(batches: Iterator[pipeline.Batch], split: pipeline.Split, steps: int, size: int) -> Iterator[pipeline.Batch]:
+def _fed(batches: Iterator[Batch], split: Split, steps: int, size: int) -> Iterator[Batch]:
     """The batches; where images cannot be read, this process works on padding, lest others wait for it in vain.
 
     Raises:
@@ -127,7 +127,7 @@ def _fed(batches: Iterator[pipeline.Batch], split: pipeline.Split, steps: int, s
         raise ImageError(failure or elsewhere)
 
 
-def _on_host(found: dict[str, jax.Array], split: pipeline.Split) -> Predictions:
+def _on_host(found: dict[str, jax.Array], split: Split) -> Predictions:
     """A batch in the order of the source and without padding."""
     rows = jax.device_get(found)
     order = np.argsort(rows["index"])  # devices need not be in that of the processes

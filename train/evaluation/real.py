@@ -11,7 +11,7 @@ import numpy as np
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
 
-def read(file: Path, keys: Iterable[str]) -> list[list[int]]:
+def read_labels(file: Path, keys: Iterable[str]) -> list[list[int]]:
     """The classes of ImageNet-1k that are right for each image.
 
     Args:
@@ -43,7 +43,7 @@ def scores(classes: np.ndarray, labels: Sequence[Sequence[int]], places: np.ndar
 
     Args:
         classes: `(images, k)`, the most probable outputs first.
-        labels: of each image, from `read`.
+        labels: of each image, from `read_labels`.
         places: the output for each class of ImageNet-1k.
     """
     counted = top1 = top5 = 0

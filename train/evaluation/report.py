@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nfjax.pictures import make_figure, save_figure
-from train import data as pipeline
+from train.data import Source
 from train.data.decode import decode
 from train.evaluation.predictions import TOP, Predictions
 
@@ -19,7 +19,7 @@ MISTAKES = 24
 TILE = 224  # pixels of a picture's side
 
 
-def write(folder: Path, predictions: Predictions, names: Sequence[str], source: pipeline.Source) -> None:
+def write(folder: Path, predictions: Predictions, names: Sequence[str], source: Source) -> None:
     """Write classes.csv, confusion.png and, if there are mistakes, mistakes.png.
 
     Args:
@@ -101,7 +101,7 @@ def _pairs(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
     save_figure(figure, path)
 
 
-def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source: pipeline.Source) -> None:
+def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source: Source) -> None:
     """The wrong predictions that the model was surest of, as pictures."""
     wrong = np.flatnonzero(~predictions.hits(1))
     order = wrong[np.argsort(-predictions.probabilities[wrong, 0], kind="stable")][:MISTAKES]

@@ -22,8 +22,8 @@ from nfjax.labels import synsets
 from nfjax.meter import Meter
 from nfjax.params import named_params
 from train import config
-from train import data as pipeline
 from train.config import Data
+from train.data import Source, Split, find_sources
 from train.data.dataset import Evaluation, evaluation_source
 from train.data.sources.base import digest
 from train.device.normalize import Normalize
@@ -53,7 +53,7 @@ class Task:
     """
 
     data: Data
-    source: pipeline.Source
+    source: Source
     out: Path
     weights: str | None = "pretrained"
     dtype: str = "float32"
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
         weights=None if args.weights == "none" else args.weights,
         dtype=args.dtype,
         restrict=args.restrict_classes,
-        real=real.read(args.real, map(source.key, range(len(source)))) if args.real else None,
+        real=real.read_labels(args.real, map(source.key, range(len(source)))) if args.real else None,
     )
     args.out.mkdir(parents=True, exist_ok=True)
     table = Table(args.out / "results.csv")
@@ -167,7 +167,7 @@ def _predictions(
     start = from_first_process([len(before)])[0]
     if start:
         _say(f"{name}: going on after {start} of {total} images")
-    test = pipeline.Split(task.source, Evaluation(transform), (*transform.size, len(transform.mean)))
+    test = Split(task.source, Evaluation(transform), (*transform.size, len(transform.mean)))
     # An accelerator would otherwise round the factors of float32 products to fewer bits.
     precision = "highest" if task.dtype == "float32" else "default"
     parts = [before]
@@ -208,7 +208,7 @@ def _load(origin: models.Origin, transform: nfjax.EvalTransform, task: Task) -> 
     return model
 
 
-def _images(given: dict[str, Any], names: Sequence[str]) -> tuple[Data, pipeline.Source]:
+def _images(given: dict[str, Any], names: Sequence[str]) -> tuple[Data, Source]:
     """The images to evaluate on: those that are named, or those that the first model was tested on while it trained."""
     run = models.run_of(names[0])
     if "name" in given or "root" in given:
@@ -223,7 +223,7 @@ def _images(given: dict[str, Any], names: Sequence[str]) -> tuple[Data, pipeline
             "set of TensorFlow Datasets. Only runs, as --model=WORKDIR, know theirs."
         )
     data = dataclasses.replace(models.run_data(run), **given)
-    return data, evaluation_source(data)[0] if data.val_split else pipeline.find_sources(data)[1]
+    return data, evaluation_source(data)[0] if data.val_split else find_sources(data)[1]
 
 
 def _together(act: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfjax.pictures import make_figure, save_figure
-from train.report.metrics import read
+from train.report.metrics import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,13 +55,13 @@ def plot(workdir: Path) -> Path:
     Returns:
         the path of the picture.
     """
-    return draw({"": load(workdir)}, workdir / FILE_NAME, title=workdir.absolute().name)
+    return draw({"": load_curves(workdir)}, workdir / FILE_NAME, title=workdir.absolute().name)
 
 
-def load(workdir: Path) -> Curves:
+def load_curves(workdir: Path) -> Curves:
     """Steps and values of each key of a run's metrics.jsonl. A value that was not finite is a gap, NaN."""
     lines: dict[str, list[tuple[int, Any]]] = {}
-    for line in read(workdir):
+    for line in read_metrics(workdir):
         step = line.pop("step")
         for key, value in line.items():
             lines.setdefault(key, []).append((step, np.nan if value is None else value))
@@ -176,4 +176,4 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 def draw_runs(runs: Sequence[Path], path: Path) -> Path:
     """Draw the metrics.jsonl of one run, or of several over each other."""
     title = runs[0].absolute().name if len(runs) == 1 else f"{len(runs)} runs"
-    return draw({str(run): load(run) for run in runs}, path, title=title)
+    return draw({str(run): load_curves(run) for run in runs}, path, title=title)

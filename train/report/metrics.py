@@ -109,7 +109,7 @@ class JsonLines:
         self._file.close()
 
 
-def read(workdir: Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none if there is no such file."""
     return [line for line, _ in _complete_lines(workdir / FILE)]
 

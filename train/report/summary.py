@@ -15,7 +15,7 @@ from train.experiment import Experiment
 from train.machine.mesh import bytes_per_device
 
 
-def describe(
+def overview(
     experiment: Experiment,
     workdir: Path,
     *,

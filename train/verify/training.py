@@ -100,7 +100,7 @@ class Difference(NamedTuple):
     of_way: float
 
 
-class Result(NamedTuple):
+class Comparison(NamedTuple):
     """One recipe on one model.
 
     Attributes:
@@ -140,7 +140,7 @@ class Result(NamedTuple):
         yield f"  {'PASS' if self.ok else 'FAIL'} at {TOLERANCE:.0e}"
 
 
-def verify(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) -> Result:
+def compare(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) -> Comparison:
     """Train with one recipe in both libraries.
 
     Args:
@@ -189,7 +189,7 @@ def verify(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) ->
 
     losses = list(zip(found["losses"], expected["losses"], strict=True))
     timing = (time.perf_counter() - clock, seconds)
-    return Result(name, config.model.name, losses, differences("params"), differences("ema"), timing)
+    return Comparison(name, config.model.name, losses, differences("params"), differences("ema"), timing)
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray, start: np.ndarray) -> Difference:
@@ -204,7 +204,7 @@ def _ours(config: Config, start: Mapping[str, np.ndarray], options: Any, batches
         model = nfjax.load(config.model.name, weights=start, dtype="float64", **options)
         images, labels = (np.concatenate([batch[key] for batch in batches[:per_epoch]]) for key in ("image", "label"))
         epoch = data.Arrays(images, labels, tuple(map(str, range(model.num_classes))))
-        dataset = data.load(config.data, model.data_config, images=(epoch, epoch))
+        dataset = data.load_dataset(config.data, model.data_config, images=(epoch, epoch))
         experiment = build(config, model=model, dataset=dataset, devices=jax.devices()[:1])
         step, state = make_train_step(experiment), experiment.init()
         losses = []
@@ -283,7 +283,7 @@ def run(recipes: Sequence[str], *, steps: int, small: bool, seed: int) -> int:
     passed = []
     for name in recipes or RECIPES:
         print(f"{name}: {steps} steps in each library ...", file=sys.stderr, flush=True)
-        result = verify(name, steps=steps, small=small, seed=seed)
+        result = compare(name, steps=steps, small=small, seed=seed)
         print("\n".join(result.lines()), flush=True)
         passed.append(result.ok)
     print(f"{passed.count(True)} of {len(passed)} recipes equal timm.")

@@ -112,7 +112,7 @@ def test_flipped_bits_in_arrays_are_found_by_the_checksums(tmp_path, monkeypatch
         copy_run(tmp_path / "pristine", workdir)
         file.write_bytes(data)
         with monkeypatch.context() as patch:
-            patch.setattr(stored, "checksums", lambda arrays: stored.describe(workdir, 2).checksums)
+            patch.setattr(stored, "checksums", lambda arrays: stored.read_description(workdir, 2).checksums)
             state, meta = restore(workdir, put(states[1]))
         assert meta["step"] == 2
         assert not same(state, states[2])

@@ -9,8 +9,8 @@ from PIL import Image
 import nfjax
 from nfjax.models.data_config import DataConfig
 from tests.helpers.photos import make_folder
-from train import data as pipeline
 from train.config import Augment, Data
+from train.data import load_dataset
 from train.data.dataset import Shifted
 from train.data.decode import decode
 
@@ -24,7 +24,7 @@ def root(tmp_path_factory):
 
 
 def load(root, model, **options):
-    return pipeline.load(Data(name="folder", root=str(root), **options), model)
+    return load_dataset(Data(name="folder", root=str(root), **options), model)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_greyscale(root):
 
 
 def test_the_digits_know_what_they_are(tmp_path):
-    dataset = pipeline.load(Data(name="digits", root=str(tmp_path), image_size=16), nfjax.data_config("test_nfnet"))
+    dataset = load_dataset(Data(name="digits", root=str(tmp_path), image_size=16), nfjax.data_config("test_nfnet"))
     config = dataset.data_config
     assert (config.input_size, config.mean, config.std, config.crop_pct) == ((1, 16, 16), (0.5,), (0.5,), 1.0)
     assert config.label_names == tuple("0123456789")
@@ -101,7 +101,7 @@ def test_shifts():
 def test_augmentation_is_handed_on(root):
     augment = Augment(scale=(0.5, 1.0), auto_augment="rand-m9-mstd0.5-inc1")
     data = Data(name="folder", root=str(root), image_size=32)
-    dataset = pipeline.load(data, DataConfig(), augment)
+    dataset = load_dataset(data, DataConfig(), augment)
     assert dataclasses.asdict(dataset.train.transform.augment) == dataclasses.asdict(augment)
     assert dataset.policy == dataset.train.transform.policy
     assert dataset.policy is not None

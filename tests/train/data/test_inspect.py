@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.helpers.photos import make_folder
-from train import data as pipeline
 from train.config import Augment, Data
+from train.data import load_dataset
 from train.data.inspect import contact_sheet, inspect
 
 
@@ -20,7 +20,7 @@ def root(tmp_path):
 
 
 def load(root, augment=None):
-    return pipeline.load(Data(name="folder", root=str(root), image_size=48), augment=augment)
+    return load_dataset(Data(name="folder", root=str(root), image_size=48), augment=augment)
 
 
 def test_a_sound_folder(root, tmp_path, capsys):
@@ -76,7 +76,7 @@ def test_many_classes_are_summed_up(tmp_path, capsys):
         folder.mkdir(parents=True)
         for image in range(6 if number == 31 else 2):
             Image.new("RGB", (5, 5), (number, image, 0)).save(folder / f"{image}.png")
-    dataset = pipeline.load(Data(name="folder", root=str(tmp_path / "photos"), image_size=16, val_share=0.5))
+    dataset = load_dataset(Data(name="folder", root=str(tmp_path / "photos"), image_size=16, val_share=0.5))
     assert inspect(dataset, tmp_path / "sheet.png", limit=10)
     out = capsys.readouterr().out
     assert "class31         3         3" in out

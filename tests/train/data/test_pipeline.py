@@ -13,8 +13,8 @@ from nfjax.images import ImageError
 from nfjax.models.data_config import DataConfig
 from nfjax.parity import oracle
 from tests.helpers.photos import make_folder
-from train import data as pipeline
 from train.config import Augment, Data
+from train.data import load_dataset, test_batches, train_batches
 from train.data.pipeline import Repeats, Rows
 
 STRONG = Augment(auto_augment="rand-m9-mstd0.5-inc1")
@@ -33,11 +33,11 @@ def config(root, **options):
 
 
 def load(data):
-    return pipeline.load(data, DataConfig(), STRONG)
+    return load_dataset(data, DataConfig(), STRONG)
 
 
 def stream(data, seed=0, start=0):
-    return pipeline.train_batches(load(data).train, data, seed, start)
+    return train_batches(load(data).train, data, seed, start)
 
 
 def digest(batches, count):
@@ -110,12 +110,12 @@ def test_hosts_share_the_batches_of_one(root, monkeypatch, hosts):
 def test_hosts_share_the_test_images(root, monkeypatch):
     data = config(root)
     split = load(data).test
-    expected = list(pipeline.test_batches(split, data, 8))
+    expected = list(test_batches(split, data, 8))
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     seen = []
     for host in range(4):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        own = list(pipeline.test_batches(split, data, 8))
+        own = list(test_batches(split, data, 8))
         assert [len(batch["label"]) for batch in own] == [2, 2, 2]
         rows = slice(2 * host, 2 * host + 2)
         assert all(same(part, {key: e[key][rows] for key in e}) for part, e in zip(own, expected, strict=True))
@@ -163,7 +163,7 @@ def test_decoded_images_can_be_kept(root):
 def test_test_batches_have_every_image_once_in_order(root, workers):
     data = config(root, workers=workers)
     split = load(data).test
-    batches = list(pipeline.test_batches(split, data, 10))
+    batches = list(test_batches(split, data, 10))
     assert [batch["valid"].sum() for batch in batches] == [10, 10, 3]
     assert all(batch["image"].shape == (10, 32, 32, 3) for batch in batches)
     valid = np.concatenate([batch["valid"] for batch in batches])
@@ -187,7 +187,7 @@ def test_broken_training_images_are_replaced_and_reported(tmp_path):
     bad, report = damage(root, "train", 2), tmp_path / "broken.txt"
     data = config(root, batch_size=10, max_broken=0.1)
     dataset = load(data)
-    batches = pipeline.train_batches(dataset.train, data, 0, report=report)
+    batches = train_batches(dataset.train, data, 0, report=report)
     indices = np.concatenate([next(batches)["index"] for _ in range(4)])  # two passes
     keys = [dataset.train.source.key(index) for index in indices]
     assert set(keys) & bad == set()
@@ -196,7 +196,7 @@ def test_broken_training_images_are_replaced_and_reported(tmp_path):
     assert {key for key, _ in lines} == bad
     assert len(lines) == 2
     assert all("cannot be decoded" in reason for _, reason in lines)
-    again = pipeline.train_batches(dataset.train, data, 0, 0, report)
+    again = train_batches(dataset.train, data, 0, 0, report)
     assert np.array_equal(np.concatenate([next(again)["index"] for _ in range(4)]), indices)
     assert len(report.read_text().splitlines()) == 2  # a continued run does not repeat itself
 
@@ -205,7 +205,7 @@ def test_too_many_broken_training_images_are_an_error(tmp_path):
     root = make_folder(tmp_path / "photos", train=5, val=1, size=32, classes=4)
     damage(root, "train", 3)
     data = config(root, batch_size=10, max_broken=0.1)
-    batches = pipeline.train_batches(load(data).train, data, 0, report=tmp_path / "broken.txt")
+    batches = train_batches(load(data).train, data, 0, report=tmp_path / "broken.txt")
     with pytest.raises(
         ImageError, match=r"3 of 20 training images cannot be read: .*broken\.txt.*data\.max_broken=0\.1"
     ):
@@ -215,7 +215,7 @@ def test_too_many_broken_training_images_are_an_error(tmp_path):
 def test_a_missing_file_counts_as_broken(tmp_path):
     root = make_folder(tmp_path / "photos", train=5, val=1, size=32, classes=4)
     data = config(root, batch_size=10, max_broken=0.0)
-    batches = pipeline.train_batches(load(data).train, data, 0, report=tmp_path / "broken.txt")
+    batches = train_batches(load(data).train, data, 0, report=tmp_path / "broken.txt")
     next(batches)
     next(iter(sorted((root / "train").rglob("*.jpg")))).unlink()
     with pytest.raises(ImageError, match="1 of 20 training images cannot be read"):
@@ -228,7 +228,7 @@ def test_broken_test_images_are_an_error_with_a_list(tmp_path):
     bad = damage(root, "val", 3)
     data = config(root)
     with pytest.raises(ImageError, match="3 of 20 test images cannot be read") as caught:
-        list(pipeline.test_batches(load(data).test, data, 4))
+        list(test_batches(load(data).test, data, 4))
     assert all(key in str(caught.value) for key in bad)
 
 
@@ -241,5 +241,5 @@ def test_a_failing_transform_is_an_error_that_names_the_image(root):
 
     split = dataclasses.replace(load(config(root)).train, transform=wrong)
     with pytest.raises(ZeroDivisionError, match="in a transform") as caught:
-        next(pipeline.train_batches(split, config(root), 0))
+        next(train_batches(split, config(root), 0))
     assert caught.value.__notes__[0].endswith(".jpg.")

@@ -14,8 +14,8 @@ import pytest
 from nfjax.models.data_config import DataConfig
 from tests.helpers import data_run
 from tests.helpers.photos import make_folder
-from train import data as pipeline
 from train.config import Data
+from train.data import load_dataset, train_batches
 from train.data.prefetch import Batches
 
 SHARED = Path("/dev/shm")
@@ -92,7 +92,7 @@ def test_a_killed_worker_is_an_error(trainer):
 def test_close_ends_workers_and_frees_their_memory(root):
     before, children = shared_memory(), set(psutil.Process().children(recursive=True))
     data = Data(name="folder", root=str(root), batch_size=8, image_size=64, workers=1)
-    batches = pipeline.train_batches(pipeline.load(data, DataConfig()).train, data, seed=0)
+    batches = train_batches(load_dataset(data, DataConfig()).train, data, seed=0)
     kept = [next(batches)["image"] for _ in range(4)]
     assert shared_memory() - before
     batches.close()

@@ -195,13 +195,13 @@ def test_files_that_are_no_reassessed_labels(tmp_path):
     for text, message in (("{", "expected real.json"), ("[1]", "a list of lists"), ("[[1000]]", "from 0 to 999")):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
-            real.read(file, [])
+            real.read_labels(file, [])
     file.write_text(json.dumps([[1], []]))
     keys = ["n01440764/ILSVRC2012_val_00000002.JPEG", "ILSVRC2012_val_00000001"]
-    assert real.read(file, keys) == [[], [1]]
+    assert real.read_labels(file, keys) == [[], [1]]
     for key, message in (("cat.jpg", "not named like"), ("ILSVRC2012_val_00000003.JPEG", "images 1 to 2")):
         with pytest.raises(ValueError, match=message):
-            real.read(file, [key])
+            real.read_labels(file, [key])
 
 
 def test_a_table_with_other_columns(tmp_path):

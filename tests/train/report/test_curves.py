@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from train.curves import main
-from train.report.curves import PANELS, POINTS, _draw_panel, draw, load, plot, running_mean, thin
+from train.report.curves import PANELS, POINTS, _draw_panel, draw, load_curves, plot, running_mean, thin
 
 
 def write(folder, lines):
@@ -61,7 +61,7 @@ def axes_of(panel, runs):
 
 def test_curves_are_those_of_the_file(tmp_path):
     lines = list(measured(40))
-    curves = load(write(tmp_path, [*lines, {"step": 41, "loss": None}]))
+    curves = load_curves(write(tmp_path, [*lines, {"step": 41, "loss": None}]))
     steps, loss = curves["loss"]
     assert steps.tolist() == list(range(1, 42))
     assert loss[:-1].tolist() == [2 / step for step in range(1, 41)]
@@ -78,14 +78,14 @@ def test_curves_are_those_of_the_file(tmp_path):
 
 
 def test_logarithms_only_of_what_has_them(tmp_path):
-    curves = load(write(tmp_path, measured(40)))
+    curves = load_curves(write(tmp_path, measured(40)))
     assert axes_of(PANELS[0], {"": curves}).get_yscale() == "log"
     curves["loss"][1][3] = 0.0
     assert axes_of(PANELS[0], {"": curves}).get_yscale() == "linear"
 
 
 def test_several_runs_have_a_colour_each(tmp_path):
-    runs = {name: load(write(tmp_path / name, measured(40, top1))) for name, top1 in (("a", 0.9), ("b", 0.8))}
+    runs = {name: load_curves(write(tmp_path / name, measured(40, top1))) for name, top1 in (("a", 0.9), ("b", 0.8))}
     lines = axes_of(PANELS[1], runs).get_lines()
     assert [line.get_color() for line in lines] == ["C0"] * 4 + ["C1"] * 4
     assert [line.get_linestyle() for line in lines] == ["-", "-", "--", ":"] * 2

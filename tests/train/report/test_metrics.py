@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from train.config import Log
-from train.report.metrics import Metrics, read
+from train.report.metrics import Metrics, read_metrics
 
 QUIET = Log(tensorboard=False)
 
@@ -30,8 +30,8 @@ def test_a_line_has_what_was_measured(tmp_path):
         # Readable while it runs, by any reader of JSON.
         text = (tmp_path / "new" / "metrics.jsonl").read_text()
     assert text == '{"step": 10, "loss": 0.25, "grad_norm": null, "lr": null}\n'
-    assert read(tmp_path / "new") == [json.loads(text)]
-    assert read(tmp_path) == []
+    assert read_metrics(tmp_path / "new") == [json.loads(text)]
+    assert read_metrics(tmp_path) == []
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["metrics.jsonl"]
 
 

@@ -13,7 +13,7 @@ from train import data
 from train.config import Config, Data, Ema, Mesh, Model, Optim
 from train.experiment import build
 from train.machine.mesh import batch_sharding, make_mesh, replicated
-from train.report.summary import _bytes, _flops, describe
+from train.report.summary import _bytes, _flops, overview
 
 MODEL = nfjax.load("test_nfnet", weights=None, num_classes=10)
 COUNT = sum(array.size for array in nfjax.params.split(MODEL)[1].values())
@@ -57,7 +57,7 @@ def summary(config, compiled=None, width=200, **options):
     split = data.Split(IMAGES, None, (64, 48, 1))
     dataset = data.Dataset(split, split, None, MODEL.data_config)
     experiment = build(config, model=MODEL, dataset=dataset)
-    return describe(experiment, Path("runs/x"), compiled=compiled, width=width, **options)
+    return overview(experiment, Path("runs/x"), compiled=compiled, width=width, **options)
 
 
 def test_what_it_says():
