@@ -6,6 +6,7 @@ The same command continues an interrupted run, bit for bit.
 import sys
 from collections.abc import Sequence
 
+from port.messages import exit_status
 from train.machine.huge_pages import use_huge_pages
 
 
@@ -25,16 +26,17 @@ def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
     # The libraries under the loop tell of every step they take.
     logging.set_verbosity(options.verbosity)
     cache.enable()
-    try:
+
+    def train() -> int:
         initialize(options.distributed, options.coordinator, options.num_processes, options.process_id)
         print(run(config, workdir, profile=options.profile))
+        return 0
+
+    try:
+        return exit_status(train)
     except Stopped as stopped:
         print(f"{stopped}; the same command continues from there.")
         return 0 if stopped.signal.name == "SIGTERM" else 130
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":
