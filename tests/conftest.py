@@ -1,18 +1,24 @@
 import os
-import shutil
-import tempfile
 
 import pytest
 
-# What one test has compiled is loaded by the others, and by the processes that tests start. Before jax is imported.
-CACHE = None
+from tests.helpers import programs
+
+# What one test has compiled is loaded by the others, by the processes that tests start, and by later runs. Before jax
+# is imported.
+STORE = FOLDER = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # unlike in the workers of pytest-xdist
-    CACHE = tempfile.mkdtemp(prefix="nfjax-tests-")
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": CACHE, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    STORE = programs.kept()
+    FOLDER = programs.take(STORE)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": str(FOLDER),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # their folder would be a part of each program's name
+    }
     # Tests compile for longer than they compute. The passes over the program itself are as always; the machine code of
     # what is not given to a library is not optimised, which takes half of the time of compiling.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    os.environ["TFDS_DATA_DIR"] = f"{CACHE}/tfds"  # where the digits are prepared
+    os.environ["TFDS_DATA_DIR"] = f"{FOLDER}/tfds"  # where the digits are prepared: anew in each run, in two seconds
 
 import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
@@ -27,8 +33,8 @@ jax.config.update("jax_num_cpu_devices", 2)  # so that a test can tell one from 
 
 
 def pytest_unconfigure():
-    if CACHE:
-        shutil.rmtree(CACHE)
+    if FOLDER:
+        programs.give_back(FOLDER, STORE)
 
 
 @pytest.fixture

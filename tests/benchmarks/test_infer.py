@@ -27,6 +27,7 @@ def test_results(quick, tmp_path, capsys):
     assert "torch.compile is missing" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bfloat16(quick, tmp_path):
     """AMP is what ours is compared with, and a half model too is timed."""
     assert main([*ARGS, "--no-torch-compile", "--dtype", "bfloat16", "--out", str(tmp_path)]) == 0
@@ -40,7 +41,10 @@ def test_bfloat16(quick, tmp_path):
 
 @pytest.mark.parametrize(
     ("dtype", "factor", "message"),
-    [("float32", 1.0001, "more than 1e-05: ours folded 1.0e-04"), ("bfloat16", 1.03, "ours folded")],
+    [
+        ("float32", 1.0001, "more than 1e-05: ours folded 1.0e-04"),
+        pytest.param("bfloat16", 1.03, "ours folded", marks=pytest.mark.slow),
+    ],
 )
 def test_refuses_other_outputs(dtype, factor, message, quick, tmp_path, capsys, monkeypatch):
     class Altered(infer.Task):
@@ -60,6 +64,7 @@ def test_refuses_other_outputs(dtype, factor, message, quick, tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_broken_torch_compile_is_missing(quick, tmp_path, capsys, monkeypatch):
     def broken(model):
         raise RuntimeError("no C++ compiler\nand more")

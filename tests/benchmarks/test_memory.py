@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
+
 from benchmarks import memory
 from benchmarks.__main__ import main
 
 ARGS = ["--what", "memory", "--of", "train", "--models", "test_vit2", "--size", "32", "--batch", "4", "--rounds", "1"]
 
 
+@pytest.mark.slow
 def test_results(tmp_path, capsys):
     assert main([*ARGS, "--no-torch-compile", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("memory-*.json")

@@ -15,6 +15,7 @@ def found(folder):
     return json.loads(path.read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_load(tmp_path, capsys):
     assert main(["--what", "load", "--models", "test_vit2", "--rounds", "1", "--out", str(tmp_path)]) == 0
     first, weights = found(tmp_path)
@@ -60,6 +61,7 @@ def eager(monkeypatch):
 ARGS = ["--what", "compile", "--models", "test_vit2", "--size", "160", "--batch", "2", "--rounds", "1"]
 
 
+@pytest.mark.slow
 def test_compile(eager, tmp_path, capsys):
     assert main([*ARGS, "--out", str(tmp_path)]) == 0
     for row, tolerance in zip(found(tmp_path), (peer.TOLERANCE, compile.LOSS_TOLERANCE), strict=True):

@@ -79,6 +79,7 @@ def test_chunks_are_the_batch(task, right):
     assert train.ways_apart(found[1], right[1], train.port.to_flax(task.state)) < 1e-5
 
 
+@pytest.mark.slow
 def test_bfloat16(quick, tmp_path):
     assert main([*ARGS, "--no-torch-compile", "--dtype", "bfloat16", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("train-*.json")
@@ -86,6 +87,7 @@ def test_bfloat16(quick, tmp_path):
     assert min(row["differences"].values()) > 1e-4  # nothing was left in float32
 
 
+@pytest.mark.slow
 def test_bfloat16_refuses_another_step(monkeypatch):
     """timm's own AMP in the place of ours: as it is, and with another learning rate."""
     task = train.Task(harness.Case("test_vit2", 32, 4, "bfloat16"))
