@@ -89,9 +89,9 @@ def test_the_command_of_the_parity_page(capsys):
     """As it stands there, but for the size."""
     (_, code), *_ = blocks("docs/parity.md")
     line = code.splitlines()[-1].replace("97x113", "33x47")
-    assert line.startswith("python -m port verify ")
-    assert line.endswith(" --size 33x47")
-    assert port.__main__.main(shlex.split(line)[3:]) == 0
+    assert line.startswith("nfjax verify ")
+    assert line.endswith(" --img-size 33x47")
+    assert port.__main__.main(shlex.split(line)[1:]) == 0
     assert "33x47 float64" in capsys.readouterr().out
 
 
