@@ -1,7 +1,4 @@
-"""Average checkpoints of a run into one model, and write it as a folder that timm and nfjax load.
-
-What is averaged are the weights to evaluate, in float64: moving averages where the run has them.
-"""
+"""Average checkpoints of a run, the weights to evaluate, in float64, into a folder that timm and nfjax load."""
 
 import sys
 from collections.abc import Sequence
@@ -11,13 +8,11 @@ from port.commands import Parser
 from port.messages import exit_status
 
 EXAMPLES = """examples:
-  %(prog)s RUN                         all the checkpoints that there are
-  %(prog)s RUN --best 3 --output DIR   those with the best checkpoint.metric
-  %(prog)s RUN --steps 1000 2000"""
+  %(prog)s RUN                     all checkpoints; others: --last 3, --steps 1000 2000
+  %(prog)s RUN --best 3 -o DIR     those with the best checkpoint.metric"""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m train.average") -> int:
-    """Run the command."""
     parser = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
     options(parser)
     args = parser.parse_args(argv)
@@ -25,8 +20,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m train.average
     def average() -> int:
         from train.checkpoints.averages import run
 
-        out = args.output or args.run / "average"
-        return run(args.run, out, last=args.last, best=args.best, steps=args.steps)
+        return run(args.run, args.output or args.run / "average", last=args.last, best=args.best, steps=args.steps)
 
     return exit_status(average, extra="train")
 
@@ -34,8 +28,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m train.average
 def options(parser: Parser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the --workdir of the run")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--last", type=int, metavar="N", help="the newest N")
-    which.add_argument("--best", type=int, metavar="N", help="the best N")
+    for kind, meaning in {"last": "the newest N", "best": "the best N"}.items():
+        which.add_argument(f"--{kind}", type=int, metavar="N", help=meaning)
     which.add_argument("--steps", type=int, nargs="+", metavar="STEP", help="these")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder to write; by default RUN/average")
     parser.hidden("--out", instead_of="--output")

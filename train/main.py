@@ -1,7 +1,4 @@
-"""Train a model: `nfjax train --config=digits [--workdir=DIR] [--config.FIELD=VALUE]`.
-
-The same command continues an interrupted run, bit for bit.
-"""
+"""`nfjax train --config=digits [--workdir=DIR] [--config.FIELD=VALUE]`; the same command continues a run, bit for bit."""
 
 import sys
 from collections.abc import Sequence
@@ -23,8 +20,7 @@ def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
     from train.loop import Stopped, run
     from train.machine.processes import initialize
 
-    # The libraries under the loop tell of every step they take.
-    logging.set_verbosity(options.verbosity)
+    logging.set_verbosity(options.verbosity)  # the libraries under the loop tell of every step they take
     cache.enable()
 
     def train() -> int:
@@ -33,7 +29,7 @@ def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
         return 0
 
     try:
-        return exit_status(train)
+        return exit_status(train, extra="train")
     except Stopped as stopped:
         print(f"{stopped}; the same command continues from there.")
         return 0 if stopped.signal.name == "SIGTERM" else 130
