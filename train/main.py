@@ -1,4 +1,4 @@
-"""`nfjax train --config=digits [--workdir=DIR] [--config.FIELD=VALUE]`; the same command continues a run, bit for bit."""
+"""`nfjax train --config=digits [--workdir=DIR] [--config.FIELD=VALUE]`; repeated, it continues the run, bit for bit."""
 
 import sys
 from collections.abc import Sequence
