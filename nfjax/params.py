@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+Value = jax.Array | np.ndarray  # of a parameter; numpy's where a program is exported with its weights inside
+
 
 class Initializer(Protocol):
     """Draws a float32 array; a frozen dataclass, so that equal architectures have equal graph definitions."""

@@ -8,16 +8,17 @@ from jaxtyping import Array, Float
 from nfjax.fast.backend import backend
 from nfjax.fast.operation import operation
 from nfjax.fast.rows import spread_rows
+from nfjax.params import Value
 
 
 @operation
-def matmul(x: Float[Array, "*axes channels"], kernel: Float[Array, "channels out"]) -> Float[Array, "*axes out"]:
+def matmul(x: Float[Array, "*axes channels"], kernel: Float[Value, "channels out"]) -> Float[Array, "*axes out"]:
     """`x @ kernel`, of the last axis of `x`."""
     return x @ kernel
 
 
 @matmul.faster
-def _matmul(x: Float[Array, "*axes channels"], kernel: Float[Array, "channels out"]) -> Float[Array, "*axes out"]:
+def _matmul(x: Float[Array, "*axes channels"], kernel: Float[Value, "channels out"]) -> Float[Array, "*axes out"]:
     if backend() != "cpu":
         return x @ kernel
     # As a product of matrices: for the kernel's gradient, a sum over several axes of x, XLA's CPU backend would write
@@ -26,24 +27,24 @@ def _matmul(x: Float[Array, "*axes channels"], kernel: Float[Array, "channels ou
 
 
 @operation
-def add_bias(y: Float[Array, "*axes channels"], bias: Float[Array, " channels"]) -> Float[Array, "*axes channels"]:
+def add_bias(y: Float[Array, "*axes channels"], bias: Float[Value, " channels"]) -> Float[Array, "*axes channels"]:
     """`y + bias` in the dtype of `y`."""
     return y + bias.astype(y.dtype)
 
 
 @add_bias.faster
-def _add_bias(y: Float[Array, "*axes channels"], bias: Float[Array, " channels"]) -> Float[Array, "*axes channels"]:
+def _add_bias(y: Float[Array, "*axes channels"], bias: Float[Value, " channels"]) -> Float[Array, "*axes channels"]:
     return y + spread_rows(bias, y)
 
 
 @operation
-def scale(x: Float[Array, "*axes channels"], factor: Float[Array, "..."]) -> Float[Array, "*axes channels"]:
+def scale(x: Float[Array, "*axes channels"], factor: Float[Value, "..."]) -> Float[Array, "*axes channels"]:
     """`x * factor` in the dtype of `x`; the factor has one axis, that of the channels, or as many as `x`."""
     return x * factor.astype(x.dtype)
 
 
 @scale.faster
-def _scale(x: Float[Array, "*axes channels"], factor: Float[Array, "..."]) -> Float[Array, "*axes channels"]:
+def _scale(x: Float[Array, "*axes channels"], factor: Float[Value, "..."]) -> Float[Array, "*axes channels"]:
     if factor.ndim == 1:
         return x * spread_rows(factor, x)
     # Repeated before it is cast: its gradient is summed in its own dtype.

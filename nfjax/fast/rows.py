@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from nfjax.fast.backend import backend
 from nfjax.fast.operation import operation
+from nfjax.params import Value
 
 SUM_PARTS = 16  # that `sum_rows_of` adds up elementwise first
 
@@ -45,7 +46,7 @@ def _sum_rows_of(function: Callable[[Array], Array], x: Float[Array, "*axes chan
 
 
 @operation
-def spread_rows(x: Float[Array, " channels"], like: Float[Array, "*axes channels"]) -> Float[Array, "*axes channels"]:
+def spread_rows(x: Float[Value, " channels"], like: Float[Array, "*axes channels"]) -> Float[Array, "*axes channels"]:
     """`x`, repeated along all axes of `like` but the last, in its dtype.
 
     The gradient is `sum_rows`, in the dtype of `x`: that of a float32 parameter is not summed in half precision.
@@ -54,7 +55,7 @@ def spread_rows(x: Float[Array, " channels"], like: Float[Array, "*axes channels
 
 
 @spread_rows.faster
-def _spread_rows(x: Float[Array, " channels"], like: Float[Array, "*axes channels"]) -> Float[Array, "*axes channels"]:
+def _spread_rows(x: Float[Value, " channels"], like: Float[Array, "*axes channels"]) -> Float[Array, "*axes channels"]:
     if not _as_products(x):
         return spread_rows.plain(x, like)
     ones = jnp.ones((math.prod(like.shape[:-1]), 1), x.dtype)  # two axes: of more the gradient is transposed first
@@ -66,5 +67,5 @@ def _sum_matrix(rows: Float[Array, "rows channels"]) -> Float[Array, " channels"
     return jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST)[0]
 
 
-def _as_products(x: Array) -> bool:
+def _as_products(x: Value) -> bool:
     return backend() == "cpu" and x.dtype in (jnp.float32, jnp.float64)

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from nfjax.fast.operation import operation
+from nfjax.params import Value
 
 CHANNELS = 64  # in a group, from which on the products are large enough to pay for the transforms
 # Rows of B' make the 4x4 tile, those of G the kernel, those of A' the 2x2 outputs; UNTAPS undoes G.
@@ -31,7 +32,7 @@ Bias = Float[Array, " out_channels"]
 class WinogradConv(nnx.Module):
     """A 3x3 convolution with stride 1 and symmetric padding, whose kernel has been transformed."""
 
-    def __init__(self, kernel: Float[Array, "3 3 fan_in out_channels"], bias: Bias, groups: int):
+    def __init__(self, kernel: Float[Value, "3 3 fan_in out_channels"], bias: Bias, groups: int):
         fan_in, out = kernel.shape[2:]
         grouped = kernel.reshape(3, 3, fan_in, groups, out // groups)
         tiles = jnp.einsum("ia,jb,abcgo->ijgco", TAPS, TAPS, grouped).reshape(16, groups, fan_in, out // groups)

@@ -7,10 +7,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from nfjax.fast import add_bias, matmul
+from nfjax.params import Value
 
 Padding = Literal["symmetric", "same", "valid"]
 Images = Float[Array, "batch height width in_channels"]
-Kernel = Float[Array, "kernel_height kernel_width fan_in out_channels"]
+Kernel = Float[Value, "kernel_height kernel_width fan_in out_channels"]
 
 # XLA runs a grouped convolution (`feature_group_count`) slowly on CPU (measured: 4x forward, up to 400x in
 # the weight gradient) and all-gathers the batch when it is sharded. So groups become separate dense
@@ -22,7 +23,7 @@ MAX_CONVOLUTIONS = 8
 def conv2d(
     x: Images,
     kernel: Kernel,
-    bias: Float[Array, " out_channels"] | None = None,
+    bias: Float[Value, " out_channels"] | None = None,
     *,
     stride: int = 1,
     dilation: int = 1,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfjax.fast import add_bias, in_parts, matmul, normalize, scale, standardize
 from nfjax.nn.conv import Padding, conv2d
-from nfjax.params import Normal, Uniform, ones, param, zeros
+from nfjax.params import Normal, Uniform, Value, ones, param, zeros
 
 Maps = Float[Array, "batch height width channels"]
 Tokens = Float[Array, "*axes channels"]  # of any number of axes
@@ -46,7 +46,7 @@ class Conv(nnx.Module):
         self.kernel = param(shape, Normal(fan_in**-0.5))  # kaiming normal, fan_in, linear
         self.bias = param((out_channels,), zeros)
 
-    def weight(self) -> Float[Array, "k k fan_in out_channels"]:
+    def weight(self) -> Float[Value, "k k fan_in out_channels"]:
         """The kernel that the convolution applies."""
         return self.kernel[...]
 
@@ -88,7 +88,7 @@ class ScaledStdConv(Conv):
         self.scale = gamma * (in_channels // self.groups * kernel_size**2) ** -0.5
         self.gain = param((out_channels,), zeros if zero_gain else ones)
 
-    def weight(self) -> Float[Array, "k k fan_in out_channels"]:
+    def weight(self) -> Float[Value, "k k fan_in out_channels"]:
         kernel = self.kernel[...]
         kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
         return standardize(kernel, self.gain[...] * self.scale, self.eps)

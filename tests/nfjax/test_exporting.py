@@ -307,7 +307,7 @@ def test_what_cannot_be_exported(nfnet, tmp_path, monkeypatch, x64):
     vit = nfjax.load("vit_tiny_patch16_224", weights=None, img_size=64, depth=1)
     with pytest.raises(ValueError, match=r"loaded for 64x64.*img_size=\(96, 96\)"):
         nfjax.export(vit, tmp_path / "a.zip", img_size=96)
-    monkeypatch.setattr(sys.modules["nfjax.export"], "MAX_INSIDE", 1000)  # nfjax.export itself is the function
+    monkeypatch.setattr(sys.modules["nfjax.exporting"], "MAX_INSIDE", 1000)  # nfjax.export itself is the function
     with pytest.raises(ValueError, match=r"do not fit .* weights='beside'"):
         nfjax.export(nfnet, tmp_path / "a.zip")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
