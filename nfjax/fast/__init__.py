@@ -1,7 +1,7 @@
 """The operations that are written differently for the sake of one backend's speed or memory.
 
-Each is a formula and, below it, its faster form (`nfjax.fast.operation`). Formulas elsewhere call them by name; none asks
-what it runs on.
+Each is a formula and, below it, its faster form (`nfjax.fast.operation`). Formulas elsewhere call them by name, and do
+not ask what they run on.
 """
 
 from nfjax.fast.activations import gelu, silu

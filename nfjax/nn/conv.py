@@ -1,6 +1,6 @@
 """The one convolution of the project: padding, grouping and the 1x1 case are decided here and nowhere else."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import jax.numpy as jnp
 from jax import lax
@@ -70,7 +70,7 @@ def _dense(x: Images, kernel: Kernel, stride: int, dilation: int, padding: Paddi
         pads = [(p, p) for p in (((stride - 1) + dilation * (k - 1)) // 2 for k in (height, width))]
     return lax.conv_general_dilated(
         x,
-        kernel,
+        cast(Array, kernel),  # it takes numpy's too
         window_strides=(stride, stride),
         padding=pads,
         rhs_dilation=(dilation, dilation),
