@@ -5,6 +5,7 @@ For a Python that has no small build of torch. Nothing loads it by itself: elsew
 
 import importlib.util
 import re
+import subprocess
 
 import pytest
 
@@ -31,7 +32,10 @@ def pytest_make_collect_report(collector):
 def pytest_runtest_makereport(item, call):
     report = yield
     error = call.excinfo.value if call.excinfo else None
-    return _skipped(report, str(error) if isinstance(error, ImportError) else "", *item.location[:2])
+    text = str(error) if isinstance(error, ImportError) else ""
+    if isinstance(error, subprocess.CalledProcessError):  # of the process that a test has started
+        text = report.capstderr
+    return _skipped(report, text, *item.location[:2])
 
 
 def _skipped(report, text, path, line):

@@ -6,6 +6,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from replay import posterize
 
 from nfjax.augment import ops
 from nfjax.augment.ops import OPS, TRIVIAL_OPS
@@ -59,6 +60,7 @@ def of_timm(name, magnitude, image, chance, resample):
     op = auto_augment.AugmentOp(name, 1.0, magnitude, hparams)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(auto_augment, "random", Fixed(chance))
+        patch.setattr(ImageOps, "posterize", posterize)
         return op(image)
 
 
