@@ -54,9 +54,7 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
 def hub_config(model: ImageModel) -> dict[str, Any]:
     """The config.json of a model, in timm's layout (`timm.models.save_for_hf`)."""
     data = dataclasses.replace(
-        model.data_config,
-        num_classes=model.num_classes,
-        input_size=(model.in_chans, *model.data_config.input_size[1:]),
+        model.data_config, num_classes=model.num_classes, input_size=(model.in_chans, *model.data_config.input_size[1:])
     )
     if data.test_input_size is not None:
         data = dataclasses.replace(data, test_input_size=(model.in_chans, *data.test_input_size[1:]))

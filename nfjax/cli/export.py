@@ -25,11 +25,7 @@ def run(args: argparse.Namespace) -> int:
     img_size = img_size_of(args)
     cache.enable()
     model = nfjax.load(
-        one_model(args),
-        weights=args.weights,
-        num_classes=args.num_classes,
-        img_size=img_size,
-        dtype=args.dtype,
+        one_model(args), weights=args.weights, num_classes=args.num_classes, img_size=img_size, dtype=args.dtype
     )
     output = Path(f"{model.name}{SUFFIX[args.format]}") if args.output is None else args.output
     with jax.default_matmul_precision(args.precision):

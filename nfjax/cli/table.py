@@ -12,9 +12,7 @@ COMMANDS = {
         options="nfjax.cli.options:models",
     ),
     "info": Command(
-        "everything that is known about a model",
-        "nfjax.cli.models:info",
-        options="nfjax.cli.options:info",
+        "everything that is known about a model", "nfjax.cli.models:info", options="nfjax.cli.options:info"
     ),
     "classify": Command(
         "the most probable classes of images",
@@ -41,10 +39,7 @@ COMMANDS = {
         extra="export",
     ),
     "train": Command(
-        "train a model, or go on with a run",
-        "train.main:main",
-        completes="train.cli.completion:options",
-        extra="train",
+        "train a model, or go on with a run", "train.main:main", completes="train.cli.completion:options", extra="train"
     ),
     "evaluate": Command(
         "accuracy of models on images",
@@ -59,16 +54,10 @@ COMMANDS = {
         extra="train",
     ),
     "curves": Command(
-        "curves of runs as a picture",
-        "train.curves:main",
-        completes="train.curves:options",
-        extra="train",
+        "curves of runs as a picture", "train.curves:main", completes="train.curves:options", extra="train"
     ),
     "inspect": Command(
-        "look through a data set",
-        "train.data.__main__:inspect",
-        completes="train.data.__main__:options",
-        extra="train",
+        "look through a data set", "train.data.__main__:inspect", completes="train.data.__main__:options", extra="train"
     ),
     "verify-training": Command(
         "compare training with timm's",
@@ -77,15 +66,10 @@ COMMANDS = {
         extra="dev",
     ),
     "convert": Command(
-        "weights of timm to Flax parameters, and back",
-        "port.__main__:convert",
-        options="port.__main__:convert_options",
+        "weights of timm to Flax parameters, and back", "port.__main__:convert", options="port.__main__:convert_options"
     ),
     "verify": Command(
-        "compare models with timm",
-        "port.__main__:verify",
-        options="port.__main__:verify_options",
-        extra="dev",
+        "compare models with timm", "port.__main__:verify", options="port.__main__:verify_options", extra="dev"
     ),
     "completion": Command(
         "what the shell needs to complete commands",

@@ -155,14 +155,7 @@ class DiffAttention(Differential):
     """Differential multi-head self-attention with its projections ([2]; timm `DiffAttention`)."""
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        qkv_bias: bool,
-        depth: int,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
+        self, dim: int, num_heads: int, *, qkv_bias: bool, depth: int, attn_drop: float = 0.0, proj_drop: float = 0.0
     ):
         super().__init__(dim // num_heads, depth=depth, attn_drop=attn_drop)
         self.proj_drop = proj_drop
