@@ -65,19 +65,16 @@ def enable() -> Path | None:
 def _stamps() -> bool:
     """Whether the jax that is installed has the names above. Of another one nothing is removed: it may need it."""
     try:
-        from jax._src import lru_cache
+        from jax._src.lru_cache import _ATIME_SUFFIX, _CACHE_SUFFIX
     except ImportError:
         return False
-    names = [getattr(lru_cache, name, None) for name in ("_CACHE_SUFFIX", "_ATIME_SUFFIX")]
-    return names == [ENTRY, STAMP]
+    return (_CACHE_SUFFIX, _ATIME_SUFFIX) == (ENTRY, STAMP)
 
 
 def _prepare(folder: Path, stamped: bool) -> None:
     """Make the folder, for this user alone since programs in it will be run, and remove what was cut off in it.
 
-    Args:
-        folder: of the cache.
-        stamped: every entry that is complete has a stamp; jax writes none where the cache has no maximal size.
+    Where entries are `stamped`, a complete one has a stamp; jax writes none where the cache has no maximal size.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with filelock.FileLock(folder / LOCK, timeout=PATIENCE):

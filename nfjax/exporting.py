@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+import nfjax
 from nfjax.fast.backend import traced_for
 from nfjax.infer import fold
-from nfjax.models.base import ImageModel, sides
+from nfjax.models.base import ImageModel, Size, sides
 from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge, split
 from nfjax.serving import CONFIG, FORMAT, PROGRAM, VERSION
@@ -57,18 +58,14 @@ def export(
     Args:
         model: any model, also one with `features_only=True` or without a classifier; float32 or half precision.
         path: the file to write, `.zip` or `.mlir` by format. It is replaced atomically.
-        weights: "inside", as constants of the program; or "beside", as a file
-            `path` with the suffix .safetensors, `{path: float32 array}` of the folded model.
+        weights: "inside", as constants of the program; or "beside", as a file `path` with the suffix .safetensors,
+            `{path: float32 array}` of the folded model.
         platforms: some of "cpu", "cuda", "tpu" and "rocm"; None for the first three in a zip, for "cpu" in a text.
         img_size: height and width of the images, in pixels; None for the model's own.
         batch: a fixed number of images; None for any.
-        dynamic_size: let height and width be any multiple of the model's output stride (32). Convolutional
-            models only.
+        dynamic_size: let height and width be any multiple of the output stride (32). Convolutional models only.
         uint8: take RGB from 0 to 255, and normalise it in the program.
         format: "zip", or "stablehlo-text" for the program as MLIR text for other compilers.
-
-    Returns:
-        The path.
 
     Raises:
         ValueError: a model or an option that cannot be exported; it says why.
@@ -99,14 +96,12 @@ def export(
     def call(params: Mapping[str, Any], x: jax.Array) -> Any:
         return merge(graphdef, params)(prepare(x))
 
-    arguments: tuple[Any, ...] = (images,)
-    if weights == "beside":
-        arguments = ({name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in params.items()}, images)
-    with _portable():
-        function = jax.jit(call if weights == "beside" else lambda x: call(params, x))
-        program = jax_export.export(function, platforms=platforms)(*arguments)
-
     beside = path.with_suffix(".safetensors") if weights == "beside" else None
+    function = jax.jit((lambda x: call(params, x)) if beside is None else call)
+    shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in params.items()}
+    with _portable():
+        program = jax_export.export(function, platforms=platforms)(*([] if beside is None else [shapes]), images)
+
     if beside is not None:
         write_safetensors(params, beside, format=FORMAT)
     if format == "stablehlo-text":
@@ -130,7 +125,7 @@ def export(
 
 
 def _images(
-    model: ImageModel, img_size: int | tuple[int, int] | None, batch: int | None, dynamic_size: bool, uint8: bool
+    model: ImageModel, img_size: int | Size | None, batch: int | None, dynamic_size: bool, uint8: bool
 ) -> jax.ShapeDtypeStruct:
     """Shape and dtype of the program's input; "b", "h" and "w" are symbols."""
     if batch is not None and batch < 1:
@@ -157,26 +152,19 @@ def _normalisation(model: ImageModel) -> Callable[[jax.Array], jax.Array]:
 def _config(model: ImageModel, program: Any, images: jax.ShapeDtypeStruct, uint8: bool) -> dict[str, Any]:
     """What a server must know: what goes in, what comes out, and what it means."""
     data = model.data_config
-    # Not at the top: the package imports this file to build its namespace, in which the version is.
-    from nfjax import __version__
-
     return {
         "format": FORMAT,
         "version": VERSION,
         "name": model.name,
         "input": _array(images) | {"layout": "NHWC", "normalised": not uint8},
         "outputs": [_array(output) for output in program.out_avals],
-        "mean": data.mean,
-        "std": data.std,
-        "interpolation": data.interpolation,
-        "crop_pct": data.crop_pct,
-        "crop_mode": data.crop_mode,
+        **{field: getattr(data, field) for field in ("mean", "std", "interpolation", "crop_pct", "crop_mode")},
         "num_classes": model.num_classes,
         "label_names": data.label_names,
         "license": data.license,
         "compute_dtype": str(model.dtype),
         "platforms": program.platforms,
-        "versions": {"nfjax": __version__, "jax": jax.__version__},
+        "versions": {"nfjax": nfjax.__version__, "jax": jax.__version__},
     }
 
 
@@ -188,14 +176,11 @@ def _array(aval: Any) -> dict[str, Any]:
 def _portable() -> Iterator[None]:
     """Trace for other machines than this one, and without the names of its folders."""
     # Of each operation the program keeps the line that made it, in nfjax, but not who called that.
-    options = {
-        "jax_hlo_source_file_canonicalization_regex": r".*[/\\]",
-        "jax_include_full_tracebacks_in_locations": False,
-    }
-    before = {option: getattr(jax.config, option) for option in options}
+    regex, tracebacks = "jax_hlo_source_file_canonicalization_regex", "jax_include_full_tracebacks_in_locations"
+    before = {option: getattr(jax.config, option) for option in (regex, tracebacks)}
     try:
-        for option, value in options.items():
-            jax.config.update(option, value)
+        jax.config.update(regex, r".*[/\\]")
+        jax.config.update(tracebacks, False)
         with traced_for("any"):
             yield
     finally:

@@ -24,12 +24,8 @@ CLASS_COUNTS = (*_SUBSETS, _FOCALNET)
 def synsets(num_classes: int) -> tuple[str, ...]:
     """WordNet ids of the classes of an ImageNet subset, e.g. "n01440764", in the order of a model's logits.
 
-    Args:
-        num_classes: 1000 (ImageNet-1k), 11221 (21k by MIIL), 11821 (12k by timm), 21841 (22k, fall 2011), 21842 (22k by
-            Microsoft's FocalNet) or 21843 (21k by Google).
-
-    Raises:
-        ValueError: no such subset.
+    Subsets are known by their size: 1000 (ImageNet-1k), 11221 (21k by MIIL), 11821 (12k by timm), 21841 (22k, fall
+    2011), 21842 (22k by Microsoft's FocalNet) and 21843 (21k by Google); of another one it is a ValueError.
     """
     if num_classes == _FOCALNET:
         first = synsets(1000)
@@ -41,15 +37,9 @@ def synsets(num_classes: int) -> tuple[str, ...]:
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
-    """Names of the classes of an ImageNet subset, in the order of a model's logits: WordNet's lemmas.
+    """Names of the classes of an ImageNet subset, as `synsets` knows them: WordNet's lemmas.
 
-    Example: `nfjax.class_names(1000)[0]` is "tench, Tinca tinca".
-
-    Args:
-        num_classes: as for `synsets`.
-
-    Raises:
-        ValueError: no such subset.
+    In the order of a model's logits: `nfjax.class_names(1000)[0]` is "tench, Tinca tinca".
     """
     table = _table()
     return tuple(table[synset][1] for synset in synsets(num_classes))
@@ -95,9 +85,7 @@ def top_k(
     if k < 1:
         raise ValueError(f"k={k}; expected at least 1.")
     config = DataConfig(num_classes=logits.shape[1]) if model_or_data_config is None else model_or_data_config
-    names = label_names(config)
-    if names is None:
-        names = tuple(map(str, range(logits.shape[1])))
+    names = label_names(config) or tuple(map(str, range(logits.shape[1])))
     if len(names) != logits.shape[1]:
         raise ValueError(
             f"logits for {logits.shape[1]} classes, but {len(names)} label names; pass those of the model."

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -13,15 +12,13 @@ LINES = 10.0  # seconds between lines where there is no terminal
 
 
 class Meter:
-    """Images done, images per second and the time that is left; process 0 shows it.
-
-    Use it as a context manager.
+    """A context manager that shows, in process 0, images done, images per second and the time that is left.
 
     Args:
         name: of the work.
         total: images.
         start: images done before.
-        console: where to; standard error unless given.
+        console: standard error unless given.
         clock: seconds from any origin.
     """
 
@@ -50,9 +47,7 @@ class Meter:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Any:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -80,13 +75,8 @@ class Meter:
 
 def bar(console: Console, width: int | None = 40, **options: Any) -> Progress:
     """A bar with a name before it, and behind it how much is done and a note: the field `note` of its tasks."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(width),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns, console=console, **options)
+    before, behind = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    return Progress(before, BarColumn(width), MofNCompleteColumn(), behind, console=console, **options)
 
 
 def duration(seconds: float) -> str:

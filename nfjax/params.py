@@ -111,10 +111,7 @@ def fill(variables: Mapping[str, nnx.Param], values: Mapping[str, Any], dtype: A
     The model owns what it gets: later changes of the given arrays, or of a file they are views of, do not reach
     it. Shapes are not checked here: `port.check_strict` does, in timm's names.
 
-    Args:
-        variables: of the model to change, from `named_params`.
-        values: arrays by parameter path.
-        dtype: of the parameters; None for each array's own.
+    `variables` are those of the model to change, from `named_params`; `dtype` is None for each array's own.
     """
 
     def transfer(value: Any) -> jax.Array:
@@ -135,15 +132,10 @@ def fill(variables: Mapping[str, nnx.Param], values: Mapping[str, Any], dtype: A
 
 
 def initialize(variables: Mapping[str, nnx.Param], seed: int = 0, dtype: Any = jnp.float32) -> None:
-    """Draw every parameter that has no value yet.
+    """Draw every parameter of `variables`, a model's `named_params`, that has no value yet.
 
     Each parameter has its own stream, from the seed and its path: the values depend on neither the order of
     the layers, nor the backend, nor the number of devices.
-
-    Args:
-        variables: of the model to change, from `named_params`.
-        seed: of all the streams.
-        dtype: of the parameters.
     """
     values = {}
     for path, var in variables.items():

@@ -17,14 +17,8 @@ from nfjax.models.registry import find
 class Published:
     """timm's validation of one set of weights on ImageNet-1k's 50,000 images, in percent.
 
-    Attributes:
-        img_size: side of the images in pixels.
-        crop_pct: share of the resized image that the crop keeps.
-        interpolation: of the resizing.
-        top1: images whose label is the most probable class.
-        top5: images whose label is among the five most probable classes.
-        real_top1: as `top1`, by the reassessed labels (arXiv 2006.07159).
-        real_top5: as `top5`, by the reassessed labels.
+    `img_size` is the side of the images in pixels, `crop_pct` the share of the resized image that the crop keeps;
+    `real_top1` and `real_top5` are by the reassessed labels (arXiv 2006.07159).
     """
 
     img_size: int

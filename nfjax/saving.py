@@ -34,12 +34,8 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
     timm reads it as `timm.create_model("local-dir:PATH", pretrained=True)`, nfjax as
     `nfjax.load("local-dir:PATH")`. Files that are there already are replaced, each atomically.
 
-    Args:
-        model: any model with all its layers; not one loaded with `features_only=True`.
-        path: the folder, made if need be.
-
-    Returns:
-        The folder.
+    Raises:
+        ValueError: for a folded model, or one loaded with `features_only=True`, which lacks layers.
     """
     if model.out_indices is not None:
         raise ValueError("a features_only model has lost its classifier; save the model it came from.")

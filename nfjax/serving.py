@@ -31,9 +31,8 @@ class ExportedModel:
 
     A batch size that was not seen before is compiled at its first call, so serve with few different ones.
 
-    Attributes:
-        config: what the file says about itself: `name`, `input`, `outputs`, `mean`, `std`, `num_classes`,
-            `label_names`, `platforms`, versions and checksums.
+    `config` is what the file says about itself: `name`, `input`, `outputs`, `mean`, `std`, `num_classes`,
+    `label_names`, `platforms`, versions and checksums.
     """
 
     def __init__(self, config: Mapping[str, Any], program: Any, params: Mapping[str, np.ndarray] | None):

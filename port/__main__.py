@@ -20,12 +20,15 @@ from port.commands import Command, Parser, dispatch, pixels, weights
 if TYPE_CHECKING:
     from port.files import State
 
+
+def _row(help: str, name: str, extra: str = "") -> Command:
+    return Command(help, f"port.__main__:{name}", f"port.__main__:{name}_options", extra=extra)
+
+
 COMMANDS = {
-    "convert": Command(
-        "weights of timm to Flax parameters, and back", "port.__main__:convert", "port.__main__:convert_options"
-    ),
-    "export": Command("the older name of convert --to timm", "port.__main__:export", "port.__main__:export_options"),
-    "verify": Command("compare models with timm", "port.__main__:verify", "port.__main__:verify_options", "dev"),
+    "convert": _row("weights of timm to Flax parameters, and back", "convert"),
+    "export": _row("the older name of convert --to timm", "export"),
+    "verify": _row("compare models with timm", "verify", "dev"),
 }
 
 
@@ -45,9 +48,8 @@ def convert_options(parser: Parser) -> None:
   %(prog)s flax.safetensors timm.safetensors --to timm
   %(prog)s checkpoint.pth.tar my_nfnet --model nfnet_l0"""
     _source_and_dest(parser)
-    parser.add_argument(
-        "--to", choices=("flax", "timm"), help="default: flax for a file that ends in .safetensors, timm for a folder"
-    )
+    default = "default: flax for a file that ends in .safetensors, timm for a folder"
+    parser.add_argument("--to", choices=("flax", "timm"), help=default)
 
 
 def export_options(parser: Parser) -> None:
@@ -60,47 +62,36 @@ def export_options(parser: Parser) -> None:
 
 
 def _source_and_dest(parser: Parser) -> None:
-    parser.add_argument(
-        "source", metavar="SOURCE", help="weights file or folder, or hf-hub:organisation/name[@revision]"
-    )
-    parser.add_argument("dest", type=Path, metavar="DEST", help="file to write, or with --model a folder")
-    parser.add_argument("--model", metavar="NAME", help="require that the weights are exactly those of this model")
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="weights file or folder, or hf-hub:organisation/name[@revision]")
+    add("dest", type=Path, metavar="DEST", help="file to write, or with --model a folder")
+    add("--model", metavar="NAME", help="require that the weights are exactly those of this model")
 
 
 def verify_options(parser: Parser) -> None:
     parser.description = "Compare models with timm, stage by stage (needs torch and timm)."
     parser.epilog = "example:\n  %(prog)s 'eca*' test_nfnet --x64 --img-size 97x113"
-    parser.add_argument("names", nargs="*", metavar="NAME", help="model names or patterns, e.g. 'eca*'")
-    parser.add_argument("--model", nargs="+", action="extend", default=[], metavar="NAME", help="the same")
-    parser.add_argument("--all", action="store_true", help="every model of the registry")
-    parser.add_argument(
-        "--weights", type=weights, metavar="FILE", help="for both libraries; none for random ones (default)"
-    )
-    parser.add_argument("--x64", action="store_true", help="float64 too, and gradients at every size")
-    parser.add_argument(
-        "--img-size",
-        action="append",
-        type=pixels,
-        metavar="HxW",
-        help="input size, repeatable (default: the model's own and an odd one)",
-    )
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="model names or patterns, e.g. 'eca*'")
+    add("--model", nargs="+", action="extend", default=[], metavar="NAME", help="the same")
+    add("--all", action="store_true", help="every model of the registry")
+    add("--weights", type=weights, metavar="FILE", help="for both libraries; none for random ones (default)")
+    add("--x64", action="store_true", help="float64 too, and gradients at every size")
+    sizes = "input size, repeatable (default: the model's own and an odd one)"
+    add("--img-size", action="append", type=pixels, metavar="HxW", help=sizes)
     parser.hidden("--size", instead_of="--img-size")
-    parser.add_argument("--depth", type=int, help="cut transformers to this many blocks, in both libraries")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights and images")
+    add("--depth", type=int, help="cut transformers to this many blocks, in both libraries")
+    add("--seed", type=int, default=0, help="of the random weights and images")
 
 
 def convert(args: argparse.Namespace) -> int:
     """Write weights as Flax parameters or with timm's names."""
-    folder = args.dest.suffix != ".safetensors"
-    if folder and args.to == "flax":
-        raise ValueError(
-            f"{args.dest}: expected a file name ending in .safetensors (a folder is what --to timm makes)."
-        )
-    if folder and args.model is None:
-        raise ValueError(
-            f"{args.dest}: expected a file name ending in .safetensors, or --model NAME to make a folder of that model."
-        )
-    if folder:
+    if args.dest.suffix != ".safetensors":  # a folder
+        expected = f"{args.dest}: expected a file name ending in .safetensors"
+        if args.to == "flax":
+            raise ValueError(f"{expected} (a folder is what --to timm makes).")
+        if args.model is None:
+            raise ValueError(f"{expected}, or --model NAME to make a folder of that model.")
         return export(args)
     from port import to_flax, write_safetensors
     from port.files import FLAX_METADATA
@@ -158,9 +149,7 @@ def _read(source: str) -> "State":
     from port import hub, read_weights
 
     scheme, colon, rest = source.partition(":")
-    if colon and scheme in ("hf-hub", "hf_hub"):
-        return read_weights(hub.fetch_weights(rest))
-    return read_weights(source)
+    return read_weights(hub.fetch_weights(rest) if colon and scheme in ("hf-hub", "hf_hub") else source)
 
 
 def _model(name: str, state: "State") -> Any:

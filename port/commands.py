@@ -10,15 +10,14 @@ from port.messages import MISTAKE, did_you_mean, exit_status
 
 
 class Command(NamedTuple):
-    """A row.
+    """A row; functions are written "module:function".
 
     Attributes:
         help: one line.
-        run: "module:function". With `options` it is called with the parsed arguments, else with a list of arguments
-            and the words that the command was called by. It returns the exit status.
-        options: "module:function", called with a `Parser` to fill. Its module imports nothing that takes long.
-        completes: "module:function", called with a `Parser` to fill, of a command without `options`: what a shell
-            completes.
+        run: called with the parsed arguments if there are `options`, else with the list of arguments and the words
+            that the command was called by. It returns the exit status.
+        options: fills a `Parser`. Its module imports nothing that takes long.
+        completes: fills a `Parser` with what a shell completes, for a command without `options`.
         extra: of `pip install 'nfjax[EXTRA]'`: what the command needs beside what is always installed.
     """
 
@@ -32,9 +31,7 @@ class Command(NamedTuple):
 class Parser(argparse.ArgumentParser):
     """A mistake is told in one line, with the option that may have been meant.
 
-    Args:
-        others: beginnings of options that somebody else will read.
-        options: of argparse's parser.
+    Options that begin with one of `others` are left to somebody else.
     """
 
     def __init__(self, *, others: tuple[str, ...] = (), **options: Any):
@@ -48,11 +45,8 @@ class Parser(argparse.ArgumentParser):
             option = arg.partition("=")[0]
             if option == "--":
                 break
-            if (
-                option.startswith("--")
-                and not option.startswith(self._others)
-                and not any(name.startswith(option) for name in known)
-            ):
+            read = option.startswith(self._others) or any(name.startswith(option) for name in known)
+            if option.startswith("--") and not read:
                 self.error(f"{arg}: there is no such option.{did_you_mean(option, known, n=1)}")
         return super().parse_known_args(args, namespace)
 
@@ -67,24 +61,18 @@ class Parser(argparse.ArgumentParser):
 
     def hidden(self, option: str, *, instead_of: str) -> None:
         """Take an older spelling of an option, without showing it."""
-        action = self._option_string_actions[instead_of]
-        self._option_string_actions[option] = action
+        self._option_string_actions[option] = self._option_string_actions[instead_of]
 
 
 def dispatch(
     commands: Mapping[str, Command], argv: Sequence[str], prog: str, *, about: str, version: str | None = None
 ) -> int:
-    """Run a command of a table.
+    """Run the command of a table that `argv` names first, and return the exit status (see `exit_status`).
 
     Args:
-        commands: the table.
-        argv: the arguments, the command's name first.
-        prog: what comes before it on the command line.
+        prog: what comes before the command's name on the command line.
         about: first lines of the help.
         version: what `--version` prints; None if there is no such option.
-
-    Returns:
-        The exit status: 0 done, 1 done and found something wrong, 2 a mistake, told in one line.
     """
     name, rest = (argv[0], argv[1:]) if argv else ("", [])
     if name in ("-h", "--help", "help"):
@@ -111,9 +99,9 @@ def parser_of(command: Command, prog: str) -> Parser:
 
 
 def _run(command: Command, prog: str, argv: Sequence[str]) -> int:
-    args = parser_of(command, prog).parse_args(argv) if command.options else None
-    run = _find(command.run)
-    status: int = run(list(argv), prog) if args is None else run(args)
+    # Options first: a mistake in them is told before the command's module is imported.
+    arguments = [parser_of(command, prog).parse_args(argv)] if command.options else [list(argv), prog]
+    status: int = _find(command.run)(*arguments)
     return status
 
 
@@ -142,11 +130,7 @@ def weights(text: str) -> str | None:
 
 
 def one_model(args: argparse.Namespace) -> str:
-    """The model that `Parser.add_model` was given.
-
-    Raises:
-        ValueError: none or two of them.
-    """
+    """The model that `Parser.add_model` was given; a ValueError if it is none or two."""
     if (args.name is None) == (args.model is None):
         raise ValueError("expected the name of one model, as an argument or as --model.")
     return str(args.model if args.name is None else args.name)

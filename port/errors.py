@@ -15,11 +15,9 @@ Shape = tuple[int, ...]
 
 
 def check_strict(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, what: str, source: str) -> None:
-    """Set equality of names and equality of shapes, or one error that names every difference.
+    """Equality of two sets of shapes by timm name, the weights' and the model's.
 
     Args:
-        found: shapes by timm name, as the weights have them.
-        expected: shapes by timm name, as the model has them.
         what: the model, for the message.
         source: where the weights came from, for the message.
 
@@ -28,11 +26,8 @@ def check_strict(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, w
     """
     missing = [f"{name} {shape}" for name, shape in expected.items() if name not in found]
     unexpected = [f"{name} {shape}" for name, shape in found.items() if name not in expected]
-    misshapen = [
-        f"{name}: found {found[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
+    both = [(name, found[name], shape) for name, shape in expected.items() if name in found]
+    misshapen = [f"{name}: found {ours}, expected {shape}" for name, ours, shape in both if ours != shape]
     if not (missing or unexpected or misshapen):
         return
     lines = [f"the weights in {source} are not those of {what}."]

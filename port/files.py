@@ -4,8 +4,10 @@ safetensors files are memory-mapped: an array is a read-only view of the file un
 (.bin, .pth, .pt, .tar) go through torch with `weights_only=True`, so no code in them runs.
 """
 
+import argparse
 import json
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,28 +27,17 @@ PICKLED = (".bin", ".pth", ".pt", ".tar")
 INDEX = ".index.json"
 # In a folder, the first of these that exists is read; afterwards the only file of a known kind.
 PREFERRED = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.pth",
-    "model.pth",
-)
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+    "pytorch_model.pth", "model.pth",
+)  # fmt: skip
 # Metadata of files that hold Flax paths and layouts, as `port convert` writes them.
 FLAX_METADATA = {"format": "nfjax"}
 
+
 _DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(jnp.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32,
+    "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
 # A training checkpoint wraps the weights; the averaged ones come first, as in timm's load_state_dict.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # Prefixes that DistributedDataParallel and torch.compile put before names, in either order.
@@ -54,15 +45,14 @@ _PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
 
 
 def read_weights(path: str | os.PathLike[str]) -> State:
-    """The state dict in a file or folder, by timm name.
+    """The state dict in a file or folder: `{timm name: array}`.
+
+    Dtypes are the file's own, bfloat16 as `ml_dtypes.bfloat16`. Arrays of safetensors files are read-only views of
+    the mapped file.
 
     Args:
-        path: a .safetensors file, a sharded one's index (.safetensors.index.json), a pickled .bin, .pth, .pt
-            or .tar file, a file that `port convert` wrote, or a folder holding one of these.
-
-    Returns:
-        `{name: array}`; dtypes are the file's own, bfloat16 as `ml_dtypes.bfloat16`. The arrays of
-        safetensors files are read-only views of the mapped file.
+        path: a .safetensors file, a sharded one's index (.safetensors.index.json), a pickled .bin, .pth, .pt or .tar
+            file, a file that `port convert` wrote, or a folder holding one of these.
 
     Raises:
         FileNotFoundError: no such file, no weights in the folder, or a missing shard.
@@ -86,7 +76,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
 
 
 def write_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike[str], **metadata: str) -> None:
-    """Write `{name: array}` as one safetensors file, atomically: the file is there whole or not at all."""
+    """Write `{name: array}` as one safetensors file, which is there whole or not at all."""
     # safetensors writes the memory behind an array: a view in another layout would be written wrong.
     arrays = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in state.items()}
     with replacing(path) as partial:
@@ -163,9 +153,6 @@ def _read_pickled(path: Path) -> Any:
             f"reading {path} needs torch, because it is a pickle: pip install torch, or convert it to "
             f"safetensors once on a machine that has it (nfjax convert {path} FILE.safetensors --to timm)."
         ) from error
-    import argparse
-    import pickle
-
     try:
         # timm's training checkpoints carry their arguments as a Namespace, which is harmless.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -200,8 +187,7 @@ def _unwrap(checkpoint: Any, path: Path) -> State:
 
 def _plain_names(state: State, path: Path) -> State:
     plain: State = {}
-    for wrapped, array in state.items():
-        name = wrapped
+    for name, array in state.items():
         for prefix in _PREFIXES:
             name = name.removeprefix(prefix)
         if name in plain:

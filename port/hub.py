@@ -8,15 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, try_to_load_from_cache
 
 from port.files import read_config
 
@@ -56,29 +48,27 @@ def fetch(hub_id: str, filename: str) -> Path:
         return Path(cached)
     try:
         return Path(hf_hub_download(repo, filename, revision=revision))
-    except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it only means: not cached
+    except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it only means: not cached
         if try_to_load_from_cache(repo, filename, revision=revision) is _CACHED_NO_EXIST:
-            raise EntryNotFoundError(f"{repo} had no {filename} when the hub was last asked.") from error
+            raise errors.EntryNotFoundError(f"{repo} had no {filename} when the hub was last asked.") from error
         raise HubError(
             f"{filename} of {repo} is not in the cache and the hub cannot be reached ({_cause(error)}). Check the "
             f"network, HF_ENDPOINT and HF_HUB_OFFLINE, or pass weights= the path of a file."
         ) from error
-    except EntryNotFoundError:
+    except errors.EntryNotFoundError:
         raise
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise HubError(f"{repo} is gated: accept its terms on the hub and log in (`hf auth login`).") from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise HubError(f"{repo} has no revision {revision!r}; leave it out for the newest.") from error
-    except RepositoryNotFoundError as error:
-        raise HubError(
-            f"the hub has no repository {repo!r}, or it is private: check the name, or log in (`hf auth login`)."
-        ) from error
-    except (HTTPError, OSError) as error:  # a broken connection is an HTTPError, but no OSError
+    except errors.RepositoryNotFoundError as error:
+        hint = "check the name, or log in (`hf auth login`)."
+        raise HubError(f"the hub has no repository {repo!r}, or it is private: {hint}") from error
+    except (errors.HTTPError, OSError) as error:  # a broken connection is an HTTPError, but no OSError
         raise HubError(f"cannot fetch {filename} of {repo} from the hub: {error}") from error
     except RuntimeError as error:  # from hf_xet, which huggingface_hub downloads large files with
-        raise HubError(
-            f"cannot fetch {filename} of {repo}: {error}. HF_HUB_DISABLE_XET=1 fetches it over plain HTTP."
-        ) from error
+        hint = "HF_HUB_DISABLE_XET=1 fetches it over plain HTTP."
+        raise HubError(f"cannot fetch {filename} of {repo}: {error}. {hint}") from error
 
 
 def _in_cache(repo: str, revision: str | None, filename: str) -> object:
@@ -96,7 +86,7 @@ def fetch_config(hub_id: str) -> tuple[dict[str, Any], str]:
     """
     try:
         path = fetch(hub_id, "config.json")
-    except EntryNotFoundError as error:
+    except errors.EntryNotFoundError as error:
         raise HubError(f"{hub_id} has no config.json: it is not a timm model repository.") from error
     return read_config(path), _pinned(hub_id, path)
 
@@ -108,7 +98,7 @@ def fetch_weights(hub_id: str) -> Path:
     for filename in sorted(WEIGHT_FILES, key=lambda f: _in_cache(repo, revision, f) is _CACHED_NO_EXIST):
         try:
             path = fetch(hub_id, filename)
-        except EntryNotFoundError:
+        except errors.EntryNotFoundError:
             continue
         if filename.endswith(".index.json"):
             _fetch_shards(repo, path)
@@ -126,7 +116,7 @@ def _fetch_shards(repo: str, index: Path) -> None:
     for shard in sorted(shards):
         try:
             fetch(_pinned(repo, index), shard)
-        except EntryNotFoundError as error:
+        except errors.EntryNotFoundError as error:
             raise HubError(f"{repo} has no file {shard!r}, which its {index.name} names.") from error
 
 

@@ -7,15 +7,9 @@ from typing import Any
 
 
 def lazy(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package.
+    """`__getattr__` and `__dir__` of a package that offers `names`, given by the module that has them.
 
-    Args:
-        package: its `__name__`.
-        names: what it offers, by the module that has it.
-
-    Returns:
-        Functions to be bound to these two names in the package. Modules of the package are found as well, as they
-        are after they were imported.
+    Modules of the package are found as well, as they are after they were imported.
     """
     homes = {name: module for module, members in names.items() for name in members}
 

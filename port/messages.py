@@ -21,16 +21,7 @@ def did_you_mean(name: str, known: Iterable[str], *, n: int = 2, cutoff: float =
 
 
 def require_name(what: str, found: object, known: Iterable[str]) -> None:
-    """Refuse a name that is not known.
-
-    Args:
-        what: is named, for the message: "option".
-        found: the name.
-        known: those that there are.
-
-    Raises:
-        ValueError: suggesting the closest, or listing all.
-    """
+    """Refuse a name that is not known, of an "option" or `what` else: a ValueError with the closest, or with all."""
     names = list(known)
     if found not in names:
         close = nearest(str(found), names)
@@ -39,11 +30,9 @@ def require_name(what: str, found: object, known: Iterable[str]) -> None:
 
 
 def exit_status(command: Callable[[], int], *, extra: str = "") -> int:
-    """What `command()` returns; after a mistake of the user's, which is told in one line, `MISTAKE`.
+    """What `command()` returns: 0 for done, 1 for done and found something wrong; after a user's mistake, `MISTAKE`.
 
-    Args:
-        command: 0 for done, 1 for done and found something wrong.
-        extra: of `pip install 'nfjax[EXTRA]'`: what to install where a package is missing.
+    A mistake is told in one line. Where a package is missing, that says to install `nfjax[EXTRA]`.
     """
     try:
         return command()
@@ -58,15 +47,11 @@ def exit_status(command: Callable[[], int], *, extra: str = "") -> int:
 
 
 def require(module: str, purpose: str, extra: str = "cli") -> Any:
-    """A module that not everyone has installed.
+    """A module that not everyone has installed, or an ImportError that says how to get it.
 
     Args:
-        module: its name.
         purpose: what needs it, a plural: "pictures".
         extra: of nfjax, that brings it.
-
-    Raises:
-        ImportError: saying how to get it.
     """
     try:
         return importlib.import_module(module)

@@ -4,7 +4,7 @@ A timm name `stages.0.0.conv1.weight` and a Flax path `stages/0/0/conv1/kernel` 
 maps the leaf and the layout of arrays of one rank; each is a view in both directions, so the mapping loses nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ def to_flax(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: naming every entry that no rule covers.
     """
-    _require_rules(((name, a) for name, a in state.items()), ".", _BY_TIMM)
+    _require_rules(state, ".", _BY_TIMM)
     converted = {}
     for name, array in state.items():
         parents, leaf = _split(name, ".")
@@ -78,7 +78,7 @@ def to_timm(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: naming every path that no rule covers.
     """
-    _require_rules(((path, a) for path, a in params.items()), "/", _BY_FLAX)
+    _require_rules(params, "/", _BY_FLAX)
     converted = {}
     for path, array in params.items():
         parents, leaf = _split(path, "/")
@@ -98,12 +98,10 @@ def _split(name: str, separator: str) -> tuple[list[str], str]:
     return parents, leaf
 
 
-def _require_rules(
-    items: Iterable[tuple[str, np.ndarray]], separator: str, known: Mapping[tuple[str, int], Rule]
-) -> None:
+def _require_rules(arrays: Mapping[str, np.ndarray], separator: str, known: Mapping[tuple[str, int], Rule]) -> None:
     unknown = [
         f"{name} of shape {tuple(np.shape(array))}"
-        for name, array in items
+        for name, array in arrays.items()
         if (_split(name, separator)[1], np.ndim(array)) not in known
     ]
     if unknown:

@@ -1,8 +1,8 @@
 """`nfjax classify`: the most probable classes of images."""
 
 import argparse
+import contextlib
 import csv
-import io
 import json
 import sys
 from pathlib import Path
@@ -13,6 +13,7 @@ from nfjax.cli.common import Images, find_images, load_model, write_parquet
 from nfjax.images import load_image
 from nfjax.pictures import make_figure, save_figure
 
+COLUMNS = ("file", "rank", "index", "name", "probability")
 MAX_PLOTTED = 24
 
 
@@ -40,26 +41,16 @@ def run(args: argparse.Namespace) -> int:
 def _write(rows: list[dict[str, Any]], form: str, output: Path | None) -> None:
     if form == "table" and output is None:
         _table(rows)
-        return
-    if form == "parquet" and output is not None:
+    elif form == "parquet" and output is not None:
         write_parquet({key: [row[key] for row in rows] for key in COLUMNS}, output)
-        return
-    text = json.dumps(rows, indent=2) + "\n" if form == "json" else _csv(rows, "\t" if form == "table" else ",")
-    if output is None:
-        sys.stdout.write(text)
     else:
-        output.write_text(text, encoding="utf-8")
-
-
-COLUMNS = ("file", "rank", "index", "name", "probability")
-
-
-def _csv(rows: list[dict[str, Any]], delimiter: str) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, delimiter=delimiter, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+        with contextlib.nullcontext(sys.stdout) if output is None else output.open("w", encoding="utf-8") as file:
+            if form == "json":
+                print(json.dumps(rows, indent=2), file=file)
+                return
+            writer = csv.DictWriter(file, COLUMNS, delimiter="\t" if form == "table" else ",", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def _table(rows: list[dict[str, Any]]) -> None:

@@ -62,23 +62,14 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
 
 
 class Images:
-    """Runs a model over image files in batches; files that cannot be read are reported, skipped and counted.
-
-    Args:
-        files: the images.
-        transform: from `nfjax.create_transform`.
-        batch_size: images at a time.
-
-    Attributes:
-        failed: `(file, reason)` of every file that could not be read, once the run is over.
-    """
+    """Runs a model over image files in batches; files that cannot be read are reported, skipped and counted."""
 
     def __init__(self, files: Sequence[Path], transform: Any, batch_size: int):
         if batch_size < 1:
             raise ValueError(f"--batch-size={batch_size}; expected at least 1.")
         self.files, self.transform = list(files), transform
         self.batch_size = min(batch_size, len(self.files))
-        self.failed: list[tuple[Path, str]] = []
+        self.failed: list[tuple[Path, str]] = []  # files that could not be read, and why
 
     def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Path, np.ndarray]]:
         """Yield every readable file with the model's float32 output for it."""
@@ -108,7 +99,7 @@ class Images:
         return array
 
     def report(self) -> int:
-        """Say which files failed; the exit code of the command."""
+        """Say which files failed; the exit status of the command."""
         for file, reason in self.failed:
             print(f"skipped {file}: {reason}", file=sys.stderr)
         if self.failed:
@@ -118,13 +109,9 @@ class Images:
 
 def write_parquet(columns: dict[str, Any], path: Path) -> None:
     """Write equally long columns as a parquet file; a 2-D array becomes a column of fixed-size lists."""
-    pyarrow = require("pyarrow", "parquet files")
-    parquet = require("pyarrow.parquet", "parquet files")
-    arrays = {}
+    pyarrow, parquet = (require(module, "parquet files") for module in ("pyarrow", "pyarrow.parquet"))
     for name, values in columns.items():
         if isinstance(values, np.ndarray) and values.ndim == 2:
             flat = pyarrow.array(values.reshape(-1))
-            arrays[name] = pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
-        else:
-            arrays[name] = pyarrow.array(values)
-    parquet.write_table(pyarrow.table(arrays), path)
+            columns = columns | {name: pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])}
+    parquet.write_table(pyarrow.table(columns), path)

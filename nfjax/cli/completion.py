@@ -21,7 +21,6 @@ _nfjax() {
 complete -o bashdefault -F _nfjax nfjax
 """
 FILES = ("weights", "images", "source", "folder", "data")  # arguments that may name something else as well
-SHELLS = ("bash", "zsh", "tcsh")
 
 
 def options(parser: Parser) -> None:
@@ -29,11 +28,10 @@ def options(parser: Parser) -> None:
     parser.epilog = """to have it in each new shell:
   %(prog)s bash > ~/.local/share/bash-completion/completions/nfjax
   %(prog)s zsh > ~/.zfunc/_nfjax        (~/.zfunc in $fpath, before compinit)"""
-    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the script."""
     import shtab
 
     print(shtab.complete(whole_parser(shtab.FILE), args.shell) + (EQUALS if args.shell == "bash" else ""))
@@ -41,11 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def whole_parser(file: Any) -> argparse.ArgumentParser:
-    """All commands as one parser.
-
-    Args:
-        file: what says that an argument is a file, for its attribute `complete`.
-    """
+    """All commands as one parser, in which `file` is the attribute `complete` of arguments that are files."""
     from nfjax.models.registry import list_models
 
     parser = argparse.ArgumentParser(prog="nfjax")

@@ -22,24 +22,14 @@ TOLERANCE, REDUCED_TOLERANCE = 1e-5, 2e-2
 
 def run(args: argparse.Namespace) -> int:
     """Export, print what was written, and check it. 1 if the file computes something else than the model."""
-    img_size = img_size_of(args)
+    name, size = one_model(args), img_size_of(args)
     cache.enable()
-    model = nfjax.load(
-        one_model(args), weights=args.weights, num_classes=args.num_classes, img_size=img_size, dtype=args.dtype
-    )
+    model = nfjax.load(name, args.weights, num_classes=args.num_classes, img_size=size, dtype=args.dtype)
     output = Path(f"{model.name}{SUFFIX[args.format]}") if args.output is None else args.output
+    options = {option: getattr(args, option) for option in ("platforms", "dynamic_size", "uint8", "format")}
+    options |= {"weights": args.weights_in, "batch": args.batch_size, "img_size": None if args.dynamic_size else size}
     with jax.default_matmul_precision(args.precision):
-        path = nfjax.export(
-            model,
-            output,
-            weights=args.weights_in,
-            platforms=args.platforms,
-            img_size=None if args.dynamic_size else img_size,
-            batch=args.batch_size,
-            dynamic_size=args.dynamic_size,
-            uint8=args.uint8,
-            format=args.format,
-        )
+        path = nfjax.export(model, output, **options)
         for file in [path, path.with_suffix(".safetensors")] if args.weights_in == "beside" else [path]:
             print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
         if args.format != "zip":
@@ -72,8 +62,8 @@ def _verify(model: ImageModel, path: Path) -> int:
             images = rng.integers(0, 256, images.shape, np.uint8)
             wanted = (images.astype(np.float32) / 255 - mean) / std
         difference = _relative(exported(images), reference(jnp.asarray(wanted)))
-        failed |= not difference <= tolerance  # also if it is NaN
-        verdict = "FAIL" if not difference <= tolerance else "pass"
+        verdict = "pass" if difference <= tolerance else "FAIL"  # also if it is NaN
+        failed |= verdict == "FAIL"
         print(f"batch of {count}: relative difference to the model {difference:.1e} <= {tolerance:.0e} {verdict}")
     return int(failed)
 

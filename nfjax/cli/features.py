@@ -41,11 +41,9 @@ def feature_grids(feature_map: np.ndarray, channels: int) -> list[np.ndarray]:
 
 
 def attention_grids(weights: np.ndarray, model: VisionTransformer) -> list[np.ndarray]:
-    """What tokens attend to among the patches, `(h, w)`: averaged over the heads, then by head.
+    """What the class token, if the model pools it, or else the average patch attends to among the patches.
 
-    Args:
-        weights: attention map `(heads, tokens, tokens)` of one image.
-        model: whose class token attends, if it pools that; else the average over the patches does.
+    From an attention map `(heads, tokens, tokens)` of one image; `(h, w)`, averaged over the heads, then by head.
     """
     prefix = model.num_prefix_tokens
     rows = weights[:, :1] if model.global_pool == "token" else weights[:, prefix:]
@@ -63,7 +61,6 @@ def _draw(image: np.ndarray, names: list[str], grids: list[list[np.ndarray]], co
         for cell, grid in zip(cells[1:], line, strict=False):
             cell.imshow(grid, cmap="viridis")
         for cell in cells:
-            cell.set_xticks([])
-            cell.set_yticks([])
+            cell.set(xticks=[], yticks=[])
     axes[0, 1].set_title("mean", fontsize=8)
     save_figure(figure, path, dpi=120)

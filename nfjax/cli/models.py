@@ -20,18 +20,13 @@ def listed(args: argparse.Namespace) -> int:
     if not names:
         find(args.pattern)  # an unknown name has a suggestion; a known one has no published weights
         raise ValueError(f"no weights were published for {args.pattern}; leave out --pretrained.")
-    models = []
-    for name in names:
-        data = find(name)[1]
-        models.append(_described(data, counts(data)))
+    models = [_described(data, counts(data)) for data in (find(name)[1] for name in names)]
     if args.json:
         _print_json(models)
         return 0
 
-    table = _table(
-        ["name", "hub id" if args.pretrained else "weights", "licence"],
-        ["pixels", "params M", "GMACs", "act. M", "top-1 %", "top-5 %"],
-    )
+    words = ["name", "hub id" if args.pretrained else "weights", "licence"]
+    table = _table(words, ["pixels", "params M", "GMACs", "act. M", "top-1 %", "top-5 %"])
     for name, model in zip(names, models, strict=True):
         costs, results = model["counts"], {row["img_size"]: row for row in model["results"]}
         measured = [results[row["img_size"][0]] for row in costs if row["img_size"][0] in results]

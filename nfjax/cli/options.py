@@ -5,6 +5,7 @@ Nothing here imports jax or numpy: a mistake in a command is told at once.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from port.commands import Parser, pixels, weights
 
@@ -28,12 +29,8 @@ def info(parser: Parser) -> None:
   %(prog)s eca_nfnet_l0
   %(prog)s vit_wee_patch16_reg1_gap_256.sbb_in1k --no-layers --json"""
     parser.add_model(f"{MODEL}, of which the config is fetched, no weights")
-    parser.add_argument(
-        "--layers",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="each layer: its parameters, output shape and cost (default: yes)",
-    )
+    layers = "each layer: its parameters, output shape and cost (default: yes)"
+    parser.add_argument("--layers", action=argparse.BooleanOptionalAction, default=True, help=layers)
     _json(parser)
 
 
@@ -43,8 +40,7 @@ def classify(parser: Parser) -> None:
         "code is then 1."
     )
     parser.epilog = """example:
-  %(prog)s photos/ cat.jpg 'more/*.png' --model nfnet_l0 --topk 3 --plot top3.png
-"""
+  %(prog)s photos/ cat.jpg 'more/*.png' --model nfnet_l0 --topk 3 --plot top3.png"""
     _images(parser)
     parser.add_argument("--topk", type=int, default=5, help="classes per image (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table")
@@ -58,12 +54,10 @@ def embed(parser: Parser) -> None:
         "(N, features) of an npz, or columns of the same names of a parquet file."
     )
     parser.epilog = """example:
-  %(prog)s photos/ --model vit_base_patch14_reg4_dinov2 --img-size 224 -o photos.npz
-"""
+  %(prog)s photos/ --model vit_base_patch14_reg4_dinov2 --img-size 224 -o photos.npz"""
     _images(parser)
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE", help="file name ending in .npz or .parquet"
-    )
+    endings = "file name ending in .npz or .parquet"
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=endings)
     parser.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
 
 
@@ -75,16 +69,14 @@ def features(parser: Parser) -> None:
     )
     parser.epilog = """examples:
   %(prog)s cat.jpg --model nfnet_l0 -o features.png
-  %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png
-"""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image")
+  %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png"""
+    add = parser.add_argument
+    add("image", type=Path, metavar="IMAGE", help="the image")
     _model(parser)
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("features.png"), metavar="PNG", help="default: %(default)s"
-    )
-    parser.add_argument("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
-    parser.add_argument("--channels", type=int, default=7, help="channels or heads per line (default: %(default)s)")
-    parser.add_argument("--attention", action="store_true", help="attention maps of a transformer")
+    add("-o", "--output", type=Path, default=Path("features.png"), metavar="PNG", help="default: %(default)s")
+    add("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
+    add("--channels", type=int, default=7, help="channels or heads per line (default: %(default)s)")
+    add("--attention", action="store_true", help="attention maps of a transformer")
 
 
 def export(parser: Parser) -> None:
@@ -95,20 +87,15 @@ def export(parser: Parser) -> None:
 Then, on a machine with jax and flatbuffers but without nfjax:
   archive = zipfile.ZipFile("eca_nfnet_l0.zip")
   program = jax.export.deserialize(bytearray(archive.read("model.stablehlo")))
-  logits = jax.jit(program.call)(images)  # (batch, 224, 224, 3), uint8
-"""
+  logits = jax.jit(program.call)(images)  # (batch, 224, 224, 3), uint8"""
     add = parser.add_argument
     parser.add_model(MODEL)
-    add("--weights", type=weights, default="pretrained", metavar="FILE", help=WEIGHTS)
+    _weights(parser)
     add("-o", "--output", type=Path, metavar="FILE", help="default: the model's name, .zip or .mlir")
     add("--format", choices=FORMATS, default="zip", help="stablehlo-text: for other compilers")
-    add(
-        "--weights-in",
-        choices=["inside", "beside"],
-        default="inside",
-        help="inside the program, or beside it as .safetensors (default: %(default)s)",
-    )
-    add("--img-size", type=pixels, nargs="+", metavar="PIXELS", help="side, or height and width, also as HxW")
+    where = "inside the program, or beside it as .safetensors (default: %(default)s)"
+    add("--weights-in", choices=["inside", "beside"], default="inside", help=where)
+    _img_size(parser)
     add("--dynamic-size", action="store_true", help="any multiple of the stride; convolutional models")
     add("--batch-size", type=int, metavar="N", help="fixed batch size (default: any)")
     parser.hidden("--batch", instead_of="--batch-size")
@@ -116,30 +103,32 @@ Then, on a machine with jax and flatbuffers but without nfjax:
     add("--platforms", nargs="+", choices=PLATFORMS, help="default: cpu cuda tpu (stablehlo-text: cpu)")
     add("--num-classes", type=int, metavar="N", help="0 for embeddings (default: the weights' own)")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="to compute in")
-    add(
-        "--precision",
-        choices=["default", "high", "highest"],
-        default="default",
-        help="of float32 products on GPU and TPU; highest for timm's digits (default: the backend's fast one)",
-    )
+    precision = "of float32 products on GPU and TPU; highest for timm's digits (default: the backend's fast one)"
+    add("--precision", choices=["default", "high", "highest"], default="default", help=precision)
 
 
 def _images(parser: Parser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched in depth) or patterns")
     _model(parser)
-    parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="images at a time (default: %(default)s)"
-    )
+    at_a_time = "images at a time (default: %(default)s)"
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help=at_a_time)
 
 
 def _model(parser: Parser) -> None:
     parser.add_argument("--model", default="eca_nfnet_l0", metavar="NAME", help=f"{MODEL} (default: %(default)s)")
-    parser.add_argument("--weights", type=weights, default="pretrained", metavar="FILE", help=WEIGHTS)
+    _weights(parser)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument(
-        "--img-size", type=pixels, nargs="+", metavar="PIXELS", help="side, or height and width, also as HxW"
-    )
+    _img_size(size)
     size.add_argument("--test-size", action="store_true", help="the size and crop that the weights are tested with")
+
+
+def _weights(parser: Parser) -> None:
+    parser.add_argument("--weights", type=weights, default="pretrained", metavar="FILE", help=WEIGHTS)
+
+
+def _img_size(group: Any) -> None:
+    sides = "side, or height and width, also as HxW"
+    group.add_argument("--img-size", type=pixels, nargs="+", metavar="PIXELS", help=sides)
 
 
 def _json(parser: Parser) -> None:

@@ -3,78 +3,39 @@
 Modules are named, not imported: those of `train` are on a higher floor, and `nfjax --help` should not wait for jax.
 """
 
+from port.__main__ import COMMANDS as WEIGHTS
 from port.commands import Command
 
+
+def _ours(help: str, run: str, options: str, extra: str = "") -> Command:
+    return Command(help, f"nfjax.cli.{run}", f"nfjax.cli.options:{options}", extra=extra)
+
+
+def _training(help: str, run: str, completes: str, extra: str = "train") -> Command:
+    return Command(help, f"train.{run}", completes=f"train.{completes}", extra=extra)
+
+
 COMMANDS = {
-    "list": Command(
-        "the models, with their sizes, costs and published accuracies",
-        "nfjax.cli.models:listed",
-        options="nfjax.cli.options:models",
+    "list": _ours("the models, with their sizes, costs and published accuracies", "models:listed", "models"),
+    "info": _ours("everything that is known about a model", "models:info", "info"),
+    "classify": _ours("the most probable classes of images", "classify:run", "classify", "cli"),
+    "embed": _ours("pooled features of images, as npz or parquet", "embed:run", "embed", "cli"),
+    "features": _ours("draw feature maps, or attention maps, of an image", "features:run", "features", "cli"),
+    "export": _ours("a model as one file that jax runs without flax", "export:run", "export", "export"),
+    "train": _training("train a model, or go on with a run", "main:main", "cli.completion:options"),
+    "evaluate": _training("accuracy of models on images", "evaluate:main", "evaluation.options:options"),
+    "average": _training("average checkpoints of a run into one model", "average:main", "average:options"),
+    "curves": _training("curves of runs as a picture", "curves:main", "curves:options"),
+    "inspect": _training("look through a data set", "data.__main__:inspect", "data.__main__:options"),
+    "verify-training": _training(
+        "compare training with timm's", "verify.__main__:main", "verify.__main__:options", "dev"
     ),
-    "info": Command(
-        "everything that is known about a model", "nfjax.cli.models:info", options="nfjax.cli.options:info"
-    ),
-    "classify": Command(
-        "the most probable classes of images",
-        "nfjax.cli.classify:run",
-        options="nfjax.cli.options:classify",
-        extra="cli",
-    ),
-    "embed": Command(
-        "pooled features of images, as npz or parquet",
-        "nfjax.cli.embed:run",
-        options="nfjax.cli.options:embed",
-        extra="cli",
-    ),
-    "features": Command(
-        "draw feature maps, or attention maps, of an image",
-        "nfjax.cli.features:run",
-        options="nfjax.cli.options:features",
-        extra="cli",
-    ),
-    "export": Command(
-        "a model as one file that jax runs without flax",
-        "nfjax.cli.export:run",
-        options="nfjax.cli.options:export",
-        extra="export",
-    ),
-    "train": Command(
-        "train a model, or go on with a run", "train.main:main", completes="train.cli.completion:options", extra="train"
-    ),
-    "evaluate": Command(
-        "accuracy of models on images",
-        "train.evaluate:main",
-        completes="train.evaluation.options:options",
-        extra="train",
-    ),
-    "average": Command(
-        "average checkpoints of a run into one model",
-        "train.average:main",
-        completes="train.average:options",
-        extra="train",
-    ),
-    "curves": Command(
-        "curves of runs as a picture", "train.curves:main", completes="train.curves:options", extra="train"
-    ),
-    "inspect": Command(
-        "look through a data set", "train.data.__main__:inspect", completes="train.data.__main__:options", extra="train"
-    ),
-    "verify-training": Command(
-        "compare training with timm's",
-        "train.verify.__main__:main",
-        completes="train.verify.__main__:options",
-        extra="dev",
-    ),
-    "convert": Command(
-        "weights of timm to Flax parameters, and back", "port.__main__:convert", options="port.__main__:convert_options"
-    ),
-    "verify": Command(
-        "compare models with timm", "port.__main__:verify", options="port.__main__:verify_options", extra="dev"
-    ),
+    "convert": WEIGHTS["convert"],
+    "verify": WEIGHTS["verify"],
     "completion": Command(
         "what the shell needs to complete commands",
         "nfjax.cli.completion:run",
-        options="nfjax.cli.completion:options",
+        "nfjax.cli.completion:options",
         extra="cli",
     ),
 }
