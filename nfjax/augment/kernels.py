@@ -71,17 +71,11 @@ def _rows(pixels: np.ndarray, count: int, cubic: bool) -> np.ndarray:
     numba.uint8[:, :, ::1](PIXELS, numba.int64, numba.int64, numba.boolean, numba.boolean), nogil=True, cache=True
 )
 def resize(pixels: np.ndarray, height: int, width: int, cubic: bool, height_first: bool) -> np.ndarray:
-    """An image of another size.
+    """An image, uint8 `(rows, columns, channels)`, also a part of a larger array, as one of another size.
 
     Args:
-        pixels: uint8 `(rows, columns, channels)`, also a part of a larger array.
-        height: of the result.
-        width: of the result.
         cubic: bicubic, otherwise bilinear; both widened where the image shrinks, as in Pillow.
         height_first: otherwise the width; the result differs, because what lies between is rounded.
-
-    Returns:
-        uint8 `(height, width, channels)`.
     """
     if height_first:
         return _turned(_rows(_turned(_rows(np.ascontiguousarray(pixels), height, cubic)), width, cubic))

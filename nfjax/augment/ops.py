@@ -7,45 +7,32 @@ No function changes the image that it is given.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 Fill = int | tuple[int, ...]
 
 
-def affine(image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Each pixel from where the 2x3 matrix says, in pixels; `fill` where that is outside."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample, fillcolor=fill)
+def affine(matrix: Callable[[float, int, int], tuple[float, ...]]) -> Callable[..., Image.Image]:
+    """The operation that takes each pixel from where a 2x3 matrix says, in pixels; `fill` where that is outside.
+
+    The matrix follows from the operation's argument, and the image's width and height.
+    """
+
+    def apply(image: Image.Image, number: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
+        where = matrix(number, image.width, image.height)
+        return image.transform(image.size, Image.Transform.AFFINE, where, resample, fillcolor=fill)
+
+    return apply
 
 
-def shear_x(image: Image.Image, factor: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Move each row by `factor` times its distance from the top."""
-    return affine(image, (1, factor, 0, 0, 1, 0), resample, fill)
-
-
-def shear_y(image: Image.Image, factor: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Move each column by `factor` times its distance from the left."""
-    return affine(image, (1, 0, 0, factor, 1, 0), resample, fill)
-
-
-def translate_x(image: Image.Image, share: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Move to the left by a share of the width."""
-    return affine(image, (1, 0, share * image.width, 0, 1, 0), resample, fill)
-
-
-def translate_y(image: Image.Image, share: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Move up by a share of the height."""
-    return affine(image, (1, 0, 0, 0, 1, share * image.height), resample, fill)
-
-
-def translate_x_pixels(image: Image.Image, pixels: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Move to the right by whole pixels (torchvision's direction)."""
-    return affine(image, (1, 0, -int(pixels), 0, 1, 0), resample, fill)
-
-
-def translate_y_pixels(image: Image.Image, pixels: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Move down by whole pixels (torchvision's direction)."""
-    return affine(image, (1, 0, 0, 0, 1, -int(pixels)), resample, fill)
+shear_x = affine(lambda factor, w, h: (1, factor, 0, 0, 1, 0))  # rows, by `factor` times their distance from the top
+shear_y = affine(lambda factor, w, h: (1, 0, 0, factor, 1, 0))  # columns, likewise from the left
+translate_x = affine(lambda share, w, h: (1, 0, share * w, 0, 1, 0))  # to the left, by a share of the width
+translate_y = affine(lambda share, w, h: (1, 0, 0, 0, 1, share * h))  # up, by a share of the height
+translate_x_pixels = affine(lambda pixels, w, h: (1, 0, -int(pixels), 0, 1, 0))  # to the right, as torchvision's
+translate_y_pixels = affine(lambda pixels, w, h: (1, 0, 0, 0, 1, -int(pixels)))  # down
 
 
 def rotate(image: Image.Image, degrees: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
@@ -67,24 +54,14 @@ def posterize(image: Image.Image, bits: int) -> Image.Image:
     return image.point([level & mask for level in range(256)] * len(image.getbands()))
 
 
-def color(image: Image.Image, factor: float) -> Image.Image:
-    """Saturation: 0 is grey, 1 the image itself."""
-    return ImageEnhance.Color(image).enhance(factor)
+def _enhance(kind: Callable[[Image.Image], Any]) -> Callable[[Image.Image, float], Image.Image]:
+    return lambda image, factor: kind(image).enhance(factor)
 
 
-def contrast(image: Image.Image, factor: float) -> Image.Image:
-    """Contrast: 0 is the mean grey of the image, 1 the image itself."""
-    return ImageEnhance.Contrast(image).enhance(factor)
-
-
-def brightness(image: Image.Image, factor: float) -> Image.Image:
-    """Brightness: 0 is black, 1 the image itself."""
-    return ImageEnhance.Brightness(image).enhance(factor)
-
-
-def sharpness(image: Image.Image, factor: float) -> Image.Image:
-    """Sharpness: 0 is smoothed, 1 the image itself."""
-    return ImageEnhance.Sharpness(image).enhance(factor)
+# A factor of 1 is the image itself; 0 is grey, the mean grey of the image, black, or smoothed.
+color, contrast = _enhance(ImageEnhance.Color), _enhance(ImageEnhance.Contrast)
+brightness, sharpness = _enhance(ImageEnhance.Brightness), _enhance(ImageEnhance.Sharpness)
+ENHANCEMENTS = {"Brightness": brightness, "Color": color, "Contrast": contrast, "Sharpness": sharpness}
 
 
 def hue(image: Image.Image, turn: float) -> Image.Image:
@@ -134,22 +111,6 @@ def _signed(value: float, chance: float) -> float:
     return -value if chance > 0.5 else value
 
 
-def _enhance(x: float, u: float, t: float) -> float:
-    return x * 1.8 + 0.1
-
-
-def _enhance_increasing(x: float, u: float, t: float) -> float:
-    return max(0.1, 1.0 + _signed(x * 0.9, u))
-
-
-def _enhance_wide(x: float, u: float, t: float) -> float:
-    return 1.0 + _signed(0.99 * x, u)
-
-
-def _blur_radius(x: float, u: float, t: float) -> float:
-    return 0.1 + (2.0 * min(1.0, x) - 0.1) * u
-
-
 # timm's names (`NAME_TO_OP`, `LEVEL_TO_ARG`) without its translations by a fixed number of pixels, which none of its
 # policies uses. x is the share of the full magnitude, u random, t the largest translation.
 OPS = {
@@ -163,30 +124,19 @@ OPS = {
     "Solarize": Op(ImageOps.solarize, lambda x, u, t: min(256, int(x * 256))),
     "SolarizeIncreasing": Op(ImageOps.solarize, lambda x, u, t: 256 - min(256, int(x * 256))),
     "SolarizeAdd": Op(solarize_add, lambda x, u, t: min(128, int(x * 110))),
-    "Color": Op(color, _enhance),
-    "ColorIncreasing": Op(color, _enhance_increasing, random=True),
-    "Contrast": Op(contrast, _enhance),
-    "ContrastIncreasing": Op(contrast, _enhance_increasing, random=True),
-    "Brightness": Op(brightness, _enhance),
-    "BrightnessIncreasing": Op(brightness, _enhance_increasing, random=True),
-    "Sharpness": Op(sharpness, _enhance),
-    "SharpnessIncreasing": Op(sharpness, _enhance_increasing, random=True),
+    **{name: Op(op, lambda x, u, t: x * 1.8 + 0.1) for name, op in ENHANCEMENTS.items()},
+    **{
+        f"{name}Increasing": Op(op, lambda x, u, t: max(0.1, 1.0 + _signed(x * 0.9, u)), random=True)
+        for name, op in ENHANCEMENTS.items()
+    },
     "ShearX": Op(shear_x, lambda x, u, t: _signed(x * 0.3, u), random=True, geometric=True),
     "ShearY": Op(shear_y, lambda x, u, t: _signed(x * 0.3, u), random=True, geometric=True),
     "TranslateXRel": Op(translate_x, lambda x, u, t: _signed(x * t, u), random=True, geometric=True),
     "TranslateYRel": Op(translate_y, lambda x, u, t: _signed(x * t, u), random=True, geometric=True),
     "Desaturate": Op(desaturate, lambda x, u, t: min(1.0, 0.5 + 0.5 * x)),
     "GaussianBlur": Op(gaussian_blur, lambda x, u, t: min(2.0, 0.1 + (2.0 - 0.1) * x)),
-    "GaussianBlurRand": Op(gaussian_blur, _blur_radius, random=True),
+    "GaussianBlurRand": Op(gaussian_blur, lambda x, u, t: 0.1 + (2.0 * min(1.0, x) - 0.1) * u, random=True),
 }
-
-
-def _tangent_x(factor: float) -> float:
-    return math.tan(_angle(factor))
-
-
-def _tangent_y(factor: float) -> float:
-    return math.sin(_angle(factor)) / math.cos(_angle(factor))
 
 
 def _angle(factor: float) -> float:
@@ -194,18 +144,19 @@ def _angle(factor: float) -> float:
     return math.radians(math.degrees(math.atan(factor)))
 
 
+def _tangent_y(factor: float) -> float:
+    return math.sin(_angle(factor)) / math.cos(_angle(factor))
+
+
 # torchvision's `TrivialAugmentWide`; x is one of 31 shares from 0 to 1.
 TRIVIAL_OPS = {
     "Identity": Op(lambda image: image),
-    "ShearX": Op(shear_x, lambda x, u, t: _tangent_x(_signed(0.99 * x, u)), random=True, geometric=True),
+    "ShearX": Op(shear_x, lambda x, u, t: math.tan(_angle(_signed(0.99 * x, u))), random=True, geometric=True),
     "ShearY": Op(shear_y, lambda x, u, t: _tangent_y(_signed(0.99 * x, u)), random=True, geometric=True),
     "TranslateX": Op(translate_x_pixels, lambda x, u, t: _signed(32 * x, u), random=True, geometric=True),
     "TranslateY": Op(translate_y_pixels, lambda x, u, t: _signed(32 * x, u), random=True, geometric=True),
     "Rotate": Op(rotate, lambda x, u, t: _signed(135 * x, u), random=True, geometric=True),
-    "Brightness": Op(brightness, _enhance_wide, random=True),
-    "Color": Op(color, _enhance_wide, random=True),
-    "Contrast": Op(contrast, _enhance_wide, random=True),
-    "Sharpness": Op(sharpness, _enhance_wide, random=True),
+    **{n: Op(op, lambda x, u, t: 1.0 + _signed(0.99 * x, u), random=True) for n, op in ENHANCEMENTS.items()},
     "Posterize": Op(posterize, lambda x, u, t: 8 - round(6 * x)),
     "Solarize": Op(ImageOps.solarize, lambda x, u, t: 255 - 255 * x),
     "AutoContrast": Op(ImageOps.autocontrast),

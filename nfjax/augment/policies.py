@@ -50,12 +50,9 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """An operation that is applied now and then (timm `AugmentOp`).
+    """An operation of `nfjax.augment.ops.OPS` that is applied now and then (timm `AugmentOp`).
 
-    Attributes:
-        name: in `nfjax.augment.ops.OPS`.
-        prob: how often it is applied.
-        magnitude: in tenths of its range.
+    `prob` says how often, and `magnitude`, in tenths of its range, how strongly.
     """
 
     name: str
@@ -89,13 +86,9 @@ class AutoAugment:
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """Some operations out of a set (1909.13719; timm `RandAugment`).
+    """`num_layers` operations drawn from a set (1909.13719; timm `RandAugment`).
 
-    Attributes:
-        steps: the set.
-        num_layers: how many are drawn.
-        weights: how likely each is, adding up to 1, and none is drawn twice; None for all alike, with repetitions.
-        settings: of the operations.
+    `weights` say how likely each is, and add up to 1; none is then drawn twice. None: all alike, with repetitions.
     """
 
     steps: tuple[Step, ...]
@@ -117,12 +110,8 @@ class RandAugment:
 class AugMix:
     """The image mixed with a mixture of several augmented versions of it (1912.02781; timm `AugMixAugment`).
 
-    Attributes:
-        steps: the operations.
-        alpha: of the Dirichlet and beta distributions of the mixture.
-        width: number of versions.
-        depth: operations for a version; -1 draws 1, 2 or 3.
-        settings: of the operations.
+    There are `width` versions, of `depth` operations each (-1: 1, 2 or 3 at random); the shares of the mixture have a
+    Dirichlet and a beta distribution with parameter `alpha`.
     """
 
     steps: tuple[Step, ...]
@@ -171,13 +160,8 @@ def create_policy(text: str, *, fill: Fill, resample: tuple[Image.Resampling, ..
       3), a alpha (1), mstd (evenly up to m from 0).
     * "ta_wide": TrivialAugment; the name of torchvision's reference scripts.
 
-    Args:
-        text: see above.
-        fill: colour of what comes in from outside, by channel.
-        resample: of geometric operations; one is drawn if there are several.
-
-    Raises:
-        ValueError: for anything else, where timm would take no notice of some mistakes.
+    Anything else is a ValueError, where timm would take no notice of some mistakes. `fill` and `resample` are those of
+    `Settings`.
     """
     name, *sections = text.split("-")
     if name == "rand":
@@ -226,12 +210,7 @@ class _Options:
 
 def _rand_augment(options: _Options, fill: Fill, resample: tuple[Image.Resampling, ...]) -> RandAugment:
     mstd = options.number("mstd", 0.0)
-    settings = Settings(
-        fill,
-        resample,
-        magnitude_std=math.inf if mstd > 100 else mstd,
-        magnitude_max=options.integer("mmax", 0) or LEVELS,
-    )
+    settings = Settings(fill, resample, math.inf if mstd > 100 else mstd, options.integer("mmax", 0) or LEVELS)
     chosen: tuple[str, ...] | dict[str, float] = RAND_INCREASING_OPS if options.integer("inc", 0) else RAND_OPS
     name = options.values.get("t")
     if name in RAND_SETS:
@@ -243,13 +222,13 @@ def _rand_augment(options: _Options, fill: Fill, resample: tuple[Image.Resamplin
     weights = None
     if isinstance(chosen, dict):
         weights = tuple((np.array(list(chosen.values())) / np.sum(list(chosen.values()))).tolist())
-    prob, magnitude = options.number("p", 0.5), options.integer("m", 10)
-    num_layers = options.integer("n", 2)
-    if weights is not None and num_layers > len(weights):
+    steps = tuple(Step(op, options.number("p", 0.5), options.integer("m", 10)) for op in chosen)
+    count = options.integer("n", 2)
+    if weights is not None and count > len(steps):
         raise ValueError(
-            f"auto_augment={options.text!r}: {num_layers} different operations of {len(weights)}; take a smaller n."
+            f"auto_augment={options.text!r}: {count} different operations of {len(steps)}; take a smaller n."
         )
-    return RandAugment(tuple(Step(op, prob, magnitude) for op in chosen), num_layers, weights, settings)
+    return RandAugment(steps, count, weights, settings)
 
 
 def _augmix(options: _Options, fill: Fill, resample: tuple[Image.Resampling, ...]) -> AugMix:

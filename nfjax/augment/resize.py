@@ -11,21 +11,15 @@ COMPILED = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 
 def resize_part(pixels: np.ndarray, box: Box, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    """A part of an image, resized by itself: nothing outside the part is looked at.
+    """A part of an image, resized to `(height, width)` by itself, as by Pillow's `crop` and `resize`.
 
     Args:
         pixels: uint8 `(height, width, 3)`, or `(height, width)` for greyscale.
         box: left, upper, right and lower edge of the part.
-        size: height and width of the result.
-        resample: filter.
-
-    Returns:
-        the same as Pillow's `crop` and `resize`.
     """
     left, top, right, bottom = box
-    part = pixels[top:bottom, left:right]
     resize = _compiled() if resample in COMPILED else None
-    return (resize or _pillows)(part, size, resample)
+    return (resize or _pillows)(pixels[top:bottom, left:right], size, resample)
 
 
 def _pillows(part: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:

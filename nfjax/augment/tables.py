@@ -31,80 +31,51 @@ AUGMIX_OPS = (
     "Rotate", "PosterizeIncreasing", "SolarizeIncreasing", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
 )  # fmt: skip
 
-# Operation, probability, magnitude, twice a line. 1805.09501, table 9 of the appendix.
+# Operation, probability, magnitude, and what follows it. 1805.09501, table 9 of the appendix.
 _ORIGINAL = """
-PosterizeOriginal 0.4 8  Rotate 0.6 9
-Solarize 0.6 5           AutoContrast 0.6 5
-Equalize 0.8 8           Equalize 0.6 3
-PosterizeOriginal 0.6 7  PosterizeOriginal 0.6 6
-Equalize 0.4 7           Solarize 0.2 4
-Equalize 0.4 4           Rotate 0.8 8
-Solarize 0.6 3           Equalize 0.6 7
-PosterizeOriginal 0.8 5  Equalize 1 2
-Rotate 0.2 3             Solarize 0.6 8
-Equalize 0.6 8           PosterizeOriginal 0.4 6
-Rotate 0.8 8             Color 0.4 0
-Rotate 0.4 9             Equalize 0.6 2
-Equalize 0 7             Equalize 0.8 8
-Invert 0.6 4             Equalize 1 8
-Color 0.6 4              Contrast 1 8
-Rotate 0.8 8             Color 1 2
-Color 0.8 8              Solarize 0.8 7
-Sharpness 0.4 7          Invert 0.6 8
-ShearX 0.6 5             Equalize 1 9
-Color 0.4 0              Equalize 0.6 3
-Equalize 0.4 7           Solarize 0.2 4
-Solarize 0.6 5           AutoContrast 0.6 5
-Invert 0.6 4             Equalize 1 8
-Color 0.6 4              Contrast 1 8
-Equalize 0.8 8           Equalize 0.6 3
+PosterizeOriginal 0.4 8, Rotate 0.6 9 | Solarize 0.6 5, AutoContrast 0.6 5
+Equalize 0.8 8, Equalize 0.6 3        | PosterizeOriginal 0.6 7, PosterizeOriginal 0.6 6
+Equalize 0.4 7, Solarize 0.2 4        | Equalize 0.4 4, Rotate 0.8 8
+Solarize 0.6 3, Equalize 0.6 7        | PosterizeOriginal 0.8 5, Equalize 1 2
+Rotate 0.2 3, Solarize 0.6 8          | Equalize 0.6 8, PosterizeOriginal 0.4 6
+Rotate 0.8 8, Color 0.4 0             | Rotate 0.4 9, Equalize 0.6 2
+Equalize 0 7, Equalize 0.8 8          | Invert 0.6 4, Equalize 1 8
+Color 0.6 4, Contrast 1 8             | Rotate 0.8 8, Color 1 2
+Color 0.8 8, Solarize 0.8 7           | Sharpness 0.4 7, Invert 0.6 8
+ShearX 0.6 5, Equalize 1 9            | Color 0.4 0, Equalize 0.6 3
+Equalize 0.4 7, Solarize 0.2 4        | Solarize 0.6 5, AutoContrast 0.6 5
+Invert 0.6 4, Equalize 1 8            | Color 0.6 4, Contrast 1 8
+Equalize 0.8 8, Equalize 0.6 3
 """
 
 # The policy of the TPU implementation of EfficientNet.
 _V0 = """
-Equalize 0.8 1   ShearY 0.8 4
-Color 0.4 9      Equalize 0.6 3
-Color 0.4 1      Rotate 0.6 8
-Solarize 0.8 3   Equalize 0.4 7
-Solarize 0.4 2   Solarize 0.6 2
-Color 0.2 0      Equalize 0.8 8
-Equalize 0.4 8   SolarizeAdd 0.8 3
-ShearX 0.2 9     Rotate 0.6 8
-Color 0.6 1      Equalize 1 2
-Invert 0.4 9     Rotate 0.6 0
-Equalize 1 9     ShearY 0.6 3
-Color 0.4 7      Equalize 0.6 0
-Posterize 0.4 6  AutoContrast 0.4 7
-Solarize 0.6 8   Color 0.6 9
-Solarize 0.2 4   Rotate 0.8 9
-Rotate 1 7       TranslateYRel 0.8 9
-ShearX 0 0       Solarize 0.8 4
-ShearY 0.8 0     Color 0.6 4
-Color 1 0        Rotate 0.6 2
-Equalize 0.8 4   Equalize 0 8
-Equalize 1 4     AutoContrast 0.6 2
-ShearY 0.4 7     SolarizeAdd 0.6 7
-Posterize 0.8 2  Solarize 0.6 10
-Solarize 0.6 8   Equalize 0.6 1
-Color 0.8 6      Rotate 0.4 5
+Equalize 0.8 1, ShearY 0.8 4        | Color 0.4 9, Equalize 0.6 3
+Color 0.4 1, Rotate 0.6 8           | Solarize 0.8 3, Equalize 0.4 7
+Solarize 0.4 2, Solarize 0.6 2      | Color 0.2 0, Equalize 0.8 8
+Equalize 0.4 8, SolarizeAdd 0.8 3   | ShearX 0.2 9, Rotate 0.6 8
+Color 0.6 1, Equalize 1 2           | Invert 0.4 9, Rotate 0.6 0
+Equalize 1 9, ShearY 0.6 3          | Color 0.4 7, Equalize 0.6 0
+Posterize 0.4 6, AutoContrast 0.4 7 | Solarize 0.6 8, Color 0.6 9
+Solarize 0.2 4, Rotate 0.8 9        | Rotate 1 7, TranslateYRel 0.8 9
+ShearX 0 0, Solarize 0.8 4          | ShearY 0.8 0, Color 0.6 4
+Color 1 0, Rotate 0.6 2             | Equalize 0.8 4, Equalize 0 8
+Equalize 1 4, AutoContrast 0.6 2    | ShearY 0.4 7, SolarizeAdd 0.6 7
+Posterize 0.8 2, Solarize 0.6 10    | Solarize 0.6 8, Equalize 0.6 1
+Color 0.8 6, Rotate 0.4 5
 """
 
-# DeiT III (2204.07118).
-_THREE = """
-Solarize 1 5
-Desaturate 1 10
-GaussianBlurRand 1 10
-"""
+_THREE = "Solarize 1 5 | Desaturate 1 10 | GaussianBlurRand 1 10"  # DeiT III (2204.07118)
 
 
 def _steps(text: str, posterize: str = "") -> tuple[Steps, ...]:
     """A table as sequences of steps, with another way of posterising if one is given."""
-    rows = []
-    for line in text.split("\n")[1:-1]:
-        words = line.split()
-        names = [posterize if posterize and name.startswith("Posterize") else name for name in words[::3]]
-        rows.append(tuple(zip(names, map(float, words[1::3]), map(float, words[2::3]), strict=True)))
-    return tuple(rows)
+    sequences = []
+    for sequence in text.strip().replace("\n", "|").split("|"):
+        steps = [step.split() for step in sequence.split(",")]
+        names = [posterize if posterize and name.startswith("Posterize") else name for name, _, _ in steps]
+        sequences.append(tuple((name, float(p), float(m)) for name, (_, p, m) in zip(names, steps, strict=True)))
+    return tuple(sequences)
 
 
 # With an r, posterising takes away more as the magnitude grows.

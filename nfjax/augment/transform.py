@@ -29,10 +29,8 @@ class TrainTransform:
 
     Attributes:
         size: height and width of the result, in pixels.
-        mode: "RGB" or "L".
-        resample: filters; one is drawn if there are several.
-        augment: probabilities and ranges.
-        policy: applied after the flips, here or on the device; None for none.
+        resample: one is drawn if there are several.
+        policy: applied after the flips, here or on the device.
         jitter: ranges of the factors of brightness, contrast and saturation, and of the turn of the hue; None for those
             that stay.
     """
@@ -86,10 +84,7 @@ class TrainTransform:
 class RandomTransform:
     """A training transform that normalises too; made by `nfjax.create_transform(..., is_training=True)`.
 
-    Attributes:
-        pixels: the transform before normalising.
-        mean: by channel, of pixels in [0, 1].
-        std: likewise.
+    `mean` and `std` are those of pixels in [0, 1], by channel.
     """
 
     pixels: TrainTransform
@@ -99,9 +94,7 @@ class RandomTransform:
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
         """One image, changed at random and normalised: float32 `(height, width, channels)`.
 
-        Args:
-            image: of any size and mode.
-            rng: as for `TrainTransform`; None for a fresh one, different each time.
+        Without `rng`, which is as for `TrainTransform`, the result differs each time.
         """
         return normalize(self.pixels(image, np.random.default_rng() if rng is None else rng), self.mean, self.std)
 
@@ -146,16 +139,12 @@ def color_jitter(
 ) -> Image.Image:
     """Brightness, contrast, saturation and hue changed in random order (torchvision `ColorJitter`).
 
-    Args:
-        image: RGB or greyscale.
-        ranges: of the three factors and of the turn of the hue; None for those that stay.
-        rng: the order is drawn first, then the values.
+    `ranges` are those of the three factors and of the turn of the hue; None for those that stay.
     """
-    order = rng.permutation(len(JITTERS))
+    order = rng.permutation(len(JITTERS))  # drawn first, then the values
     values = [None if bounds is None else rng.uniform(*bounds) for bounds in ranges]
     for index in order:
-        value = values[index]
-        if value is not None:
+        if (value := values[index]) is not None:
             image = JITTERS[index](image, value)
     return image
 
@@ -218,8 +207,8 @@ def _augment(options: dict[str, Any], interpolation: str) -> Augment:
     jitter = options.get("color_jitter", Augment.color_jitter)
     options["color_jitter"] = () if jitter is None else tuple(np.atleast_1d(jitter).tolist())
     augment = Augment(**options)
-    if augment.interpolation not in ("random", *INTERPOLATIONS):
-        known = ["random", *INTERPOLATIONS]
+    known = ["random", *INTERPOLATIONS]
+    if augment.interpolation not in known:
         raise ValueError(f"interpolation={augment.interpolation!r} is not known; choose one of {', '.join(known)}.")
     for name in ("hflip", "vflip", "color_jitter_prob", "grayscale_prob"):
         value = getattr(augment, name)
