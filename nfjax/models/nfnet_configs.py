@@ -39,31 +39,14 @@ def _light(depths: Depths, final_multiple: float = 2.0, **overrides: Any) -> NfC
 
 def _regnet(depths: Depths, channels: tuple[int, int, int, int] = (48, 104, 208, 440)) -> NfCfg:
     """NF-RegNet-B (2101.08692), channels rounded to multiples of 8."""
-    return NfCfg(
-        depths,
-        channels,
-        stem_type="3x3",
-        group_size=8,
-        width_factor=0.75,
-        bottle_ratio=2.25,
-        num_features=1280 * channels[-1] // 440,
-        reg=True,
-        attn_layer="se",
-        rd_ratio=0.5,
-    )
+    options: dict[str, Any] = {"group_size": 8, "width_factor": 0.75, "bottle_ratio": 2.25, "attn_layer": "se"}
+    return NfCfg(depths, channels, num_features=1280 * channels[-1] // 440, reg=True, rd_ratio=0.5, **options)
 
 
 def _resnet(depths: Depths, attn_layer: str | None = None) -> NfCfg:
     """NF-ResNet (2101.08692), pre-activation with average-pooled shortcuts."""
-    return NfCfg(
-        depths,
-        (256, 512, 1024, 2048),
-        stem_type="7x7_pool",
-        stem_chs=64,
-        bottle_ratio=0.25,
-        act_layer="relu",
-        attn_layer=attn_layer,
-    )
+    options: dict[str, Any] = {"stem_type": "7x7_pool", "stem_chs": 64, "bottle_ratio": 0.25, "act_layer": "relu"}
+    return NfCfg(depths, (256, 512, 1024, 2048), attn_layer=attn_layer, **options)
 
 
 def _times(n: int) -> Depths:

@@ -40,20 +40,10 @@ def _so150m2() -> ViTCfg:
     return _so150m(**shape, init_values=1e-5, qkv_bias=False, global_pool="avg")
 
 
-def _patch14(
-    embed_dim: int, depth: int, num_heads: int, registers: int, init_values: float, **overrides: Any
-) -> ViTCfg:
+def _patch14(dim: int, depth: int, heads: int, registers: int, init_values: float, **overrides: Any) -> ViTCfg:
     """DINOv2 with registers (2309.16588), and TIPSv2's image side: a class token, which is the pooled feature."""
-    return ViTCfg(
-        embed_dim,
-        depth,
-        num_heads,
-        patch_size=14,
-        reg_tokens=registers,
-        init_values=init_values,
-        no_embed_class=True,
-        **overrides,
-    )
+    options = {"patch_size": 14, "reg_tokens": registers, "init_values": init_values, "no_embed_class": True}
+    return ViTCfg(dim, depth, heads, **(options | overrides))
 
 
 # Gated MLP of the giants: 2 * 4096 channels in, 4096 out.
@@ -61,25 +51,15 @@ _GIANT = {"mlp_ratio": 2.66667 * 2, "mlp_layer": "swiglu_packed"}
 # The smallest ones, for tests: their position embedding covers the register.
 _TEST: dict[str, Any] = {"class_token": False, "reg_tokens": 1, "init_values": 1e-5}
 
+# Size, registers, side of the images.
+_GAP = [
+    ("wee", 1, 256), ("pwee", 1, 256), ("dwee", 1, 256), ("dpwee", 1, 256), ("little", 1, 256), ("little", 4, 256),
+    ("dlittle", 1, 256), ("medium", 1, 256), ("medium", 4, 256), ("mediumd", 4, 256), ("mediumd", 4, 384),
+    ("betwixt", 1, 256), ("betwixt", 4, 256), ("betwixt", 4, 384),
+]  # fmt: skip
+
 VITS: dict[str, ViTCfg] = {
-    **{
-        f"vit_{size}_patch16_reg{registers}_gap_{side}": _sbb(size, registers)
-        for size, registers, sides in (
-            ("wee", 1, (256,)),
-            ("pwee", 1, (256,)),
-            ("dwee", 1, (256,)),
-            ("dpwee", 1, (256,)),
-            ("little", 1, (256,)),
-            ("little", 4, (256,)),
-            ("dlittle", 1, (256,)),
-            ("medium", 1, (256,)),
-            ("medium", 4, (256,)),
-            ("mediumd", 4, (256, 384)),
-            ("betwixt", 1, (256,)),
-            ("betwixt", 4, (256, 384)),
-        )
-        for side in sides
-    },
+    **{f"vit_{size}_patch16_reg{registers}_gap_{side}": _sbb(size, registers) for size, registers, side in _GAP},
     "vit_base_patch16_reg4_gap_256": _sbb("base", 4, init_values=None),
     **{f"vit_so150m_patch16_reg4_gap_{side}": _so150m(global_pool="avg", fc_norm=False) for side in (256, 384)},
     "vit_so150m_patch16_reg4_map_256": _so150m(global_pool="map"),
@@ -113,11 +93,13 @@ EVAS: dict[str, EvaCfg] = {
 }
 
 
-def _data(name: str, size: int, crop_pct: float = 0.95, **fields: Any) -> DataConfig:
-    """The pretrained cfg of `architecture.tag`; size in pixels."""
-    architecture, _, tag = name.partition(".")
+def _data(names: str, size: int, crop_pct: float = 0.95, **fields: Any) -> list[DataConfig]:
+    """The pretrained cfgs of `architecture.tag`, or of several tags, with spaces between; size in pixels.
+
+    A tag says what the weights were trained on last, and so how many classes they have.
+    """
+    architecture, _, tags = names.partition(".")
     defaults: dict[str, Any] = {
-        "hf_hub_id": f"timm/{name}",
         "mean": HALF,
         "std": HALF,
         "fixed_input_size": True,
@@ -125,86 +107,69 @@ def _data(name: str, size: int, crop_pct: float = 0.95, **fields: Any) -> DataCo
         "classifier": "head",
         "license": "apache-2.0",
     }
-    return DataConfig(architecture, tag, input_size=(3, size, size), crop_pct=crop_pct, **(defaults | fields))
+    found = []
+    for tag in tags.split():
+        classes = {"in12k": 11821, "in21k": 21843}.get(tag.rpartition("_")[2], 1000)
+        own = {"hf_hub_id": f"timm/{architecture}.{tag}", "num_classes": classes}
+        shape = (3, size, size)
+        found.append(DataConfig(architecture, tag, input_size=shape, crop_pct=crop_pct, **(defaults | own | fields)))
+    return found
 
 
 _IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 _FEATURES: dict[str, Any] = {"num_classes": 0}  # published without a classifier
 _ZERO_ONE: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-_IN12K, _IN21K = {"num_classes": 11821}, {"num_classes": 21843}
+_CLIP: dict[str, Any] = {"mean": CLIP_MEAN, "std": CLIP_STD}
 
+# The default of an architecture comes first.
 VIT_DATA: list[DataConfig] = [
-    _data("vit_wee_patch16_reg1_gap_256.sbb_in1k", 256),
-    _data("vit_pwee_patch16_reg1_gap_256.sbb_in1k", 256),
-    _data("vit_dwee_patch16_reg1_gap_256.sbb_nadamuon_in1k", 256),
-    _data("vit_dwee_patch16_reg1_gap_256.sbb_in1k", 256),
-    _data("vit_dpwee_patch16_reg1_gap_256.sbb_nadamuon_in1k", 256),
-    _data("vit_dpwee_patch16_reg1_gap_256.sbb_in1k", 256),
-    _data("vit_little_patch16_reg1_gap_256.sbb_in12k_ft_in1k", 256),
-    _data("vit_little_patch16_reg1_gap_256.sbb_in12k", 256, **_IN12K),
-    _data("vit_little_patch16_reg4_gap_256.sbb_in1k", 256),
-    _data("vit_dlittle_patch16_reg1_gap_256.sbb_nadamuon_in1k", 256),
-    _data("vit_medium_patch16_reg1_gap_256.sbb_in1k", 256),
-    _data("vit_medium_patch16_reg4_gap_256.sbb_in12k_ft_in1k", 256),
-    _data("vit_medium_patch16_reg4_gap_256.sbb_in1k", 256),
-    _data("vit_medium_patch16_reg4_gap_256.sbb_in12k", 256, **_IN12K),
-    _data("vit_mediumd_patch16_reg4_gap_256.sbb2_e200_in12k_ft_in1k", 256),
-    _data("vit_mediumd_patch16_reg4_gap_256.sbb_in12k_ft_in1k", 256),
-    _data("vit_mediumd_patch16_reg4_gap_256.sbb2_e200_in12k", 256, **_IN12K),
-    _data("vit_mediumd_patch16_reg4_gap_256.sbb_in12k", 256, **_IN12K),
-    _data("vit_mediumd_patch16_reg4_gap_384.sbb2_e200_in12k_ft_in1k", 384, 1.0),
-    _data("vit_betwixt_patch16_reg1_gap_256.sbb_in1k", 256),
-    _data("vit_betwixt_patch16_reg4_gap_256.sbb2_e200_in12k_ft_in1k", 256),
-    _data("vit_betwixt_patch16_reg4_gap_256.sbb_in12k_ft_in1k", 256),
-    _data("vit_betwixt_patch16_reg4_gap_256.sbb_in1k", 256),
-    _data("vit_betwixt_patch16_reg4_gap_256.sbb2_e200_in12k", 256, **_IN12K),
-    _data("vit_betwixt_patch16_reg4_gap_256.sbb_in12k", 256, **_IN12K),
-    _data("vit_betwixt_patch16_reg4_gap_384.sbb2_e200_in12k_ft_in1k", 384, 1.0),
-    _data("vit_base_patch16_reg4_gap_256.untrained", 256, 0.9, hf_hub_id=None),
-    _data("vit_so150m_patch16_reg4_gap_256.sbb_e250_in12k_ft_in1k", 256),
-    _data("vit_so150m_patch16_reg4_gap_256.sbb_e250_in12k", 256, **_IN12K),
-    _data("vit_so150m_patch16_reg4_gap_384.sbb_e250_in12k_ft_in1k", 384, 1.0),
-    _data("vit_so150m_patch16_reg4_map_256.untrained", 256, 0.9, hf_hub_id=None),
-    _data("vit_so150m2_patch16_reg1_gap_256.sbb_e200_in12k_ft_in1k", 256, 1.0),
-    _data("vit_so150m2_patch16_reg1_gap_256.sbb_e200_in12k", 256, 1.0, **_IN12K),
-    _data("vit_so150m2_patch16_reg1_gap_384.sbb_e200_in12k_ft_in1k", 384, 1.0),
-    _data("vit_so150m2_patch16_reg1_gap_448.sbb_e200_in12k_ft_in1k", 448, 1.0, crop_mode="squash"),
-    *(
-        _data(f"vit_{size}_patch14_reg4_dinov2.lvd142m", 518, 1.0, **_IMAGENET, **_FEATURES)
-        for size in ("small", "base", "large", "giant")
-    ),
-    *(
-        _data(f"vit_{size}_patch14_reg1_tipsv2.webli", 448, 1.0, **_ZERO_ONE, **_FEATURES)
-        for size in ("base", "large", "so400m", "giant")
-    ),
-    *(
-        _data(f"vit_{size}_patch16_rope_reg1_gap_256.sbb_in1k", 256, license="mit")
-        for size in ("medium", "mediumd", "base")
-    ),
-    _data("vit_betwixt_patch16_rope_reg4_gap_256.sbb_in1k", 256, license="mit", mean=CLIP_MEAN, std=CLIP_STD),
-    _data("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 224, 0.9),
-    _data("vit_tiny_patch16_224.augreg_in21k", 224, 0.9, **_IN21K),
-    _data("vit_tiny_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),
-    _data("vit_small_patch16_224.augreg_in21k_ft_in1k", 224, 0.9),
-    _data("vit_small_patch16_224.augreg_in1k", 224, 0.9),
-    _data("vit_small_patch16_224.augreg_in21k", 224, 0.9, **_IN21K),
-    _data("vit_small_patch16_224.dino", 224, 0.9, **_IMAGENET, **_FEATURES),
-    _data("vit_small_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),
-    _data("vit_small_patch16_384.augreg_in1k", 384, 1.0),
-    _data("vit_base_patch16_224.augreg2_in21k_ft_in1k", 224, 0.9),
-    _data("vit_base_patch16_224.augreg_in21k_ft_in1k", 224, 0.9),
-    _data("vit_base_patch16_224.orig_in21k_ft_in1k", 224, 0.9),
-    _data("vit_base_patch16_224.augreg_in1k", 224, 0.9),
-    _data("vit_base_patch16_224.orig_in21k", 224, 0.9, **_FEATURES),
-    _data("vit_base_patch16_224.augreg_in21k", 224, 0.9, **_IN21K),
-    _data("vit_base_patch16_224.sam_in1k", 224, 0.9),
-    _data("vit_base_patch16_224.bamboo", 224, 1.0, mean=CLIP_MEAN, std=CLIP_STD, num_classes=115217, license=None),
-    _data("vit_base_patch16_224.dino", 224, 0.9, **_IMAGENET, **_FEATURES),
-    _data("vit_base_patch16_224.mae", 224, 0.9, **_IMAGENET, **_FEATURES, license="cc-by-nc-4.0"),
-    _data("vit_base_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),
-    _data("vit_base_patch16_384.orig_in21k_ft_in1k", 384, 1.0),
-    _data("vit_base_patch16_384.augreg_in1k", 384, 1.0),
-    _data("test_vit2.r160_in1k", 160),
-    _data("test_vit3.r160_in1k", 160),
-    _data("test_vit4.r160_in1k", 160, hf_hub_id=None),
+    *_data("vit_wee_patch16_reg1_gap_256.sbb_in1k", 256),
+    *_data("vit_pwee_patch16_reg1_gap_256.sbb_in1k", 256),
+    *_data("vit_dwee_patch16_reg1_gap_256.sbb_nadamuon_in1k sbb_in1k", 256),
+    *_data("vit_dpwee_patch16_reg1_gap_256.sbb_nadamuon_in1k sbb_in1k", 256),
+    *_data("vit_little_patch16_reg1_gap_256.sbb_in12k_ft_in1k sbb_in12k", 256),
+    *_data("vit_little_patch16_reg4_gap_256.sbb_in1k", 256),
+    *_data("vit_dlittle_patch16_reg1_gap_256.sbb_nadamuon_in1k", 256),
+    *_data("vit_medium_patch16_reg1_gap_256.sbb_in1k", 256),
+    *_data("vit_medium_patch16_reg4_gap_256.sbb_in12k_ft_in1k sbb_in1k sbb_in12k", 256),
+    *_data("vit_mediumd_patch16_reg4_gap_256.sbb2_e200_in12k_ft_in1k sbb_in12k_ft_in1k sbb2_e200_in12k sbb_in12k", 256),
+    *_data("vit_mediumd_patch16_reg4_gap_384.sbb2_e200_in12k_ft_in1k", 384, 1.0),
+    *_data("vit_betwixt_patch16_reg1_gap_256.sbb_in1k", 256),
+    *_data("vit_betwixt_patch16_reg4_gap_256.sbb2_e200_in12k_ft_in1k sbb_in12k_ft_in1k sbb_in1k", 256),
+    *_data("vit_betwixt_patch16_reg4_gap_256.sbb2_e200_in12k sbb_in12k", 256),
+    *_data("vit_betwixt_patch16_reg4_gap_384.sbb2_e200_in12k_ft_in1k", 384, 1.0),
+    *_data("vit_base_patch16_reg4_gap_256.untrained", 256, 0.9, hf_hub_id=None),
+    *_data("vit_so150m_patch16_reg4_gap_256.sbb_e250_in12k_ft_in1k sbb_e250_in12k", 256),
+    *_data("vit_so150m_patch16_reg4_gap_384.sbb_e250_in12k_ft_in1k", 384, 1.0),
+    *_data("vit_so150m_patch16_reg4_map_256.untrained", 256, 0.9, hf_hub_id=None),
+    *_data("vit_so150m2_patch16_reg1_gap_256.sbb_e200_in12k_ft_in1k sbb_e200_in12k", 256, 1.0),
+    *_data("vit_so150m2_patch16_reg1_gap_384.sbb_e200_in12k_ft_in1k", 384, 1.0),
+    *_data("vit_so150m2_patch16_reg1_gap_448.sbb_e200_in12k_ft_in1k", 448, 1.0, crop_mode="squash"),
+    *_data("vit_small_patch14_reg4_dinov2.lvd142m", 518, 1.0, **_IMAGENET, **_FEATURES),
+    *_data("vit_base_patch14_reg4_dinov2.lvd142m", 518, 1.0, **_IMAGENET, **_FEATURES),
+    *_data("vit_large_patch14_reg4_dinov2.lvd142m", 518, 1.0, **_IMAGENET, **_FEATURES),
+    *_data("vit_giant_patch14_reg4_dinov2.lvd142m", 518, 1.0, **_IMAGENET, **_FEATURES),
+    *_data("vit_base_patch14_reg1_tipsv2.webli", 448, 1.0, **_ZERO_ONE, **_FEATURES),
+    *_data("vit_large_patch14_reg1_tipsv2.webli", 448, 1.0, **_ZERO_ONE, **_FEATURES),
+    *_data("vit_so400m_patch14_reg1_tipsv2.webli", 448, 1.0, **_ZERO_ONE, **_FEATURES),
+    *_data("vit_giant_patch14_reg1_tipsv2.webli", 448, 1.0, **_ZERO_ONE, **_FEATURES),
+    *_data("vit_medium_patch16_rope_reg1_gap_256.sbb_in1k", 256, license="mit"),
+    *_data("vit_mediumd_patch16_rope_reg1_gap_256.sbb_in1k", 256, license="mit"),
+    *_data("vit_base_patch16_rope_reg1_gap_256.sbb_in1k", 256, license="mit"),
+    *_data("vit_betwixt_patch16_rope_reg4_gap_256.sbb_in1k", 256, license="mit", **_CLIP),
+    *_data("vit_tiny_patch16_224.augreg_in21k_ft_in1k augreg_in21k", 224, 0.9),
+    *_data("vit_tiny_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),
+    *_data("vit_small_patch16_224.augreg_in21k_ft_in1k augreg_in1k augreg_in21k", 224, 0.9),
+    *_data("vit_small_patch16_224.dino", 224, 0.9, **_IMAGENET, **_FEATURES),
+    *_data("vit_small_patch16_384.augreg_in21k_ft_in1k augreg_in1k", 384, 1.0),
+    *_data("vit_base_patch16_224.augreg2_in21k_ft_in1k augreg_in21k_ft_in1k orig_in21k_ft_in1k augreg_in1k", 224, 0.9),
+    *_data("vit_base_patch16_224.orig_in21k", 224, 0.9, **_FEATURES),
+    *_data("vit_base_patch16_224.augreg_in21k sam_in1k", 224, 0.9),
+    *_data("vit_base_patch16_224.bamboo", 224, 1.0, **_CLIP, num_classes=115217, license=None),
+    *_data("vit_base_patch16_224.dino", 224, 0.9, **_IMAGENET, **_FEATURES),
+    *_data("vit_base_patch16_224.mae", 224, 0.9, **_IMAGENET, **_FEATURES, license="cc-by-nc-4.0"),
+    *_data("vit_base_patch16_384.augreg_in21k_ft_in1k orig_in21k_ft_in1k augreg_in1k", 384, 1.0),
+    *_data("test_vit2.r160_in1k", 160),
+    *_data("test_vit3.r160_in1k", 160),
+    *_data("test_vit4.r160_in1k", 160, hf_hub_id=None),
 ]
