@@ -44,16 +44,7 @@ def _plain(conv: Any) -> Conv | None:
     if not isinstance(conv, ScaledStdConv):
         return None
     kernel = conv.weight()
-    fan_in, out = kernel.shape[2] * conv.groups, kernel.shape[3]
-    plain = Conv(
-        fan_in,
-        out,
-        kernel.shape[0],
-        stride=conv.stride,
-        dilation=conv.dilation,
-        groups=conv.groups,
-        padding=conv.padding,
-    )
+    plain = Conv(kernel.shape[2] * conv.groups, kernel.shape[3], kernel.shape[0], **conv.geometry)
     plain.kernel.set_value(kernel)
     plain.bias.set_value(conv.bias[...])
     return plain
@@ -103,8 +94,7 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
         x: an example batch `(batch, height, width, in_chans)`, or its `jax.ShapeDtypeStruct`.
 
     Returns:
-        A function of an array of that shape and dtype, with the outputs of `model(x)`. It raises a ValueError for
-        any other shape.
+        A function of an array of that shape and dtype, with the outputs of `model(x)`; another shape is a ValueError.
     """
     cache.enable()
     graphdef, params = prepare(model)

@@ -23,12 +23,8 @@ def adapt_in_chans(
     "exact" keeps the response of the standardised convolution: on a grey image one channel gives what the same
     image gave as RGB, and 3 n or any other number of channels gives on repeated RGB what RGB gave.
 
-    Args:
-        state: timm's state dict.
-        first_conv: timm's name of the first convolution.
-        in_chans: the wanted number.
-        model: the model that the weights are for, with `in_chans` channels; its layer says how it standardises.
-        mode: one of the above.
+    `first_conv` is timm's name of the convolution; that of the model, which has `in_chans` channels already, says how
+    it standardises.
     """
     state = dict(state)
     weight = state[f"{first_conv}.weight"]

@@ -42,34 +42,19 @@ class Wishes:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `load` builds, and what becomes of the weights; no array is looked at to decide it.
-
-    Attributes:
-        wishes: what was asked for.
-        entry: the architecture.
-        data: data config of the model: its classes, channels and image size.
-        options: for `entry.build`.
-        fresh_classifier: the classifier is not that of the weights.
-        adapts_in_chans: the first convolution of the weights is adapted.
-        weights_size: height and width that the weights' position embedding is resampled from; None if it is not.
-        notes: what a user should know of all this.
-    """
+    """What `load` builds, and what becomes of the weights; no array is looked at to decide it."""
 
     wishes: Wishes
     entry: registry.Entry
-    data: DataConfig
-    options: Mapping[str, Any]
-    fresh_classifier: bool
-    adapts_in_chans: bool
-    weights_size: Size | None
-    notes: tuple[str, ...]
+    data: DataConfig  # of the model: its classes, channels and image size
+    options: Mapping[str, Any]  # for `entry.build`
+    fresh_classifier: bool  # is the classifier not that of the weights?
+    adapts_in_chans: bool  # is the first convolution of the weights adapted?
+    weights_size: Size | None  # of images, from which the weights' position embedding is resampled, if it is
+    notes: tuple[str, ...]  # what a user should know of all this
 
     def build(self) -> ImageModel:
-        """The whole model, as shapes without values.
-
-        Raises:
-            ValueError: an option that the model does not have, or a value that it cannot have.
-        """
+        """The whole model, as shapes without values; a ValueError for an option that it does not have."""
         model = self.entry.build(self.data, **self.options)
         if self.wishes.features_only:
             self.taps(model)
@@ -77,8 +62,7 @@ class Plan:
 
     def taps(self, model: ImageModel) -> list[int]:
         """Positions of the feature maps that are asked for."""
-        indices = self.wishes.out_indices
-        wanted = model.default_out_indices if indices is None else indices
+        wanted = model.default_out_indices if self.wishes.out_indices is None else self.wishes.out_indices
         return take_indices(len(model.feature_taps()), wanted)
 
 
@@ -86,7 +70,7 @@ def make_plan(source: Source, wishes: Wishes, state: Mapping[str, Any] | None = 
     """Decide what `load` does.
 
     Args:
-        source: the model, from `nfjax.names.resolve`.
+        source: the model.
         wishes: the options.
         state: timm's state dict, of which only shapes are looked at; None for fresh weights, or before any are read.
 
@@ -163,30 +147,28 @@ def load(
         name: "eca_nfnet_l0", "eca_nfnet_l0.ra2_in1k", "hf-hub:timm/eca_nfnet_l0" (also "hf_hub:", and with
             "@revision"), or a folder with a config.json, also as "local-dir:PATH" or `pathlib.Path`; the work folder
             of a run means its `final`. A known model comes before a folder of the same name.
-        weights: "pretrained" for the published ones (or the folder's own); None for fresh ones from `seed`; the
-            path of a file or folder; or a mapping from timm names to arrays.
-        num_classes: None for as many as the weights have. Another number keeps the backbone and makes a
-            fresh classifier, and says so; 0 leaves the classifier out.
-        in_chans: None for as many as the name's data config says, 3 as a rule. A number that the weights do not
-            have adapts their first convolution.
-        img_size: height and width of the input, in pixels; None for the model's own. A transformer's position
-            embedding is resampled to it. Convolutional models take any size; it then only goes into
-            `model.data_config`.
-        global_pool: None for the model's own; "avg", "max", "avgmax" or "" for none; "catavgmax" for
-            convolutional models; "token", the class token, for transformers.
-        output_stride: 32, 16 or 8: dilate instead of striding in the last stages of a convolutional model. None for
-            the model's own.
+        weights: "pretrained" for the published ones (or the folder's own); None for fresh ones from `seed`; the path of
+            a file or folder; or a mapping from timm names to arrays.
+        num_classes: None for as many as the weights have. Another number keeps the backbone and makes a fresh
+            classifier, and says so; 0 leaves the classifier out.
+        in_chans: None for as many as the name's data config says, 3 as a rule. For another number the first convolution
+            of the weights is adapted.
+        img_size: height and width of the input, in pixels; None for the model's own. A transformer's position embedding
+            is resampled to it. For convolutional models, which take any size, it only goes into `model.data_config`.
+        global_pool: None for the model's own; "avg", "max", "avgmax" or "" for none; "catavgmax" for convolutional
+            models; "token", the class token, for transformers.
+        output_stride: 32, 16 or 8: dilate instead of striding in the last stages of a convolutional model.
         drop_rate: dropout before the classifier, when training.
         drop_path_rate: stochastic depth of the last block, when training.
         features_only: a call returns a list of NHWC feature maps instead of logits.
-        out_indices: which maps: positions, or an int for the last n; None for all five of a convolutional model,
-            the last three of a transformer. Layers beyond the last one are dropped.
+        out_indices: which maps: positions, or an int for the last n; None for all five of a convolutional model, the
+            last three of a transformer. Layers beyond the last one are dropped.
         dtype: compute dtype. Parameters are float32, or float64 if this is.
         seed: of everything that is drawn: fresh models and fresh classifiers.
         in_chans_mode: "timm" adapts the first convolution to `in_chans` with timm's numbers; "exact" keeps its
             response, which timm's does not where weights are standardised (see `nfjax.input_channels`).
-        overrides: fields of the architecture, `model.config`, to be changed; timm's names, as in timm. For
-            transformers among them `dynamic_img_size`, `pos_drop_rate`, `proj_drop_rate`, `attn_drop_rate`.
+        overrides: fields of the architecture, `model.config`, to be changed; timm's names, as in timm. For transformers
+            among them `dynamic_img_size`, `pos_drop_rate`, `proj_drop_rate`, `attn_drop_rate`.
 
     Returns:
         An `ImageModel`; `model(x)` gives logits of shape `(batch, num_classes)`.
@@ -251,17 +233,12 @@ def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -
     if plan.fresh_classifier:  # it is not asked of the weights
         classifier = f"{data.classifier}/".replace(".", "/")
         shapes = {path: shape for path, shape in shapes.items() if not path.startswith(classifier)}
-    _check(state, shapes, what=data.name, source=origin)
-    return state
-
-
-def _check(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, what: str, source: str) -> None:
-    """Require that timm's `state` is the parameters `{path: shape}`, no more, no less, or name every difference."""
-    found = {name: tuple(array.shape) for name, array in state.items()}
     inexact = [f"{name} ({a.dtype})" for name, a in state.items() if not jnp.issubdtype(a.dtype, jnp.floating)]
     if inexact:
-        raise port.WeightsError(f"{source} holds arrays that are not floating point: {', '.join(inexact)}.")
-    port.check_strict(found, port.timm_shapes(shapes), what=what, source=source)
+        raise port.WeightsError(f"{origin} holds arrays that are not floating point: {', '.join(inexact)}.")
+    found = {name: tuple(array.shape) for name, array in state.items()}
+    port.check_strict(found, port.timm_shapes(shapes), what=data.name, source=origin)
+    return state
 
 
 def _place(weights: Weights, source: Source, name: Name) -> str | Path | Mapping[str, Any] | None:
@@ -289,7 +266,7 @@ def _read(place: str | Path | Mapping[str, Any] | None) -> tuple[Mapping[str, An
         return {key: np.asarray(value) for key, value in place.items()}, "the given mapping"
     if isinstance(place, Path):
         return port.read_weights(place), str(place)
-    from port import hub
+    from port import hub  # here: it takes 60 ms to import
 
     path = hub.fetch_weights(place)
     return port.read_weights(path), f"{place} ({path.name})"

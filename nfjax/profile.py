@@ -32,23 +32,14 @@ SCOPE = re.compile(r"<([^<>]*)>")  # how the path of a module is written into th
 
 @dataclasses.dataclass
 class Layer:
-    """One module that owns parameters or multiplies matrices.
+    """One module that owns parameters or multiplies matrices, and what it costs for one image."""
 
-    Attributes:
-        path: of the module, with dots, as in timm; "" for the model itself.
-        kind: its class.
-        params: the shape of each parameter of its own.
-        output_shape: of its output for one image, without the batch axis; None if it returns several arrays.
-        macs: multiply-accumulates for one image.
-        activations: elements of the outputs of its convolution or matrix products for one image.
-    """
-
-    path: str
-    kind: str
-    params: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    output_shape: tuple[int, ...] | None = None
-    macs: int = 0
-    activations: int = 0
+    path: str  # of the module, with dots, as in timm; "" for the model itself
+    kind: str  # its class
+    params: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # shapes of its own parameters
+    output_shape: tuple[int, ...] | None = None  # without the batch axis; None if it returns several arrays
+    macs: int = 0  # multiply-accumulates
+    activations: int = 0  # elements of the outputs of its convolution or matrix products
 
     @property
     def param_count(self) -> int:
@@ -99,13 +90,11 @@ def profile(model: str | Source | ImageModel, img_size: int | Size | None = None
         ValueError: a size that the model does not take.
     """
     size = None if img_size is None else sides(img_size)
-    source = resolve(model) if isinstance(model, str) else model
-    if isinstance(source, Source):
-        chans, *own = source.data.input_size
-        data = dataclasses.replace(source.data, input_size=(chans, *(size or own)))
-        model = source.entry.build(data, **{"in_chans": chans} | source.model_args)
-    else:
-        model = source
+    model = resolve(model) if isinstance(model, str) else model
+    if isinstance(model, Source):
+        chans, *own = model.data.input_size
+        data = dataclasses.replace(model.data, input_size=(chans, *(size or own)))
+        model = model.entry.build(data, **{"in_chans": chans} | model.model_args)
     size = size or model.data_config.input_size[1:]
 
     graphdef, state = nnx.split(model)

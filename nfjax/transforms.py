@@ -19,6 +19,7 @@ from nfjax.names import resolve
 from port.messages import require_name
 
 CROP_MODES = ("center", "squash", "border")
+Model = ImageModel | DataConfig | str  # itself, its data config or its name
 OVERRIDES = ("input_size", "img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 
@@ -78,16 +79,10 @@ class EvalTransform:
         return "L" if len(self.mean) == 1 else "RGB"
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """One image, normalised.
-
-        Args:
-            image: of any size and mode (see `nfjax.images.convert`).
-
-        Returns:
-            float32 array `(height, width, 3)`, or `(height, width, 1)` for greyscale.
+        """An image of any size and mode, normalised: float32 `(height, width, 3)`, for greyscale `(height, width, 1)`.
 
         Raises:
-            nfjax.images.ImageError: not a PIL image, or one whose pixels have no agreed scale.
+            nfjax.images.ImageError: not a PIL image, or one whose pixels have no agreed scale (see `convert`).
         """
         return normalize(self.pixels(image), self.mean, self.std)
 
@@ -106,7 +101,7 @@ class EvalTransform:
             threads: None for as many as there are cores.
 
         Returns:
-            float32 array `(count, height, width, 3)` in the order of `images`; one channel for greyscale.
+            float32 array `(count, height, width, channels)` in the order of `images`.
 
         Raises:
             nfjax.images.ImageError: naming the file that cannot be read.
@@ -160,30 +155,18 @@ class EvalTransform:
 
 @overload
 def create_transform(
-    model_or_data_config: ImageModel | DataConfig | str,
-    *,
-    is_training: Literal[False] = False,
-    use_test_size: bool = False,
-    **overrides: Any,
+    model_or_data_config: Model, *, is_training: Literal[False] = False, use_test_size: bool = False, **overrides: Any
 ) -> EvalTransform: ...
 
 
 @overload
 def create_transform(
-    model_or_data_config: ImageModel | DataConfig | str,
-    *,
-    is_training: Literal[True],
-    use_test_size: bool = False,
-    **overrides: Any,
+    model_or_data_config: Model, *, is_training: Literal[True], use_test_size: bool = False, **overrides: Any
 ) -> RandomTransform: ...
 
 
 def create_transform(
-    model_or_data_config: ImageModel | DataConfig | str,
-    *,
-    is_training: bool = False,
-    use_test_size: bool = False,
-    **overrides: Any,
+    model_or_data_config: Model, *, is_training: bool = False, use_test_size: bool = False, **overrides: Any
 ) -> EvalTransform | RandomTransform:
     """The preprocessing with which a set of weights was evaluated, or one to train it further with.
 

@@ -91,20 +91,17 @@ def gaussian_blur(image: Image.Image, radius: float) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """An operation and how a magnitude becomes its argument.
+    """An operation and how a magnitude becomes its argument, if it has one.
 
-    Attributes:
-        apply: from an image, and the argument if there is one, and `resample` and `fill` if it is geometric.
-        argument: from the share that the magnitude is of 10, a random number in [0, 1), and the largest translation as
-            a share of the side; None if there is no argument.
-        random: does the argument depend on the random number? Its upper half stands for the negative sign.
-        geometric: does it move pixels?
+    `apply` takes an image, the argument if there is one, and `resample` and `fill` if the operation is geometric;
+    `argument` takes the share that the magnitude is of 10, a random number in [0, 1), and the largest translation as a
+    share of the side.
     """
 
     apply: Callable[..., Image.Image]
     argument: Callable[[float, float, float], float] | None = None
-    random: bool = False
-    geometric: bool = False
+    random: bool = False  # does the argument depend on the random number? Its upper half stands for the negative sign
+    geometric: bool = False  # does it move pixels?
 
 
 def _signed(value: float, chance: float) -> float:

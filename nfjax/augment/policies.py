@@ -21,21 +21,13 @@ LEVELS = 10.0  # magnitudes are tenths of an operation's range
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What all operations of a policy share.
+    """What all operations of a policy share."""
 
-    Attributes:
-        fill: colour of what comes in from outside, by channel.
-        resample: of geometric operations; one is drawn if there are several.
-        magnitude_std: standard deviation of the magnitudes; infinity draws them evenly from 0 up.
-        magnitude_max: largest magnitude.
-        translate_pct: translation at magnitude 10, as a share of the side.
-    """
-
-    fill: Fill
-    resample: tuple[Image.Resampling, ...]
-    magnitude_std: float = 0.0
+    fill: Fill  # colour of what comes in from outside, by channel
+    resample: tuple[Image.Resampling, ...]  # of geometric operations; one is drawn if there are several
+    magnitude_std: float = 0.0  # standard deviation; infinity draws magnitudes evenly from 0 up
     magnitude_max: float = LEVELS
-    translate_pct: float = 0.45
+    translate_pct: float = 0.45  # translation at magnitude 10, as a share of the side
 
     def run(self, op: Op, x: float, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """One operation at a share `x` of its full magnitude."""

@@ -64,7 +64,7 @@ class FeatureInfo(Sequence[Feature]):
         return [f.num_chs for f in self]
 
     def reduction(self) -> list[int]:
-        """Input pixels per map pixel, of each map."""
+        """Input pixels per map pixel."""
         return [f.reduction for f in self]
 
     def module_name(self) -> list[str]:
@@ -95,45 +95,27 @@ class ImageModel(nnx.Module):
     A family sets the attributes below and defines `feature_taps`, `forward_intermediates` and `prune`. Parameters are
     shapes without values until `nfjax.params.fill` or `initialize` gives them some.
 
-    Args of every family:
-        config: the architecture.
-        num_classes: outputs of the classifier; 0 for none.
-        in_chans: channels of the input.
+    Args of every family, beside the attributes:
         global_pool: how the features of an image become one vector.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
-        dtype: compute dtype.
-        data_config: what the weights expect of their input.
-
-    Attributes:
-        config: the frozen architecture.
-        data_config: the frozen pretrained cfg: input size, mean, std, crop, tag.
-        num_features: channels of `forward_features`.
-        num_classes: 0 if the classifier was left out.
-        dtype: compute dtype; parameters are float32, or float64 if this is.
-        output_stride: input pixels per pixel of the last map.
-        out_indices: feature maps that a call returns, or None for a classifier.
-        folded: whether `nfjax.fold` has baked the weight standardisation in.
-        default_out_indices: the maps of a `features_only` model, unless others are asked for: None for all, an
-            int for the last n.
-        timm_names: timm's names for those fields of the config that are called otherwise here.
 
     The head is a `ClassifierHead`; a family with another one overrides what deals with it.
     """
 
-    config: Any
-    data_config: DataConfig
-    num_features: int
-    num_classes: int
+    config: Any  # the frozen architecture
+    data_config: DataConfig  # what the weights expect of their input
+    num_features: int  # channels of `forward_features`
+    num_classes: int  # 0 if the classifier is left out
     in_chans: int
-    dtype: jnp.dtype
-    output_stride: int
+    dtype: jnp.dtype  # to compute in; parameters are float32, or float64 if this is
+    output_stride: int  # input pixels per pixel of the last map
     head: Any
-    out_indices: tuple[int, ...] | None = None
-    folded: bool = False
+    out_indices: tuple[int, ...] | None = None  # feature maps that a call returns, or None for a classifier
+    folded: bool = False  # has `nfjax.fold` baked the weight standardisation in?
     grad_checkpointing: bool = False
-    default_out_indices: ClassVar[int | None] = None
-    timm_names: ClassVar[Mapping[str, str]] = {}
+    default_out_indices: ClassVar[int | None] = None  # of a `features_only` model: None for all, an int for the last n
+    timm_names: ClassVar[Mapping[str, str]] = {}  # of fields of the config that are called otherwise here
 
     @property
     def name(self) -> str:
@@ -142,21 +124,18 @@ class ImageModel(nnx.Module):
 
     @property
     def global_pool(self) -> str:
-        """How the head pools."""
         return self.head.pool_type
 
     def __call__(self, x: Images, *, key: PRNGKeyArray | None = None) -> Any:
         """Logits of a batch of images.
 
         Args:
-            x: floating array of shape `(batch, height, width, in_chans)`, already normalised
-                (see `data_config.mean` and `.std`).
+            x: floating array `(batch, height, width, in_chans)`, normalised by `data_config.mean` and `.std`.
             key: PRNG key; given one, the call trains: dropout and stochastic depth are active.
 
         Returns:
-            Array `(batch, num_classes)`, float32 (float64 if the model is); the pooled features
-            `(batch, num_features)` in the compute dtype if `num_classes` is 0; a list of NHWC maps if the
-            model was loaded with `features_only=True`.
+            Array `(batch, num_classes)`, float32 (float64 if the model is); the pooled features `(batch, num_features)`
+            in the compute dtype if `num_classes` is 0; a list of NHWC maps if the model is `features_only`.
         """
         if self.out_indices is not None:
             return self.forward_intermediates(x, self.out_indices, intermediates_only=True, key=key)
@@ -185,7 +164,7 @@ class ImageModel(nnx.Module):
             indices: None for all maps, an int for the last n, or a sequence of their positions.
             norm: apply the final norm to each map, if it is before the pooling.
             intermediates_only: return the maps alone, and compute nothing after the last of them.
-            key: PRNG key for training.
+            key: for training.
 
         Returns:
             `(features, maps)`, with `features` as `forward_features` returns them, or `maps`: a list of arrays
@@ -212,12 +191,9 @@ class ImageModel(nnx.Module):
         return self.head.num_features
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, seed: int = 0) -> None:
-        """Replace the classifier by a fresh one, in place.
+        """Replace the classifier by a fresh one, or with 0 classes by none, in place.
 
-        Args:
-            num_classes: outputs of the new classifier; 0 removes it.
-            global_pool: a new pooling, or None to keep the present one.
-            seed: seed of the new weights.
+        A `global_pool` replaces the pooling too; the new weights are drawn from `seed`.
         """
         pool = self.head.pool_type if global_pool is None else global_pool
         self.head = ClassifierHead(self.num_features, num_classes, pool, self.head.drop_rate)
@@ -252,12 +228,10 @@ class ImageModel(nnx.Module):
     def model_args(self, own: Any) -> dict[str, Any]:
         """What differs from the architecture `own`, as arguments of timm's constructor."""
         fields = [field.name for field in dataclasses.fields(own) if not field.name.endswith("_drop_rate")]
-        changed = {name: getattr(self.config, name) for name in fields}
-        changed = {name: value for name, value in changed.items() if value != getattr(own, name)}
-        changed["global_pool"] = self.global_pool
-        changed["output_stride"] = self.output_stride
-        defaults = {"global_pool": "avg", "output_stride": 32}
-        return {name: value for name, value in changed.items() if name not in defaults or value != defaults[name]}
+        values = {name: getattr(self.config, name) for name in fields}
+        values |= {"global_pool": self.global_pool, "output_stride": self.output_stride}
+        defaults = {name: getattr(own, name) for name in fields} | {"global_pool": "avg", "output_stride": 32}
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
     def prune(self, out_indices: Sequence[int]) -> None:
         """Turn the model, in place, into one that returns the feature maps `out_indices`."""

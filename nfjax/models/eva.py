@@ -46,14 +46,8 @@ class EvaAttention(Attention):
 
     def __init__(self, cfg: EvaCfg, proj_std: float):
         dim = cfg.embed_dim
-        super().__init__(
-            dim,
-            cfg.num_heads,
-            qkv_bias=False,
-            attn_drop=cfg.attn_drop_rate,
-            proj_drop=cfg.proj_drop_rate,
-            proj_std=proj_std,
-        )
+        drops = {"attn_drop": cfg.attn_drop_rate, "proj_drop": cfg.proj_drop_rate}
+        super().__init__(dim, cfg.num_heads, qkv_bias=False, proj_std=proj_std, **drops)
         self.q_bias = param((dim,), zeros) if cfg.qkv_bias else None
         self.v_bias = param((dim,), zeros) if cfg.qkv_bias else None
 

@@ -33,9 +33,8 @@ class Entry:
         """The model as shapes without values.
 
         Args:
-            data_config: None for that of the default tag.
-            options: arguments of the family, and fields of its config, which replace the architecture's. The
-                number of classes is the data config's unless it is given.
+            data_config: None for that of the default tag. It has the number of classes, unless an option does.
+            options: arguments of the family, and fields of its config, which replace the architecture's.
 
         Raises:
             ValueError: for options that the family does not have, with the closest that it has.
@@ -67,10 +66,8 @@ def _arguments(family: type[ImageModel]) -> set[str]:
 
 
 def _family(family: type[ImageModel], configs: dict[str, Any], data: list[DataConfig]) -> dict[str, Entry]:
-    return {
-        name: Entry(family, config, tuple(d for d in data if d.architecture == name))
-        for name, config in configs.items()
-    }
+    own = {name: tuple(d for d in data if d.architecture == name) for name in configs}
+    return {name: Entry(family, config, own[name]) for name, config in configs.items()}
 
 
 MODELS: dict[str, Entry] = {
@@ -88,12 +85,9 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
         pretrained: return `architecture.tag` names of published weights instead of architectures. The
             pattern may then match with or without the tag.
     """
-    names = list(MODELS)
-    if pretrained:
-        names = [d.name for entry in MODELS.values() for d in entry.data if d.hf_hub_id]
-    matched = [
-        name for name in names if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.split(".")[0], pattern)
-    ]
+    published = [d.name for entry in MODELS.values() for d in entry.data if d.hf_hub_id]
+    names = published if pretrained else list(MODELS)
+    matched = [n for n in names if any(fnmatch.fnmatchcase(said, pattern) for said in (n, n.split(".")[0]))]
     return sorted(matched, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
 
 
@@ -114,10 +108,8 @@ def find(name: str) -> tuple[Entry, DataConfig]:
         close = nearest(architecture, MODELS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "nfjax.list_models() shows all names."
         raise UnknownModelError(f"unknown model {name!r}; {hint}")
-    if not tag:
-        return entry, entry.data[0]
     for data in entry.data:
-        if data.tag == tag:
+        if tag in ("", data.tag):
             return entry, data
     tags = ", ".join(d.name for d in entry.data if d.tag) or "none: use the plain name"
     raise UnknownModelError(f"{architecture} has no weights tagged {tag!r}; known: {tags}.")
@@ -130,11 +122,8 @@ def is_known(name: str) -> bool:
 
 
 def data_config(name: str) -> DataConfig:
-    """The pretrained cfg of a model name, with or without tag; nothing is built.
+    """The pretrained cfg of a model name, with or without tag; nothing is built. An unknown one raises as `find` does.
 
     Example: `nfjax.data_config("eca_nfnet_l0").input_size` is `(3, 224, 224)`.
-
-    Raises:
-        UnknownModelError: for a name or tag that does not exist.
     """
     return find(name)[1]

@@ -126,10 +126,8 @@ class VisionTransformer(ImageModel):
     ) -> Any:
         """The patches that leave the blocks, as maps; features are class token, registers and patches.
 
-        Arguments as `ImageModel`'s, and:
-
-        Args:
-            return_prefix_tokens: return pairs of a map and its prefix tokens `(batch, prefix, dim)`.
+        Arguments as `ImageModel`'s; `return_prefix_tokens` makes pairs of a map and its prefix tokens
+        `(batch, prefix, dim)`.
         """
         taken = take_indices(len(self.blocks), indices) if indices != () else []
         embed_key, *keys = split_key(key, 1 + len(self.blocks))
@@ -150,15 +148,10 @@ class VisionTransformer(ImageModel):
     def attention_maps(
         self, x: Images, indices: int | Sequence[int] | None = None
     ) -> list[Float[Array, "batch heads tokens tokens"]]:
-        """Who attends to whom: the attention weights of blocks, evaluated.
+        """Who attends to whom: the attention weights of blocks, chosen as in `forward_intermediates`, evaluated.
 
-        Args:
-            x: normalised images.
-            indices: blocks, as in `forward_intermediates`.
-
-        Returns:
-            Maps in the order of the network; `[b, h, i, j]` is what token i takes from token j. Rows sum to 1; with
-            differential attention they are differences, and can be negative.
+        In the order of the network; `[b, h, i, j]` is what token i takes from token j. Rows sum to 1; with differential
+        attention they are differences, and can be negative.
         """
         taken = take_indices(len(self.blocks), indices)
         tokens, _, rope = self._embed(x, None)
@@ -198,9 +191,7 @@ class VisionTransformer(ImageModel):
     def pool(self, x: Tokens) -> Vectors:
         """The tokens as the head sees them, by the model's `global_pool`."""
         prefix = 0 if self.config.pool_include_prefix else self.num_prefix_tokens
-        if self.attn_pool is not None:
-            return self.attn_pool(x[:, prefix:])
-        return global_pool_nlc(x, self.pool_type, prefix)
+        return global_pool_nlc(x, self.pool_type, prefix) if self.attn_pool is None else self.attn_pool(x[:, prefix:])
 
     def forward_head(self, features: Tokens, *, pre_logits: bool = False, key: PRNGKeyArray | None = None) -> Vectors:
         """Logits of what `forward_features` returns; with `pre_logits`, the pooled features."""
@@ -215,13 +206,7 @@ class VisionTransformer(ImageModel):
         return [Feature(self.num_features, size, f"blocks.{i}", i) for i in range(len(self.blocks))]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, seed: int = 0) -> None:
-        """Replace the classifier by a fresh one, in place; the final norm stays where it is.
-
-        Args:
-            num_classes: outputs of the new classifier; 0 removes it.
-            global_pool: a new pooling, or None to keep the present one. "map" cannot be added.
-            seed: seed of the new weights.
-        """
+        """As `ImageModel`'s; the final norm stays where it is, and the pooling "map" cannot be added."""
         if global_pool is not None and global_pool != self.pool_type:
             if global_pool == "map":
                 raise ValueError("attention pooling cannot be added to a model; load it with global_pool='map'.")

@@ -15,17 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfjax.fast import gelu
-from nfjax.nn.attention import (
-    Attention,
-    DiffAttention,
-    Differential,
-    PairedHeads,
-    Values,
-    attend,
-    attention_weights,
-    merge_heads,
-    split_heads,
-)
+from nfjax.nn import attention
+from nfjax.nn.attention import Attention, DiffAttention, Differential, PairedHeads, Values, merge_heads, split_heads
 from nfjax.nn.layers import LayerNorm, Linear, RmsNorm, drop_path, dropout, split_key
 from nfjax.nn.vit_layers import MLPS, NORMS, LayerScale
 
@@ -158,12 +149,12 @@ class ParallelScalingBlock(nnx.Module):
     def attention_map(self, x: Tokens, rope: None = None) -> AttentionMap:
         """Who attends to whom in this block, for tokens that enter it."""
         q, k, _ = self._project(x)[1]
-        return attention_weights(q, k)
+        return attention.attention_weights(q, k)
 
     def __call__(self, x: Tokens, rope: None = None, key: PRNGKeyArray | None = None) -> Tokens:
         keys = split_key(key, 3)
         hidden, qkv = self._project(x)
-        attended = merge_heads(attend(*qkv, drop_rate=self.cfg.attn_drop_rate, key=keys[0]))
+        attended = merge_heads(attention.attend(*qkv, drop_rate=self.cfg.attn_drop_rate, key=keys[0]))
         hidden = dropout(gelu(hidden), self.cfg.proj_drop_rate, keys[1])
         y = self.attn_out_proj(attended) + self.mlp_out_proj(hidden)
         return x + drop_path(_scaled(self.ls, y), self.drop_path_rate, keys[2])

@@ -33,15 +33,7 @@ def attention_weights(q: Queries, k: Keys) -> Weights:
 
 
 def attend(q: Queries, k: Keys, v: Keys, *, drop_rate: float = 0.0, key: PRNGKeyArray | None = None) -> Queries:
-    """`softmax(q k^T / sqrt(head_dim)) v`, in the dtype of `v`.
-
-    Args:
-        q: queries.
-        k: keys.
-        v: values.
-        drop_rate: dropout of the attention weights.
-        key: PRNG key; None evaluates.
-    """
+    """`softmax(q k^T / sqrt(head_dim)) v`, in the dtype of `v`; with a key, the attention weights have dropout."""
     if key is None or drop_rate == 0:
         return fast.attend(q, k, v)
     return apply_weights(dropout(attention_weights(q, k), drop_rate, key), v)
@@ -66,8 +58,8 @@ class Attention(nnx.Module):
     """Multi-head self-attention ([1]; timm `Attention`).
 
     Args:
-        dim: channels of the tokens.
-        num_heads: heads that share them.
+        dim: channels of the tokens, which the heads share.
+        num_heads: how many.
         qkv_bias: whether queries, keys and values have a bias.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.

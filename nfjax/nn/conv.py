@@ -34,17 +34,14 @@ def conv2d(
 
     Args:
         x: the images, or maps.
-        kernel: of the same dtype as `x`; its fan in is `in_channels // groups`.
+        kernel: of the same dtype as `x`, as the result is; its fan in is `in_channels // groups`.
         bias: of any dtype.
         stride: step in both directions.
         dilation: distance between the kernel's taps in both directions.
         groups: number of channel groups that do not see each other.
-        padding: "symmetric" pads both sides by `((stride - 1) + dilation * (kernel - 1)) // 2`
-            (timm's `get_padding`); "same" is TensorFlow's SAME (timm's `pad_same`), which differs from it
-            whenever the stride is 2; "valid" pads nothing.
-
-    Returns:
-        The maps, in the dtype of `x`.
+        padding: "symmetric" pads both sides by `((stride - 1) + dilation * (kernel - 1)) // 2` (timm's `get_padding`);
+            "same" is TensorFlow's SAME (timm's `pad_same`), which differs from it whenever the stride is 2; "valid"
+            pads nothing.
     """
     if groups > 1:
         x_parts, kernel_parts = _split_groups(x, kernel, groups)
@@ -68,14 +65,9 @@ def _dense(x: Images, kernel: Kernel, stride: int, dilation: int, padding: Paddi
     pads: str | list[tuple[int, int]] = padding.upper()
     if padding == "symmetric":
         pads = [(p, p) for p in (((stride - 1) + dilation * (k - 1)) // 2 for k in (height, width))]
-    return lax.conv_general_dilated(
-        x,
-        cast(Array, kernel),  # it takes numpy's too
-        window_strides=(stride, stride),
-        padding=pads,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    kernel = cast(Array, kernel)  # it takes numpy's too
+    layout, strides, dilations = ("NHWC", "HWIO", "NHWC"), (stride, stride), (dilation, dilation)
+    return lax.conv_general_dilated(x, kernel, strides, pads, rhs_dilation=dilations, dimension_numbers=layout)
 
 
 def _split_groups(

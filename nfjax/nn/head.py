@@ -28,13 +28,9 @@ def global_pool2d(x: Maps, pool_type: str) -> Vectors:
 
 
 class ClassifierHead(nnx.Module):
-    """Pool, dropout, linear classifier.
+    """Pool, dropout (when the call is given a key), linear classifier; with 0 classes the pooled features are returned.
 
-    Args:
-        in_features: channels of the incoming map.
-        num_classes: 0 leaves the classifier out: the head then returns the pooled features.
-        pool_type: one of `POOLS`.
-        drop_rate: dropout before the classifier, active when the call is given a key.
+    `in_features` are the channels of the incoming map, and `pool_type` is one of `POOLS`.
     """
 
     def __init__(self, in_features: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0):

@@ -46,20 +46,17 @@ class Conv(nnx.Module):
         self.kernel = param(shape, Normal(fan_in**-0.5))  # kaiming normal, fan_in, linear
         self.bias = param((out_channels,), zeros)
 
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """Options of `conv2d`, and of another such layer."""
+        return {name: getattr(self, name) for name in ("stride", "dilation", "groups", "padding")}
+
     def weight(self) -> Float[Value, "k k fan_in out_channels"]:
         """The kernel that the convolution applies."""
         return self.kernel[...]
 
     def __call__(self, x: Maps) -> Float[Array, "batch out_height out_width out_channels"]:
-        return conv2d(
-            x,
-            self.weight().astype(x.dtype),
-            self.bias[...],
-            stride=self.stride,
-            dilation=self.dilation,
-            groups=self.groups,
-            padding=self.padding,
-        )
+        return conv2d(x, self.weight().astype(x.dtype), self.bias[...], **self.geometry)
 
 
 class ScaledStdConv(Conv):
@@ -161,10 +158,7 @@ class Conv1dKernel(nnx.Module):
 
 
 class EfficientChannelAttention(nnx.Module):
-    """Weights of channels, by a 1-D convolution over neighbouring channels.
-
-    (1910.03151; timm `EcaModule`, which multiplies by them.)
-    """
+    """Weights of channels, by a 1-D convolution over neighbours (1910.03151; timm `EcaModule`, which multiplies)."""
 
     def __init__(self, channels: int):
         t = int(abs(math.log2(channels) + 1) / 2)
@@ -194,25 +188,21 @@ def avg_pool(x: Maps, stride: int) -> Float[Array, "batch out_height out_width c
     ceil_mode=True, count_include_pad=False)`). Stride 1, used with dilation: the map keeps its size, and the
     zeros beyond its edge count (timm `AvgPool2dSame`).
     """
-    pads = [(0, 0), (0, 1), (0, 1), (0, 0)]
     if stride == 1:
-        padded = jnp.pad(x, pads)
+        padded = jnp.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)])
         rows = padded[:, 1:] + padded[:, :-1]
         return (rows[:, :, 1:] + rows[:, :, :-1]) / 4
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
-        pads = [(0, 0), (0, height % 2), (0, width % 2), (0, 0)]
-        return avg_pool(jnp.pad(x, pads, mode="edge"), 2)  # repeating the edge averages what is there
+        odd = [(0, 0), (0, height % 2), (0, width % 2), (0, 0)]
+        return avg_pool(jnp.pad(x, odd, mode="edge"), 2)  # repeating the edge averages what is there
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
 def drop_path(x: Float[Array, "*shape"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*shape"]:
-    """Stochastic depth (1603.09382): drop whole samples, rescale the kept ones by `1 / (1 - rate)`.
+    """Stochastic depth (1603.09382): drop whole samples, along the first axis, with probability `rate`.
 
-    Args:
-        x: samples along the first axis.
-        rate: probability of dropping a sample.
-        key: PRNG key; None evaluates, that is returns `x`.
+    The kept ones are rescaled by `1 / (1 - rate)`; `key=None` evaluates, that is returns `x`.
     """
     if key is None or rate == 0.0:
         return x

@@ -16,16 +16,8 @@ def resample_abs_pos_embed(
 ) -> Float[Array, "1 positions dim"]:
     """A learned position embedding for another grid of patches (timm `resample_abs_pos_embed`).
 
-    Bicubic with antialiasing, in float32 whatever the dtype; the entries of prefix tokens are kept as they are.
-
-    Args:
-        pos_embed: array of shape `(1, num_prefix_tokens + old_h * old_w, dim)`.
-        new_grid: the wanted grid.
-        old_grid: the present one.
-        num_prefix_tokens: leading entries that do not belong to the grid.
-
-    Returns:
-        As many entries as the new grid wants, in the dtype of `pos_embed`.
+    Bicubic with antialiasing, in float32; the result has the dtype of `pos_embed`, an array
+    `(1, num_prefix_tokens + old_h * old_w, dim)`, whose entries of prefix tokens are kept as they are.
     """
     pos_embed = jnp.asarray(pos_embed)
     if new_grid == old_grid:
@@ -49,13 +41,8 @@ def rotary_table(
     bands = temperature ** -(np.arange(head_dim // 4) / (head_dim // 4))
     reference = grid if reference_grid is None else reference_grid
     rows, cols = (np.arange(n) * (r / n) for n, r in zip(grid, reference, strict=True))
-    angles = np.concatenate(
-        [
-            np.broadcast_to(rows[:, None, None] * bands, (*grid, len(bands))),
-            np.broadcast_to(cols[None, :, None] * bands, (*grid, len(bands))),
-        ],
-        axis=-1,
-    )
+    turns = rows[:, None, None] * bands, cols[None, :, None] * bands
+    angles = np.concatenate([np.broadcast_to(turn, (*grid, len(bands))) for turn in turns], axis=-1)
     pairs = np.repeat(angles.reshape(grid[0] * grid[1], -1), 2, axis=-1)
     return np.stack([np.sin(pairs), np.cos(pairs)])
 

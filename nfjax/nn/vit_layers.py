@@ -41,13 +41,9 @@ class LayerScale(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with a GELU between them (timm `Mlp`).
+    """Two linear layers with a GELU between them, and dropout after each (timm `Mlp`).
 
-    Args:
-        dim: channels of the tokens.
-        hidden: channels in between.
-        drop: dropout after each layer.
-        out_std: standard deviation of the second layer's initial weights.
+    `hidden` are the channels in between; `out_std` is the standard deviation of the second layer's initial weights.
     """
 
     def __init__(self, dim: int, hidden: int, *, drop: float = 0.0, out_std: float = 0.02):
@@ -64,10 +60,7 @@ class Mlp(nnx.Module):
 class SwiGLUPacked(nnx.Module):
     """Gated MLP `fc2(silu(a) * b)`, `a` and `b` the halves of `fc1` (2002.05202; timm `SwiGLUPacked`).
 
-    Args:
-        dim: channels of the tokens.
-        hidden: channels of both halves together.
-        drop: dropout before and after the second layer.
+    `hidden` are the channels of both halves together; there is dropout before and after the second layer.
     """
 
     def __init__(self, dim: int, hidden: int, *, drop: float = 0.0):

@@ -77,8 +77,7 @@ def verify(
         name: a model name that timm and nfjax both have.
         weights: a file for both; None for random values in every parameter.
         sizes: (height, width) of the inputs; None for the model's own and an odd one.
-        x64: compare in float64 too. Gradients are always compared in float64: at every size with `x64`, at the
-            smallest one without.
+        x64: compare in float64 too, and gradients, which always are, at every size instead of the smallest.
         seed: of the weights and the images.
         options: changes of the architecture, made in both libraries, e.g. `depth=2`.
     """
