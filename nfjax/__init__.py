@@ -47,21 +47,7 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
-    "DataConfig",
-    "EvalTransform",
-    "ImageModel",
-    "UnknownModelError",
-    "class_names",
-    "compile",
-    "create_transform",
-    "data_config",
-    "export",
-    "fold",
-    "list_models",
-    "load",
-    "load_exported",
-    "load_image",
-    "save",
-    "state_dict",
+    "DataConfig", "EvalTransform", "ImageModel", "UnknownModelError", "class_names", "compile", "create_transform",
+    "data_config", "export", "fold", "list_models", "load", "load_exported", "load_image", "save", "state_dict",
     "top_k",
-]
+]  # fmt: skip

@@ -49,11 +49,9 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
 
 def hub_config(model: ImageModel) -> dict[str, Any]:
     """The config.json of a model, in timm's layout (`timm.models.save_for_hf`)."""
-    data = dataclasses.replace(
-        model.data_config, num_classes=model.num_classes, input_size=(model.in_chans, *model.data_config.input_size[1:])
-    )
-    if data.test_input_size is not None:
-        data = dataclasses.replace(data, test_input_size=(model.in_chans, *data.test_input_size[1:]))
+    fields = {field: getattr(model.data_config, field) for field in ("input_size", "test_input_size")}
+    sizes: dict[str, Any] = {field: (model.in_chans, *size[1:]) for field, size in fields.items() if size is not None}
+    data = dataclasses.replace(model.data_config, num_classes=model.num_classes, **sizes)
     config: dict[str, Any] = {
         "architecture": data.architecture,
         "num_classes": model.num_classes,
@@ -64,7 +62,6 @@ def hub_config(model: ImageModel) -> dict[str, Any]:
     if data.label_names is not None:
         config["label_names"] = list(data.label_names)
     # What timm's constructor must be told beyond what it reads from the pretrained cfg.
-    model_args = model.model_args(registry.MODELS[data.architecture].config)
-    if model_args:
+    if model_args := model.model_args(registry.MODELS[data.architecture].config):
         config["model_args"] = model_args
     return config | {"pretrained_cfg": data.to_json()}

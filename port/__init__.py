@@ -23,13 +23,6 @@ else:
     )
 
 __all__ = [
-    "RULES",
-    "WeightsError",
-    "WeightsFileError",
-    "check_strict",
-    "read_weights",
-    "timm_shapes",
-    "to_flax",
-    "to_timm",
+    "RULES", "WeightsError", "WeightsFileError", "check_strict", "read_weights", "timm_shapes", "to_flax", "to_timm",
     "write_safetensors",
-]
+]  # fmt: skip

@@ -14,19 +14,25 @@ def nearest(name: str, known: Iterable[str], *, n: int = 2, cutoff: float = 0.6)
     return difflib.get_close_matches(name, list(known), n=n, cutoff=cutoff)
 
 
-def did_you_mean(name: str, known: Iterable[str], *, n: int = 2, cutoff: float = 0.6) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, n: int = 2) -> str:
     """` Did you mean a or b?`, or nothing where no known name is similar."""
-    close = nearest(name, known, n=n, cutoff=cutoff)
+    close = nearest(name, known, n=n)
     return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def hint(name: str, known: Iterable[str], otherwise: str = "", **options: Any) -> str:
+    """The nearest of the known names; where none is similar, `otherwise`, or all of them."""
+    close = nearest(name, known, **options)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return otherwise or f"known: {', '.join(known)}."
 
 
 def require_name(what: str, found: object, known: Iterable[str]) -> None:
     """Refuse a name that is not known, of an "option" or `what` else: a ValueError with the closest, or with all."""
     names = list(known)
     if found not in names:
-        close = nearest(str(found), names)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}."
-        raise ValueError(f"unknown {what} {found!r}; {hint}")
+        raise ValueError(f"unknown {what} {found!r}; {hint(str(found), names)}")
 
 
 def exit_status(command: Callable[[], int], *, extra: str = "") -> int:

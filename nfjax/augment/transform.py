@@ -26,20 +26,14 @@ class TrainTransform:
 
     The result depends on the image and on the state of `rng` alone. Random numbers are taken in the order of timm's
     `transforms_imagenet_train`.
-
-    Attributes:
-        size: height and width of the result, in pixels.
-        resample: one is drawn if there are several.
-        policy: applied after the flips, here or on the device.
-        jitter: ranges of the factors of brightness, contrast and saturation, and of the turn of the hue; None for those
-            that stay.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width of the result, in pixels
     mode: Mode
-    resample: tuple[Image.Resampling, ...]
+    resample: tuple[Image.Resampling, ...]  # one is drawn if there are several
     augment: Augment
-    policy: Policy | None
+    policy: Policy | None  # applied after the flips, here or on the device
+    # Ranges of the factors of brightness, contrast and saturation, and of the turn of the hue; None: it stays.
     jitter: tuple[tuple[float, float] | None, ...]
 
     def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator) -> np.ndarray:

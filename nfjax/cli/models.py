@@ -22,9 +22,8 @@ def listed(args: argparse.Namespace) -> int:
         raise ValueError(f"no weights were published for {args.pattern}; leave out --pretrained.")
     models = [_described(data, counts(data)) for data in (find(name)[1] for name in names)]
     if args.json:
-        _print_json(models)
+        print(json.dumps(models, indent=2))
         return 0
-
     words = ["name", "hub id" if args.pretrained else "weights", "licence"]
     table = _table(words, ["pixels", "params M", "GMACs", "act. M", "top-1 %", "top-5 %"])
     for name, model in zip(names, models, strict=True):
@@ -34,12 +33,12 @@ def listed(args: argparse.Namespace) -> int:
             name,
             model["hf_hub_id"] if args.pretrained else _tags(model["tags"]),
             model["license"],
-            _slashed(str(row["img_size"][0]) for row in costs),
+            " / ".join(str(row["img_size"][0]) for row in costs),
             f"{costs[0]['params'] / 1e6:.2f}",
-            _slashed(f"{row['macs'] / 1e9:.2f}" for row in costs),
-            _slashed(f"{row['activations'] / 1e6:.2f}" for row in costs),
-            _slashed(f"{row['top1']:.2f}" for row in measured),
-            _slashed(f"{row['top5']:.2f}" for row in measured),
+            " / ".join(f"{row['macs'] / 1e9:.2f}" for row in costs),
+            " / ".join(f"{row['activations'] / 1e6:.2f}" for row in costs),
+            " / ".join(f"{row['top1']:.2f}" for row in measured),
+            " / ".join(f"{row['top5']:.2f}" for row in measured),
         )
     _print(table)
     return 0
@@ -52,9 +51,8 @@ def info(args: argparse.Namespace) -> int:
     layers = profiles[0].layers if args.layers else ()
     if args.json:
         rows = [dataclasses.asdict(layer) | {"param_count": layer.param_count} for layer in layers]
-        _print_json(model | ({"layers": rows} if args.layers else {}))
+        print(json.dumps(model | ({"layers": rows} if args.layers else {}), indent=2))
         return 0
-
     facts = _table(["", ""], [], show_header=False)
     for key, value in model.items():
         if key not in ("counts", "results"):
@@ -116,17 +114,9 @@ def _print(*tables: Any) -> None:
         console.print(table)
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
 def _tags(tags: Sequence[str]) -> str:
     """The default tag, and how many others there are."""
     return " ".join([*tags[:1], *([f"+{len(tags) - 1}"] if len(tags) > 1 else [])])
-
-
-def _slashed(parts: Iterable[str]) -> str:
-    return " / ".join(parts)
 
 
 def _by(shape: Sequence[int]) -> str:

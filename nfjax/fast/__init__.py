@@ -14,17 +14,6 @@ from nfjax.fast.pieces import compiled
 from nfjax.fast.winograd import WinogradConv
 
 __all__ = [
-    "WinogradConv",
-    "add_bias",
-    "attend",
-    "compiled",
-    "gelu",
-    "in_parts",
-    "matmul",
-    "normalize",
-    "plain_formulas",
-    "row_major",
-    "scale",
-    "silu",
-    "standardize",
-]
+    "WinogradConv", "add_bias", "attend", "compiled", "gelu", "in_parts", "matmul", "normalize", "plain_formulas",
+    "row_major", "scale", "silu", "standardize",
+]  # fmt: skip

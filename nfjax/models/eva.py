@@ -12,14 +12,13 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Float64, PRNGKeyArray
+from jaxtyping import Float64
 
 from nfjax.fast import add_bias, scale
 from nfjax.models.vit import Tokens, Vectors, VisionTransformer
-from nfjax.models.vit_blocks import AttentionMap, ViTCfg
+from nfjax.models.vit_blocks import Block, ViTCfg
 from nfjax.nn.attention import Attention
-from nfjax.nn.layers import Linear, drop_path, split_key
+from nfjax.nn.layers import Linear
 from nfjax.nn.pos_embed import Grid, RotaryTable, rotary_table
 from nfjax.nn.vit_layers import Mlp
 from nfjax.params import Constant, param, zeros
@@ -27,18 +26,13 @@ from nfjax.params import Constant, param, zeros
 
 @dataclasses.dataclass(frozen=True)
 class EvaCfg(ViTCfg):
-    """Architecture of a transformer with rotary positions; beyond `ViTCfg`, arguments of timm's `Eva`.
-
-    Attributes:
-        ref_feat_shape: the grid to whose positions those of other grids are scaled, that of pre-training.
-        rope_temperature: ratio of the highest to the lowest frequency, roughly.
-    """
+    """Architecture of a transformer with rotary positions; beyond `ViTCfg`, arguments of timm's `Eva`."""
 
     class_token: bool = False
     global_pool: str = "avg"
     init_values: float | None = 1e-5
-    ref_feat_shape: tuple[int, int] | None = (16, 16)
-    rope_temperature: float = 10_000.0
+    ref_feat_shape: tuple[int, int] | None = (16, 16)  # of pre-training: positions of other grids are scaled to it
+    rope_temperature: float = 10_000.0  # ratio of the highest to the lowest frequency, roughly
 
 
 class EvaAttention(Attention):
@@ -58,8 +52,8 @@ class EvaAttention(Attention):
         return [add_bias(q, self.q_bias[...]), k, add_bias(v, self.v_bias[...])]
 
 
-class EvaBlock(nnx.Module):
-    """Attention, then MLP, each normalised before and scaled after (timm `EvaBlock`)."""
+class EvaBlock(Block):
+    """`Block` with rotary positions, whose LayerScale are parameters of its own (timm `EvaBlock`)."""
 
     def __init__(self, cfg: EvaCfg, index: int, drop_path_rate: float):
         std = 0.02 / (2 * (index + 1)) ** 0.5
@@ -71,20 +65,9 @@ class EvaBlock(nnx.Module):
         self.gamma_1 = None if init is None else param((cfg.embed_dim,), init)
         self.gamma_2 = None if init is None else param((cfg.embed_dim,), init)
 
-    def attention_map(self, x: Tokens, rope: RotaryTable) -> AttentionMap:
-        """Who attends to whom in this block, for tokens that enter it."""
-        return self.attn.weights(self.norm1(x), rope)
-
-    def __call__(self, x: Tokens, rope: RotaryTable, key: PRNGKeyArray | None = None) -> Tokens:
-        keys = split_key(key, 4)
-        y = _scaled(self.gamma_1, self.attn(self.norm1(x), rope, keys[0]))
-        x = x + drop_path(y, self.drop_path_rate, keys[1])
-        y = _scaled(self.gamma_2, self.mlp(self.norm2(x), keys[2]))
-        return x + drop_path(y, self.drop_path_rate, keys[3])
-
-
-def _scaled(gamma: nnx.Param | None, y: Tokens) -> Tokens:
-    return y if gamma is None else scale(y, gamma[...])
+    def scaled(self, branch: int, y: Tokens) -> Tokens:
+        gamma = self.gamma_1 if branch == 1 else self.gamma_2
+        return y if gamma is None else scale(y, gamma[...])
 
 
 class Eva(VisionTransformer):

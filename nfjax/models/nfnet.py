@@ -48,51 +48,28 @@ AnyMap = Float[Array, "batch _ _ _"]
 
 @dataclasses.dataclass(frozen=True)
 class NfCfg:
-    """Architecture of a Normalization-Free network (timm `NfCfg`).
+    """Architecture of a Normalization-Free network (timm `NfCfg`)."""
 
-    Attributes:
-        depths: blocks in each stage.
-        channels: output channels of each stage, before `width_factor`.
-        alpha: scale of the residual branch.
-        stem_type: "3x3", "7x7_pool" or "deep_quad" (four 3x3 convolutions, [2] figure 3).
-        stem_chs: output channels of the stem; None for those of the first stage.
-        group_size: channels in a group of the 3x3 convolutions; None for no groups.
-        attn_layer: "se", "eca" or None.
-        rd_ratio: channels inside "se", relative to those it attends to.
-        attn_gain: factor that restores the variance which the attention's sigmoid takes.
-        width_factor: factor on all channels.
-        bottle_ratio: inner width of a block, relative to its output (its input if `reg`).
-        num_features: output channels of the final 1x1 convolution; 0 for none.
-        ch_div: channels are rounded to multiples of this.
-        reg: RegNet style: inner width from the block's input, attention before the last convolution.
-        extra_conv: a second 3x3 convolution in each block, as in NFNets.
-        gamma_in_act: put the activation's gain into the activation (DeepMind) instead of the convolutions.
-        same_padding: TensorFlow's SAME padding (DeepMind) instead of the symmetric one.
-        std_conv_eps: epsilon of the weight standardisation.
-        skipinit: a learned scalar on each residual branch, zero at first.
-        act_layer: "silu", "gelu" or "relu".
-    """
-
-    depths: tuple[int, ...]
-    channels: tuple[int, ...]
-    alpha: float = 0.2
-    stem_type: str = "3x3"
-    stem_chs: int | None = None
-    group_size: int | None = None
-    attn_layer: str | None = None
-    rd_ratio: float = 1 / 16
-    attn_gain: float = 2.0
-    width_factor: float = 1.0
-    bottle_ratio: float = 0.5
-    num_features: int = 0
-    ch_div: int = 8
-    reg: bool = False
-    extra_conv: bool = False
-    gamma_in_act: bool = False
-    same_padding: bool = False
-    std_conv_eps: float = 1e-5
-    skipinit: bool = False
-    act_layer: str = "silu"
+    depths: tuple[int, ...]  # blocks in each stage
+    channels: tuple[int, ...]  # output channels of each stage, before `width_factor`
+    alpha: float = 0.2  # scale of the residual branch
+    stem_type: str = "3x3"  # "3x3", "7x7_pool" or "deep_quad" (four 3x3 convolutions, [2] figure 3)
+    stem_chs: int | None = None  # output channels of the stem; None for those of the first stage
+    group_size: int | None = None  # channels in a group of the 3x3 convolutions; None for no groups
+    attn_layer: str | None = None  # "se", "eca" or None
+    rd_ratio: float = 1 / 16  # channels inside "se", relative to those it attends to
+    attn_gain: float = 2.0  # factor that restores the variance which the attention's sigmoid takes
+    width_factor: float = 1.0  # factor on all channels
+    bottle_ratio: float = 0.5  # inner width of a block, relative to its output (its input if `reg`)
+    num_features: int = 0  # output channels of the final 1x1 convolution; 0 for none
+    ch_div: int = 8  # channels are rounded to multiples of this
+    reg: bool = False  # RegNet style: inner width from the block's input, attention before the last convolution
+    extra_conv: bool = False  # a second 3x3 convolution in each block, as in NFNets
+    gamma_in_act: bool = False  # put the activation's gain into the activation (DeepMind) instead of the convolutions
+    same_padding: bool = False  # TensorFlow's SAME padding (DeepMind) instead of the symmetric one
+    std_conv_eps: float = 1e-5  # epsilon of the weight standardisation
+    skipinit: bool = False  # a learned scalar on each residual branch, zero at first
+    act_layer: str = "silu"  # "silu", "gelu" or "relu"
 
     def round_channels(self, channels: float) -> int:
         """`channels` times the width factor, rounded to a multiple of `ch_div`."""

@@ -14,7 +14,7 @@ from nfjax.models.nfnet import NormFreeNet
 from nfjax.models.nfnet_configs import NFNET_DATA, NFNETS
 from nfjax.models.vit import VisionTransformer
 from nfjax.models.vit_configs import EVAS, VIT_DATA, VITS
-from port.messages import nearest
+from port.messages import hint
 
 
 class UnknownModelError(ValueError):
@@ -49,9 +49,8 @@ class Entry:
         known = self.options()
         unknown = [name for name in options if name not in known]
         if unknown:
-            close = nearest(unknown[0], known)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}."
-            raise ValueError(f"{self.data[0].architecture} has no option {', '.join(unknown)}; {hint}")
+            said = f"{self.data[0].architecture} has no option {', '.join(unknown)}"
+            raise ValueError(f"{said}; {hint(unknown[0], sorted(known))}")
         arguments = {name: value for name, value in options.items() if name in _arguments(self.family)}
         fields = {name: value for name, value in options.items() if name not in arguments}
         return dataclasses.replace(self.config, **fields), arguments
@@ -105,9 +104,8 @@ def find(name: str) -> tuple[Entry, DataConfig]:
                 f"{name!r} is not a model name but looks like a hub id or a path: write 'hf-hub:{name}' for the "
                 f"Hugging Face hub or 'local-dir:{name}' for a folder."
             )
-        close = nearest(architecture, MODELS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "nfjax.list_models() shows all names."
-        raise UnknownModelError(f"unknown model {name!r}; {hint}")
+        shown = "nfjax.list_models() shows all names."
+        raise UnknownModelError(f"unknown model {name!r}; {hint(architecture, MODELS, shown, n=3, cutoff=0.5)}")
     for data in entry.data:
         if tag in ("", data.tag):
             return entry, data

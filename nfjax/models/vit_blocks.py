@@ -27,54 +27,29 @@ AttentionMap = Float[Array, "batch heads tokens tokens"]
 
 @dataclasses.dataclass(frozen=True)
 class ViTCfg:
-    """Architecture of a vision transformer; fields are the arguments of timm's `VisionTransformer`.
+    """Architecture of a vision transformer; fields are the arguments of timm's `VisionTransformer`."""
 
-    Attributes:
-        embed_dim: channels of a token.
-        depth: number of blocks.
-        num_heads: attention heads.
-        patch_size: side of a patch in pixels.
-        mlp_ratio: channels inside the MLP, relative to `embed_dim`.
-        qkv_bias: whether queries, keys and values have a bias.
-        init_values: initial LayerScale; None or 0 for no LayerScale.
-        class_token: whether there is a class token.
-        reg_tokens: number of registers.
-        no_embed_class: the position embedding has entries for patches only, not for class token and registers.
-        global_pool: "avg", "max" or "avgmax" of the patch tokens, "token", "map" (attention) or "" for none.
-        pool_include_prefix: whether pooling sees class token and registers too.
-        fc_norm: normalise after pooling instead of before; None: where the pool is "avg", "max" or "avgmax".
-        norm_layer: "layernorm" or "rmsnorm".
-        mlp_layer: "mlp" or "swiglu_packed".
-        attn_layer: "attn" or "diff", of the sequential block.
-        block_fn: "sequential", "parallel" or "diff_parallel".
-        dynamic_img_size: take images of any size that is a multiple of the patch; the position embedding is
-            resampled in every call.
-        pos_drop_rate: dropout of the tokens that enter the blocks.
-        proj_drop_rate: dropout inside the MLPs and after each attention.
-        attn_drop_rate: dropout of the attention weights.
-    """
-
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    patch_size: int = 16
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    init_values: float | None = None
-    class_token: bool = True
-    reg_tokens: int = 0
-    no_embed_class: bool = False
-    global_pool: str = "token"
-    pool_include_prefix: bool = False
-    fc_norm: bool | None = None
-    norm_layer: str = "layernorm"
-    mlp_layer: str = "mlp"
-    attn_layer: str = "attn"
-    block_fn: str = "sequential"
-    dynamic_img_size: bool = False
-    pos_drop_rate: float = 0.0
-    proj_drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
+    embed_dim: int = 768  # channels of a token
+    depth: int = 12  # number of blocks
+    num_heads: int = 12  # attention heads
+    patch_size: int = 16  # side of a patch in pixels
+    mlp_ratio: float = 4.0  # channels inside the MLP, relative to `embed_dim`
+    qkv_bias: bool = True  # whether queries, keys and values have a bias
+    init_values: float | None = None  # initial LayerScale; None or 0 for no LayerScale
+    class_token: bool = True  # whether there is a class token
+    reg_tokens: int = 0  # number of registers
+    no_embed_class: bool = False  # no entries of the position embedding for class token and registers
+    global_pool: str = "token"  # "avg", "max" or "avgmax" of the patches, "token", "map" (attention) or "" for none
+    pool_include_prefix: bool = False  # whether pooling sees class token and registers too
+    fc_norm: bool | None = None  # normalise after pooling, not before; None: where that is "avg", "max" or "avgmax"
+    norm_layer: str = "layernorm"  # "layernorm" or "rmsnorm"
+    mlp_layer: str = "mlp"  # "mlp" or "swiglu_packed"
+    attn_layer: str = "attn"  # "attn" or "diff", of the sequential block
+    block_fn: str = "sequential"  # "sequential", "parallel" or "diff_parallel"
+    dynamic_img_size: bool = False  # take any multiple of the patch; resample the position embedding in every call
+    pos_drop_rate: float = 0.0  # dropout of the tokens that enter the blocks
+    proj_drop_rate: float = 0.0  # dropout inside the MLPs and after each attention
+    attn_drop_rate: float = 0.0  # dropout of the attention weights
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -121,11 +96,15 @@ class Block(nnx.Module):
         """Who attends to whom in this block, for tokens that enter it."""
         return self.attn.weights(self.norm1(x), rope)
 
+    def scaled(self, branch: int, y: Tokens) -> Tokens:
+        """What attention (1) or MLP (2) adds, times its LayerScale, if there is one."""
+        return _scaled(self.ls1 if branch == 1 else self.ls2, y)
+
     def __call__(self, x: Tokens, rope: Any = None, key: PRNGKeyArray | None = None) -> Tokens:
         keys = split_key(key, 4)
-        y = _scaled(self.ls1, self.attn(self.norm1(x), rope, keys[0]))
+        y = self.scaled(1, self.attn(self.norm1(x), rope, keys[0]))
         x = x + drop_path(y, self.drop_path_rate, keys[1])
-        y = _scaled(self.ls2, self.mlp(self.norm2(x), keys[2]))
+        y = self.scaled(2, self.mlp(self.norm2(x), keys[2]))
         return x + drop_path(y, self.drop_path_rate, keys[3])
 
 
