@@ -29,15 +29,13 @@ PATIENCE = 10.0  # seconds until another process must have given up the lock, as
 def enable() -> Path | None:
     """Turn the cache on, unless the user has decided otherwise; the first call decides for the process.
 
-    The environment variable NFJAX_CACHE is "0" for no cache, or the folder to keep it in; by default that is
-    `nfjax/jax` in XDG_CACHE_HOME or ~/.cache. JAX's own settings win: where JAX_COMPILATION_CACHE_DIR or `jax.config`
-    names a folder, or turns the cache off, nothing is changed, and of `OPTIONS` not those that the environment sets.
-
-    JAX's keys contain the program, the versions, the flags and the processor's features, so that different machines
-    can share a folder.
+    The environment variable NFJAX_CACHE is "0" for no cache, or its folder; the default is `nfjax/jax` in
+    XDG_CACHE_HOME or ~/.cache. JAX's own settings win: if JAX_COMPILATION_CACHE_DIR or `jax.config` names a folder or
+    turns the cache off, nothing is changed, and `OPTIONS` that the environment sets stay. JAX's keys contain the
+    program, the versions, the flags and the processor's features, so that different machines can share a folder.
 
     Returns:
-        The folder, or None if nothing was turned on. A folder that cannot be written is warned of.
+        The folder, or None if nothing was turned on; if a folder cannot be written, with a warning.
     """
     config: Any = jax.config  # its attributes are made at run time
     choice = os.environ.get(SWITCH, "")
@@ -72,13 +70,13 @@ def _stamps() -> bool:
 
 
 def _prepare(folder: Path, stamped: bool) -> None:
-    """Make the folder, for this user alone since programs in it will be run, and remove what was cut off in it.
+    """Make the folder, for this user alone since programs in it will be run, and remove unfinished entries.
 
-    Where entries are `stamped`, a complete one has a stamp; jax writes none where the cache has no maximal size.
+    Where entries are `stamped`, a finished one has a stamp; jax writes none where the cache has no maximal size.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with filelock.FileLock(folder / LOCK, timeout=PATIENCE):
-        # Of a process that was killed while it wrote. JAX would neither read such an entry nor replace it, but warn.
+        # A killed process leaves an entry that JAX would neither read nor replace, but warn of.
         for entry in folder.glob(f"*{ENTRY}") if stamped else ():
             if not entry.with_name(entry.name.removesuffix(ENTRY) + STAMP).exists():
                 entry.unlink()

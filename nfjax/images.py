@@ -14,7 +14,7 @@ INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box")
 }
 
-# Endings of image files in folders; whatever else lies about in them is passed over.
+# Of image files in folders; other files are ignored.
 IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -23,7 +23,7 @@ class ImageError(ValueError):
 
 
 def is_image_file(entry: Path | os.DirEntry[str]) -> bool:
-    """Does the name of a folder's entry say that it is an image? Names that begin with a dot do not."""
+    """Is a folder's entry an image, by its suffix? Hidden files, whose names begin with a dot, are not."""
     name = entry.name
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and entry.is_file()
 

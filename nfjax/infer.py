@@ -20,8 +20,8 @@ from nfjax.params import merge, split
 def fold(model: ImageModel) -> ImageModel:
     """A copy of the model in which every standardised convolution is a plain one with the weights it applies.
 
-    Same function, less work per call: the standardisation is done once, here. The copy shares nothing that
-    could be changed through it, and cannot be exported (`nfjax.save` the original).
+    Same function, less work per call: the standardisation is done once, here. The copy shares no state with the model,
+    and has no weights of timm's to save (`nfjax.save` the original).
     """
     folded = _replace(model, _plain)
     folded.folded = True
@@ -31,7 +31,7 @@ def fold(model: ImageModel) -> ImageModel:
 # Compiled as one program: the operations of each layer would be compiled one by one, for 4 s with eca_nfnet_l0.
 @functools.partial(jax.jit, static_argnames="by")
 def _replace(model: ImageModel, by: Callable[[Any], nnx.Module | None]) -> ImageModel:
-    """A copy of the model in which `by(layer)`, where it is not None, stands for the layer."""
+    """A copy of the model in which `by(layer)`, where it is not None, replaces the layer."""
     for _, module in list(nnx.iter_graph(model)):  # jit has made the copy
         for name, child in list(vars(module).items()) if isinstance(module, nnx.Module) else ():
             if (replacement := by(child)) is not None:

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of long work: a bar on a terminal, elsewhere a line every few seconds."""
 
 import time
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class Meter:
         return (self._done - self._since[1]) / max(self._clock() - self._since[0], 1e-9)
 
     def advance(self, count: int) -> None:
-        """So many more images are done."""
+        """Count so many more images as done."""
         self._done += count
         if self._since is None:
             self._since = self._clock(), self._done
@@ -74,7 +74,7 @@ class Meter:
 
 
 def bar(console: Console, width: int | None = 40, **options: Any) -> Progress:
-    """A bar with a name before it, and behind it how much is done and a note: the field `note` of its tasks."""
+    """A progress bar between a name and the count that is done with a note, the field `note` of its tasks."""
     before, behind = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
     return Progress(before, BarColumn(width), MofNCompleteColumn(), behind, console=console, **options)
 

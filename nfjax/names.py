@@ -30,11 +30,9 @@ class Source:
 def resolve(name: Name) -> Source:
     """The architecture, data config and place of weights behind a name.
 
-    Args:
-        name: "arch", "arch.tag", "hf-hub:organisation/name[@revision]" (also "hf_hub:"), or a folder: a path of one,
-            as text, as "local-dir:PATH" or as a `pathlib.Path`. The work folder of a run means its `final`. A known
-            model is that model, whatever folders there are, and a warning tells of a model in a folder of that name;
-            "./arch" is the folder.
+    A name is "arch", "arch.tag", "hf-hub:organisation/name[@revision]" (also "hf_hub:"), or a folder: its path as text,
+    as "local-dir:PATH" or as a `pathlib.Path`; a run's work folder means its `final`. A known model comes before a
+    folder of that name, with a warning if that holds a model; "./arch" is the folder.
 
     Raises:
         nfjax.UnknownModelError: no such name; the closest are suggested.

@@ -63,16 +63,13 @@ class ExportedModel:
             raise ValueError(f"images of dtype {images.dtype}; {self.config['name']} was exported for {dtype}, {form}.")
         images = jnp.asarray(images, dtype)
         if not isinstance(images, jax.core.Tracer):
-            self._check_platform(next(iter(images.devices())).platform)
+            platforms, platform = self.config["platforms"], next(iter(images.devices())).platform
+            if not set(_RUNS.get(platform, (platform,))) & set(platforms):
+                raise ValueError(
+                    f"{self.config['name']} was exported for {', '.join(platforms)}, and this is {platform}: set "
+                    f"JAX_PLATFORMS, or export it again with platforms that include this one."
+                )
         return self._call(*self._params, images)
-
-    def _check_platform(self, platform: str) -> None:
-        platforms = self.config["platforms"]
-        if not set(_RUNS.get(platform, (platform,))) & set(platforms):
-            raise ValueError(
-                f"{self.config['name']} was exported for {', '.join(platforms)}, and this is {platform}: set "
-                f"JAX_PLATFORMS, or export it again with platforms that include this one."
-            )
 
 
 def load_exported(path: str | os.PathLike[str]) -> ExportedModel:

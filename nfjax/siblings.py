@@ -1,8 +1,8 @@
-"""`port` and `train`, the packages that are installed beside nfjax, where a file of the user has the same name.
+"""`port` and `train`, the packages that are installed beside nfjax, where a user's file has the same name.
 
-Python takes the first `port` that it finds; in a folder with a `port.py` that is the user's, without what nfjax needs.
-`import nfjax` then takes its own `port` from beside itself; nothing is touched where no other file is in the way.
-`train` is only needed by the command `nfjax`, which searches its own folder first.
+Python imports the first `port` that it finds; in a folder with a `port.py`, that is the user's. `import nfjax` then
+imports its own `port` from beside itself. If no other file has the name, nothing is changed. Only the command `nfjax`
+needs `train`: it searches its own folder first.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ NAMES = ("port", "train")
 
 
 def claim(name: str) -> None:
-    """Have `import name` give the package beside nfjax, in this process.
+    """Make `import name` find the package beside nfjax, in this process.
 
     Raises:
         ImportError: another module of this name was imported before.
@@ -36,10 +36,7 @@ def claim(name: str) -> None:
 
 
 def come_first() -> None:
-    """For a command: search the folder of nfjax before all others, if another module is in the way.
-
-    Processes that this one starts search in the same order, unlike what `claim` does.
-    """
+    """For a command: search nfjax's folder first if another module is in the way, in child processes too."""
     if any(_in_the_way(name, _search(name)) for name in NAMES):
         sys.path.insert(0, PARENT)
     for name in NAMES:
@@ -68,11 +65,7 @@ def _found(name: str) -> ModuleSpec | None:
 
 def _search(name: str) -> ModuleSpec | None:
     """What `import name` would give if it was not imported yet."""
-    for finder in sys.meta_path:
-        spec = finder.find_spec(name, None)
-        if spec is not None:
-            return spec
-    return None
+    return next(filter(None, (finder.find_spec(name, None) for finder in sys.meta_path)), None)
 
 
 def _in_the_way(name: str, spec: ModuleSpec | None) -> str | None:

@@ -94,7 +94,7 @@ class EvalTransform:
         return np.asarray(self._crop(image)).reshape(*self.size, len(self.mean))
 
     def batch(self, images: Iterable[Image.Image | ImageFile], *, threads: int | None = None) -> np.ndarray:
-        """Many images, decoded and transformed in threads (Pillow lets go of Python's lock).
+        """Many images, decoded and transformed in threads (Pillow releases the GIL).
 
         Args:
             images: paths, open files or PIL images; a lazily opened PIL image may not come twice.

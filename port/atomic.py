@@ -8,16 +8,16 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Where to write what shall take the place of `path`; the folder is made if need be.
+    """A file to write that then replaces `path`, whose folder is made if needed.
 
-    Whoever reads `path` meets the old file or the whole new one. If writing fails, the old one stays.
+    Readers of `path` see the old file or the whole new one. If writing fails, the old one stays.
 
     >>> with replacing("config.json") as partial:
     ...     partial.write_text("{}")
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")  # the ending says what it is
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")  # the suffix still says what it is
     try:
         yield partial
         os.replace(partial, path)

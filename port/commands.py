@@ -29,9 +29,9 @@ class Command(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """A mistake is told in one line, with the option that may have been meant.
+    """argparse's parser, which reports a mistake in one line, with the nearest option.
 
-    Options that begin with one of `others` are left to somebody else.
+    Options that begin with one of `others` are left to another parser.
     """
 
     def __init__(self, *, others: tuple[str, ...] = (), **options: Any):
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         self._others = others
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuses unknown options at once: they come before arguments that are missing."""
+        """Refuse unknown options first: they often explain why an argument is missing."""
         known = self._option_string_actions
         for arg in sys.argv[1:] if args is None else args:
             option = arg.partition("=")[0]

@@ -35,9 +35,9 @@ def parse_hub_id(hub_id: str) -> tuple[str, str | None]:
 def fetch(hub_id: str, filename: str) -> Path:
     """The local path of one file of a repository, downloaded unless the cache has it.
 
-    Without a revision, a cached file is used as it is, without asking the hub; with one (`@main`, a tag) the
-    hub is asked whether it moved, unless it is a commit hash, which cannot. huggingface_hub takes up a broken
-    download within the call, in steps of 10 MiB; after one that it gave up, the next call starts over.
+    Without a revision, a cached file is used without asking the hub; with one (`@main`, a tag) the hub is asked whether
+    it moved, unless it is a commit hash, which cannot. huggingface_hub resumes a broken download within the call, in
+    steps of 10 MiB; after one that it gave up, the next call starts over.
 
     Raises:
         EntryNotFoundError: the repository exists and has no such file.
@@ -72,7 +72,7 @@ def fetch(hub_id: str, filename: str) -> Path:
 
 
 def _in_cache(repo: str, revision: str | None, filename: str) -> object:
-    """What holds without asking the hub: a path, _CACHED_NO_EXIST, or None for neither."""
+    """What the cache knows without asking the hub: a path, _CACHED_NO_EXIST, or None for neither."""
     if revision is None or _COMMIT.fullmatch(revision):
         return try_to_load_from_cache(repo, filename, revision=revision)
     return None
@@ -94,7 +94,7 @@ def fetch_config(hub_id: str) -> tuple[dict[str, Any], str]:
 def fetch_weights(hub_id: str) -> Path:
     """The weights of a repository: safetensors, sharded safetensors, or the older pickle, in this order."""
     repo, revision = parse_hub_id(hub_id)
-    # What the cache knows to be absent comes last, so that weights in the cache need no request.
+    # Files known to be absent come last, so that weights in the cache need no request.
     for filename in sorted(WEIGHT_FILES, key=lambda f: _in_cache(repo, revision, f) is _CACHED_NO_EXIST):
         try:
             path = fetch(hub_id, filename)

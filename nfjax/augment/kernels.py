@@ -1,9 +1,9 @@
-"""Pillow's resizing, compiled by numba: the same integers, several at a time, and without Python's lock.
+"""Pillow's resizing, compiled by numba: the same integers, several at a time, and without the GIL.
 
 Each output row is a weighted sum of input rows, in fixed point, and so is each output column. Pillow (`Resample.c`)
-takes one pixel after the other; here a whole row is added at once, which the compiler turns into vector instructions,
-and for columns the image is turned before and after. Nothing here may be reordered in floating point: weights are
-rounded to integers, and those must be Pillow's.
+goes pixel by pixel; here a whole row is added at once, which the compiler vectorises, and for columns the image is
+transposed before and after. Floating-point operations keep Pillow's order: weights are rounded to integers, which must
+be Pillow's.
 """
 
 import math
@@ -26,15 +26,15 @@ def _weight(x: float, cubic: bool) -> float:
 
 
 @numba.njit(nogil=True, cache=True)
-def _turned(pixels: np.ndarray) -> np.ndarray:
+def _transposed(pixels: np.ndarray) -> np.ndarray:
     """Columns as rows."""
     rows, columns, channels = pixels.shape
-    turned = np.empty((columns, rows, channels), np.uint8)
+    transposed = np.empty((columns, rows, channels), np.uint8)
     for row in range(rows):
         for column in range(columns):
             for channel in range(channels):
-                turned[column, row, channel] = pixels[row, column, channel]
-    return turned
+                transposed[column, row, channel] = pixels[row, column, channel]
+    return transposed
 
 
 @numba.njit(nogil=True, cache=True)
@@ -78,5 +78,5 @@ def resize(pixels: np.ndarray, height: int, width: int, cubic: bool, height_firs
         height_first: otherwise the width; the result differs, because what lies between is rounded.
     """
     if height_first:
-        return _turned(_rows(_turned(_rows(np.ascontiguousarray(pixels), height, cubic)), width, cubic))
-    return _rows(_turned(_rows(_turned(pixels), width, cubic)), height, cubic)
+        return _transposed(_rows(_transposed(_rows(np.ascontiguousarray(pixels), height, cubic)), width, cubic))
+    return _rows(_transposed(_rows(_transposed(pixels), width, cubic)), height, cubic)

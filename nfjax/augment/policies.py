@@ -30,7 +30,7 @@ class Settings:
     translate_pct: float = 0.45  # translation at magnitude 10, as a share of the side
 
     def run(self, op: Op, x: float, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """One operation at a share `x` of its full magnitude."""
+        """Apply one operation at a share `x` of its full magnitude."""
         arguments = []
         if op.argument is not None:
             arguments.append(op.argument(x, rng.random() if op.random else 0.0, self.translate_pct))
@@ -152,8 +152,7 @@ def create_policy(text: str, *, fill: Fill, resample: tuple[Image.Resampling, ..
       3), a alpha (1), mstd (evenly up to m from 0).
     * "ta_wide": TrivialAugment; the name of torchvision's reference scripts.
 
-    Anything else is a ValueError, where timm would take no notice of some mistakes. `fill` and `resample` are those of
-    `Settings`.
+    Anything else is a ValueError, where timm ignores some mistakes. `fill` and `resample` are those of `Settings`.
     """
     name, *sections = text.split("-")
     if name == "rand":

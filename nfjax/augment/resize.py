@@ -1,4 +1,4 @@
-"""Cutting a part out of an image and resizing it: Pillow's pixels, sooner where numba is installed."""
+"""Cropping an image and resizing the crop: Pillow's pixels, faster where numba is installed."""
 
 import functools
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Resize = Callable[[np.ndarray, tuple[int, int], Image.Resampling], Image.Image]
 
 @functools.cache
 def _compiled() -> Resize | None:
-    """Compiled resizing, in the order of the Pillow that is installed; None without numba, or if it has another one."""
+    """Compiled resizing, in the order of the installed Pillow; None without numba, or if that order is unknown."""
     try:
         from nfjax.augment import kernels
     except (ImportError, RuntimeError):  # no numba; none for this numpy; no folder where it may keep compiled code
@@ -63,7 +63,7 @@ ORDERS = (_never, _where_it_shrinks_most)
 
 
 def _equal(resize: Resize) -> bool:
-    """Does noise, made larger and smaller, come out as from Pillow? The last two sizes tell when its order turns."""
+    """Does resized noise equal Pillow's? The last two sizes show where its order changes."""
     noise = np.random.default_rng(0).integers(0, 256, (97, 61, 3), np.uint8)
     return all(
         resize(noise, size, resample) == _pillows(noise, size, resample)

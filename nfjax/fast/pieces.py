@@ -1,4 +1,4 @@
-"""A compiled function of a batch, which a CPU walks through in pieces, several at a time.
+"""A compiled function of a batch, which a CPU computes in pieces, several at a time.
 
 The activations of a piece stay in the caches, and the memory of a call is small enough (eca_nfnet_l0: 21 MB instead of
 171 for eight images) that the system's allocator keeps it; pages fresh from the system must be cleared first.
