@@ -1,7 +1,7 @@
 """`nfjax.export`: a model as one file that jax runs without flax, on several platforms, for any batch size.
 
 The file is an uncompressed zip with `model.stablehlo`, the serialised program of `jax.export`, and `config.json`, what
-a server must know about it. `nfjax.serving` reads it, and so do five lines of anyone's (docs/serving.md).
+a server must know about it. `nfjax.serving` reads it, and so can five lines of jax (docs/serving.md).
 """
 
 import hashlib
@@ -174,8 +174,10 @@ def _array(aval: Any) -> dict[str, Any]:
 
 @contextmanager
 def _portable() -> Iterator[None]:
-    """Trace for other machines than this one, and without the names of its folders."""
-    # Of each operation the program keeps the line that made it, in nfjax, but not who called that.
+    """Trace for other machines than this one, and without the names of its folders.
+
+    Of each operation the program keeps the line of nfjax that made it, but not the callers.
+    """
     regex, tracebacks = "jax_hlo_source_file_canonicalization_regex", "jax_include_full_tracebacks_in_locations"
     before = {option: getattr(jax.config, option) for option in (regex, tracebacks)}
     try:

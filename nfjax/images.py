@@ -59,7 +59,7 @@ def load_image(file: ImageFile, mode: Mode = "RGB", *, exif: bool = False) -> Im
         raise ImageError(f"{name} is not an image that Pillow can read: {_beginning(file)}.") from None
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+    except Exception as error:  # damaged data makes Pillow's decoders raise almost any error
         raise ImageError(f"{name} cannot be decoded: {type(error).__name__}: {error}") from error
 
 
@@ -121,7 +121,7 @@ def _high_byte(image: Image.Image) -> Image.Image:
 
 
 def _check_float(image: Image.Image) -> None:
-    """Refuse floating-point pixels that are evidently not on timm's scale of 0 to 255."""
+    """Refuse floating-point pixels that are clearly not on timm's scale of 0 to 255."""
     pixels = np.asarray(image)
     low, high = pixels.min(initial=np.inf), pixels.max(initial=-np.inf)
     if not (low >= 0 and high <= 255) or 0 < high <= 1:

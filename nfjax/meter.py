@@ -59,7 +59,7 @@ class Meter:
         return (self._done - self._since[1]) / max(self._clock() - self._since[0], 1e-9)
 
     def advance(self, count: int) -> None:
-        """Count so many more images as done."""
+        """`count` more images are done."""
         self._done += count
         if self._since is None:
             self._since = self._clock(), self._done

@@ -1,7 +1,7 @@
 """Parameters as a flat `{path: array}` dict, whose paths mirror timm's names.
 
 A layer declares its parameters with `param`: a shape and an initializer, no memory. `fill` puts given arrays
-in, `initialize` draws whatever is still missing, so that loading weights never pays for a random init first.
+in, `initialize` draws what is still missing, so that loading weights never pays for a random init first.
 """
 
 import dataclasses

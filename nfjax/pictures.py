@@ -1,4 +1,4 @@
-"""Pictures for people: matplotlib without a window system."""
+"""Pictures: matplotlib without a window system."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,16 +11,13 @@ if TYPE_CHECKING:
 
 
 def make_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
-    """An empty figure of so many inches.
-
-    Not pyplot's, which keeps figures and looks for a window system.
-    """
+    """An empty figure, in inches; not pyplot's, which keeps figures and looks for a window system."""
     figure: Figure = require("matplotlib.figure", "pictures").Figure(figsize=(width, height), dpi=100, layout=layout)
     require("matplotlib.backends.backend_agg", "pictures").FigureCanvasAgg(figure)
     return figure
 
 
 def save_figure(figure: "Figure", path: Path, dpi: float | None = None) -> None:
-    """Write a figure in the format that the ending of the path names; a viewer never meets half a picture."""
+    """Write a figure, atomically, in the format of the path's suffix."""
     with replacing(path) as partial:
         figure.savefig(partial, dpi="figure" if dpi is None else dpi)

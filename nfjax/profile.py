@@ -1,8 +1,7 @@
 """Size and cost of a model, counted on shapes: no parameter and no activation is ever allocated.
 
-The model is traced on abstract arrays. Convolutions and linear layers count by their definition, whatever program
-computes them (`nfjax/nn/conv.py` packs groups); the other matrix products, those of attention, are read from the traced
-program.
+The model is traced on abstract arrays. Convolutions and linear layers count by their definition, not by the program
+that computes them (`nfjax/nn/conv.py` packs groups); attention's matrix products are read from the traced program.
 
     python -m nfjax.profile > nfjax/data/counts.csv      renews the packaged table
 """

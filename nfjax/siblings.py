@@ -30,7 +30,7 @@ def claim(name: str) -> None:
             f"{other} was imported as {name!r}, which is also the name of a package of nfjax: rename this file."
         )
     module = importlib.util.module_from_spec(ours)
-    vars(module)["_hides"] = other  # for a message, should somebody look for the other one's contents
+    vars(module)["_hides"] = other  # for a message, if the other one's contents are looked for
     sys.modules[name] = module
     ours.loader.exec_module(module)
 

@@ -178,10 +178,10 @@ def create_transform(
         is_training: random crop, flip and colour jitter; a policy such as auto_augment="rand-m9-mstd0.5-inc1" if given.
         use_test_size: take the image size and the crop_pct that the weights do best with, `test_input_size` and
             `test_crop_pct`, where the data config has them.
-        overrides: in the place of the data config's, with timm's names; None counts as not given. `input_size`
+        overrides: instead of the data config's, with timm's names; None counts as not given. `input_size`
             (channels, height, width) or `img_size` (one number, or height and width), `crop_pct`, `crop_mode`,
             `interpolation`, `mean`, `std` (by channel, or one number for all). In training the fields of
-            `nfjax.augment.Augment` in the place of the cropping.
+            `nfjax.augment.Augment` instead of the cropping.
 
     Returns:
         A callable from a PIL image to float32 `(height, width, 3)`. For one input channel images become
@@ -237,7 +237,7 @@ def create_transform(
 
 
 def _data_config(source: Any) -> DataConfig:
-    """The data config of whatever `create_transform` takes."""
+    """The data config of a model, of a name, or the one given."""
     if isinstance(source, str | os.PathLike):
         found = resolve(source)
         channels = found.model_args.get("in_chans", found.data.input_size[0])

@@ -153,7 +153,7 @@ def _read(source: str) -> "State":
 
 
 def _model(name: str, state: "State") -> Any:
-    """The model with exactly these weights, whatever its number of classes and input channels."""
+    """The model with exactly these weights, of any number of classes and input channels."""
     import nfjax
     from nfjax.loading import sizes_of
 

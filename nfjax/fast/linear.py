@@ -63,7 +63,7 @@ class Affine(Protocol):
 
 @operation
 def in_parts(linear: Affine, x: Float[Array, "*axes channels"], parts: int) -> list[Float[Array, "*axes part"]]:
-    """`linear(x)` in so many equal parts of its last axis."""
+    """`linear(x)`, split into equal parts of its last axis."""
     return jnp.split(linear(x), parts, axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""What every model of the library can do, whatever its family."""
+"""What every model of the library can do."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -225,8 +225,8 @@ class NormFreeBlock(nnx.Module):
     def factor(self, f: Maps, key: PRNGKeyArray | None) -> Float[Array, "batch 1 1 _"]:
         """`alpha`, and what else the branch is multiplied by: attention, SkipInit's gain, stochastic depth.
 
-        Made one before they meet the branch, so that they and their gradients cost next to nothing: a number for each
-        image, or for each of its channels. In float32 at least, so that it is rounded once.
+        Multiplied together first, so that they and their gradients cost almost nothing: one number per image, or per
+        image and channel. In float32 at least, so that it is rounded once.
         """
         factor = jnp.full((f.shape[0], 1, 1, 1), self.cfg.alpha, jnp.promote_types(f.dtype, jnp.float32))
         if self.attn_last is not None:

@@ -103,7 +103,7 @@ class Linear(nnx.Module):
         return y if self.bias is None else add_bias(y, self.bias[...])
 
     def split(self, x: Float[Array, "*axes in_features"], parts: int) -> list[Float[Array, "*axes part"]]:
-        """The map's value in so many equal parts of its last axis."""
+        """The map's value, split into equal parts of its last axis."""
         return in_parts(self, x, parts)
 
 
@@ -170,7 +170,7 @@ class EfficientChannelAttention(nnx.Module):
         channels, reach = pooled.shape[1], self.kernel_size // 2
         padded = jnp.pad(pooled, ((0, 0), (reach, reach)))
         taps = self.conv.kernel[...].astype(x.dtype)[:, 0, 0]
-        # A handful of shifted sums: cheaper than a convolution of one channel on every backend.
+        # A few shifted sums: cheaper than a convolution of one channel on every backend.
         y = sum(taps[i] * padded[:, i : i + channels] for i in range(self.kernel_size))
         return jax.nn.sigmoid(y)[:, None, None, :]
 

@@ -81,7 +81,7 @@ def rope_table(model: Any) -> np.ndarray:
 
 
 def replace_rope_table(model: Any, table: np.ndarray) -> None:
-    """Put another table of rotary positions, `(2, patches, head_dim)`, in the place of timm's."""
+    """Replace timm's table of rotary positions by another, `(2, patches, head_dim)`."""
     import torch
 
     model.rope.pos_embed = torch.from_numpy(np.concatenate(list(table), axis=-1))

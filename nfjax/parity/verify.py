@@ -69,9 +69,9 @@ def verify(
 ) -> Iterator[Row]:
     """Compare one model with timm's, and yield each comparison as it is made.
 
-    A transformer is resized to other sizes than its own by each library in float32. In float64, where timm's numbers
-    are rounded to float32 on the way, they are taken over: ours gets timm's resampled position embedding, timm's
-    model our rotary table, which has a row of its own.
+    For other sizes than its own each library resizes a transformer itself, in float32. In float64, where timm still
+    rounds to float32, ours gets timm's resampled position embedding, and timm's model our rotary table, which is
+    compared in a row of its own.
 
     Args:
         name: a model name that timm and nfjax both have.
