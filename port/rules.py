@@ -61,11 +61,8 @@ def to_flax(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: naming every entry that no rule covers.
     """
-    _require_rules(state, ".", _BY_TIMM)
     converted = {}
-    for name, array in state.items():
-        parents, leaf = _split(name, ".")
-        rule = _BY_TIMM[leaf, np.ndim(array)]
+    for name, parents, array, rule in _with_rules(state, ".", _BY_TIMM):
         if rule.flax_rank == 1 and rule.timm_rank == 4 and array.shape[1:] != (1, 1, 1):
             raise WeightsError(f"{name} has shape {array.shape}; expected ({array.shape[0]}, 1, 1, 1).")
         converted["/".join([*parents, rule.flax])] = rule.to_flax(np.asarray(array))
@@ -78,13 +75,8 @@ def to_timm(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: naming every path that no rule covers.
     """
-    _require_rules(params, "/", _BY_FLAX)
-    converted = {}
-    for path, array in params.items():
-        parents, leaf = _split(path, "/")
-        rule = _BY_FLAX[leaf, np.ndim(array)]
-        converted[".".join([*parents, rule.timm])] = rule.to_timm(np.asarray(array))
-    return converted
+    rows = _with_rules(params, "/", _BY_FLAX)
+    return {".".join([*parents, rule.timm]): rule.to_timm(np.asarray(array)) for _, parents, array, rule in rows}
 
 
 def timm_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -93,19 +85,20 @@ def timm_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, .
     return {name: array.shape for name, array in to_timm(blank).items()}
 
 
-def _split(name: str, separator: str) -> tuple[list[str], str]:
-    *parents, leaf = name.split(separator)
-    return parents, leaf
-
-
-def _require_rules(arrays: Mapping[str, np.ndarray], separator: str, known: Mapping[tuple[str, int], Rule]) -> None:
-    unknown = [
-        f"{name} of shape {tuple(np.shape(array))}"
-        for name, array in arrays.items()
-        if (_split(name, separator)[1], np.ndim(array)) not in known
-    ]
+def _with_rules(
+    arrays: Mapping[str, np.ndarray], separator: str, known: Mapping[tuple[str, int], Rule]
+) -> list[tuple[str, list[str], np.ndarray, Rule]]:
+    """For each array its name, what that has before the leaf, itself, and its rule."""
+    rows, unknown = [], []
+    for name, array in arrays.items():
+        *parents, leaf = name.split(separator)
+        if (rule := known.get((leaf, np.ndim(array)))) is None:
+            unknown.append(f"{name} of shape {tuple(np.shape(array))}")
+        else:
+            rows.append((name, parents, array, rule))
     if unknown:
         leaves = ", ".join(f"{leaf} (rank {rank})" for leaf, rank in known)
         raise WeightsError(
             f"no conversion rule for {len(unknown)} arrays: {', '.join(unknown)}. Rules exist for {leaves}."
         )
+    return rows

@@ -12,18 +12,19 @@ Maps = Float[Array, "batch height width channels"]
 Vectors = Float[Array, "batch features"] | Float[Array, "batch height width features"]
 
 
-def global_pool2d(x: Maps, pool_type: str) -> Vectors:
+def global_pool(x: Float[Array, "batch *space channels"], pool_type: str) -> Float[Array, "batch ..."]:
     """One vector for each image; with twice the channels for "catavgmax".
 
     "" returns `x` itself. "avgmax" is the mean of the two, "catavgmax" joins average and maximum.
     """
+    space = tuple(range(1, x.ndim - 1))
     if pool_type == "":
         return x
     if pool_type == "avg":
-        return x.mean((1, 2))
+        return x.mean(space)
     if pool_type == "max":
-        return x.max((1, 2))
-    average, maximum = x.mean((1, 2)), x.max((1, 2))
+        return x.max(space)
+    average, maximum = x.mean(space), x.max(space)
     return (average + maximum) / 2 if pool_type == "avgmax" else jnp.concatenate([average, maximum], axis=-1)
 
 
@@ -43,7 +44,7 @@ class ClassifierHead(nnx.Module):
         self.fc = Linear(self.num_features, num_classes, std=0.01) if num_classes else None
 
     def __call__(self, x: Maps, *, pre_logits: bool = False, key: PRNGKeyArray | None = None) -> Vectors:
-        x = dropout(global_pool2d(x, self.pool_type), self.drop_rate, key)
+        x = dropout(global_pool(x, self.pool_type), self.drop_rate, key)
         if pre_logits or self.fc is None:
             return x
         # Logits in float32 at least: a bfloat16 model keeps the resolution that the loss needs.

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfjax.fast import gelu, scale, silu
 from nfjax.nn.attention import attend, merge_heads, split_heads
+from nfjax.nn.head import global_pool
 from nfjax.nn.layers import Conv, LayerNorm, Linear, RmsNorm, dropout, split_key
 from nfjax.params import Constant, Halves, Normal, TruncatedNormal, Uniform, ones, param, zeros
 
@@ -106,11 +107,6 @@ def global_pool_nlc(x: Tokens, pool_type: str, num_prefix_tokens: int) -> Float[
     "token" takes the first token; "avg", "max" and their mean "avgmax" leave out the first
     `num_prefix_tokens`; "" returns `x` itself.
     """
-    if pool_type == "":
-        return x
     if pool_type == "token":
         return x[:, 0]
-    x = x[:, num_prefix_tokens:]
-    if pool_type == "avg":
-        return x.mean(1)
-    return x.max(1) if pool_type == "max" else (x.max(1) + x.mean(1)) / 2
+    return x if pool_type == "" else global_pool(x[:, num_prefix_tokens:], pool_type)
