@@ -30,33 +30,19 @@ from train.optim.state import Arrays, State
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run, ready to start; `train.step` makes compiled functions of it.
+    """One run, ready to start; `train.step` makes compiled functions of it."""
 
-    Attributes:
-        config: what was asked for.
-        dataset: the images.
-        mesh: the devices.
-        model: with its first weights, for its architecture and data config.
-        graphdef: of the model; `nfjax.params.merge(graphdef, params)` is the model with other weights.
-        params: the first weights.
-        treatments: what each parameter is due.
-        tx: the optimiser.
-        learning_rate: the schedule; it knows how long the run is.
-        loss: `(logits, targets) -> scalar`.
-        transform: what a training batch goes through before the model sees it.
-    """
-
-    config: Config
+    config: Config  # what was asked for
     dataset: Dataset
     mesh: jax.sharding.Mesh
-    model: nfjax.ImageModel
-    graphdef: nnx.GraphDef
-    params: Arrays
-    treatments: Treatments
+    model: nfjax.ImageModel  # with its first weights, for its architecture and data config
+    graphdef: nnx.GraphDef  # of the model; `nfjax.params.merge(graphdef, params)` is the model with other weights
+    params: Arrays  # the first weights
+    treatments: Treatments  # what each parameter is due
     tx: optax.GradientTransformationExtraArgs
-    learning_rate: LearningRate
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
-    transform: BatchTransform
+    learning_rate: LearningRate  # it knows how long the run is
+    loss: Callable[[jax.Array, jax.Array], jax.Array]  # `(logits, targets) -> scalar`
+    transform: BatchTransform  # of a training batch
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -34,22 +34,14 @@ class DamagedError(OSError):
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What is known of a checkpoint without its arrays.
+    """What is known of a checkpoint without its arrays."""
 
-    Attributes:
-        step: how many steps were done.
-        meta: what the caller of `Checkpoints.save` added.
-        metrics: of the evaluation that it was saved with; empty if there was none.
-        leaves: dtype and shape of every array, e.g. "float32 [3, 3, 16, 32]", by its path in the state.
-        checksums: of every array, by the same paths.
-        files: size of every file in bytes and, of those that are small, a hash.
-    """
-
-    step: int
-    meta: dict[str, Any]
-    metrics: dict[str, float]
-    leaves: dict[str, str]
-    checksums: dict[str, str]
+    step: int  # how many steps were done
+    meta: dict[str, Any]  # what the caller of `Checkpoints.save` added
+    metrics: dict[str, float]  # of the evaluation that it was saved with; empty if there was none
+    leaves: dict[str, str]  # dtype and shape of every array, e.g. "float32 [3, 3, 16, 32]", by its path in the state.
+    checksums: dict[str, str]  # of every array, by the same paths
+    # size of every file in bytes and, of those that are small, a hash
     files: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
 

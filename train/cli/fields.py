@@ -22,27 +22,16 @@ _MANY = {int: "integers", float: "numbers", bool: "of true or false", str: "text
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A field that is not a section.
+    """A field that is not a section."""
 
-    Attributes:
-        path: e.g. "optim.lr".
-        value: in the config that it was taken from.
-        doc: its documentation, on one line.
-        item: type of its value, or of the elements of a tuple.
-        choices: all that a value or an element can be; empty if they are many.
-        range: of the numbers; None if any will do.
-        length: elements of a tuple; None for any number of them, 1 if it is no tuple.
-        optional: can it be None?
-    """
-
-    path: str
-    value: Any
-    doc: str
-    item: type
-    choices: tuple[Any, ...]
-    range: Range | None
-    length: int | None
-    optional: bool
+    path: str  # e.g. "optim.lr".
+    value: Any  # in the config that it was taken from
+    doc: str  # its documentation, on one line
+    item: type  # type of its value, or of the elements of a tuple
+    choices: tuple[Any, ...]  # all that a value or an element can be; empty if they are many
+    range: Range | None  # of the numbers; None if any will do
+    length: int | None  # elements of a tuple; None for any number of them, 1 if it is no tuple
+    optional: bool  # can it be None?
 
     @classmethod
     def of(cls, path: str, kind: Any, value: Any, doc: str) -> "Field":

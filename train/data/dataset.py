@@ -29,18 +29,12 @@ Opener = Callable[[Data, str], Mapping[str, Source]]
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A training and a test split, and what a model must know of them.
-
-    Attributes:
-        train: to train on.
-        test: to test on.
-        policy: of the training images, on the host or on the device; None for none.
-        data_config: for a model that is trained on it: image sizes, mean, std, class names, cropping of test images.
-    """
+    """A training and a test split, and what a model must know of them."""
 
     train: Split
     test: Split
-    policy: Policy | None
+    policy: Policy | None  # of the training images, on the host or on the device; None for none
+    # for a model that is trained on it: image sizes, mean, std, class names, cropping of test images
     data_config: DataConfig
 
     @property

@@ -25,25 +25,15 @@ MARGIN, TITLE = 4, 14  # of a contact sheet, in pixels
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What one image turned out to be.
-
-    Attributes:
-        key: its name.
-        label: its class.
-        hash: of its file.
-        bytes: how many it has.
-        kind: file format and mode of the pixels, such as "JPEG RGB".
-        size: width and height in pixels; None if it cannot be decoded.
-        error: why it cannot be.
-    """
+    """What one image turned out to be."""
 
     key: str
     label: int
-    hash: bytes
-    bytes: int
-    kind: str
-    size: tuple[int, int] | None
-    error: str = ""
+    hash: bytes  # of its file
+    bytes: int  # how many it has
+    kind: str  # file format and mode of the pixels, such as "JPEG RGB"
+    size: tuple[int, int] | None  # width and height in pixels; None if it cannot be decoded
+    error: str = ""  # why it cannot be
 
 
 def look_at(source: Source, index: int) -> Look:

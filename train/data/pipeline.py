@@ -35,20 +35,13 @@ class Decoded(dict[int, tuple[np.ndarray, int]]):
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images and what is done to them.
-
-    Attributes:
-        source: of the images.
-        transform: `(pixels, rng) -> uint8 array` of `shape`, pixels as `train.data.decode` gives them; a function
-            of its arguments alone that can be pickled.
-        shape: height, width and channels.
-        decoded: receives all images that were read, so that each is read once; None to read them each time.
-    """
+    """Images and what is done to them."""
 
     source: Source
+    # from pixels, as `train.data.decode` gives them, to uint8 of `shape`; pickled, and a function of its arguments alone
     transform: Transform
-    shape: tuple[int, int, int]
-    decoded: Decoded | None = None
+    shape: tuple[int, int, int]  # height, width and channels
+    decoded: Decoded | None = None  # keeps what was read, so that each image is read once
 
     def __len__(self) -> int:
         return len(self.source)

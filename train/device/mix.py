@@ -21,31 +21,20 @@ ATTEMPTS = 10  # at a rectangle that fits
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """How the images of a batch are mixed. All arrays have one row for the batch, or one for each image.
+    """How the images of a batch are mixed. All arrays have one row for the batch, or one for each image."""
 
-    Attributes:
-        lam: share of the image itself, float.
-        cut: cutmix instead of mixup, bool.
-        box: rows and columns of cutmix, `(rows, 4)` int32: top, bottom, left, right, the ends excluded.
-    """
-
-    lam: jax.Array
-    cut: jax.Array
-    box: jax.Array
+    lam: jax.Array  # share of the image itself, float
+    cut: jax.Array  # cutmix instead of mixup, bool
+    box: jax.Array  # rows and columns of cutmix, `(rows, 4)` int32: top, bottom, left, right, the ends excluded
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Erasing:
-    """What is erased from the images of a batch.
+    """What is erased from the images of a batch."""
 
-    Attributes:
-        box: `(batch, recount, 4)` int32, as in `Mixing`; empty ones erase nothing.
-        fill: what stands there instead; broadcasts to `(batch, recount, height, width, channels)`.
-    """
-
-    box: jax.Array
-    fill: jax.Array
+    box: jax.Array  # `(batch, recount, 4)` int32, as in `Mixing`; empty ones erase nothing
+    fill: jax.Array  # what stands there instead; broadcasts to `(batch, recount, height, width, channels)`
 
 
 MixFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]

@@ -20,17 +20,11 @@ _FILES = {".json", ".safetensors", ".bin", ".pth", ".pt"}  # of a folder with a 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a model comes from.
+    """Where a model comes from."""
 
-    Attributes:
-        name: for `nfjax.load`.
-        weights: likewise.
-        identity: changes when the weights or the architecture do.
-    """
-
-    name: str
-    weights: Any
-    identity: str
+    name: str  # for `nfjax.load`
+    weights: Any  # likewise
+    identity: str  # changes when the weights or the architecture do
 
 
 def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:

@@ -16,19 +16,12 @@ TOP = 5
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Of some images, in the order of their source.
+    """Of some images, in the order of their source."""
 
-    Attributes:
-        label: `(images,)` int32, the output that is right.
-        loss: `(images,)` float32, cross-entropy.
-        classes: `(images, k)` int32, the most probable outputs, the first one first.
-        probabilities: `(images, k)` float32, theirs.
-    """
-
-    label: np.ndarray
-    loss: np.ndarray
-    classes: np.ndarray
-    probabilities: np.ndarray
+    label: np.ndarray  # `(images,)` int32, the output that is right
+    loss: np.ndarray  # `(images,)` float32, cross-entropy
+    classes: np.ndarray  # `(images, k)` int32, the most probable outputs, the first one first
+    probabilities: np.ndarray  # `(images, k)` float32, theirs
 
     def __len__(self) -> int:
         return len(self.label)

@@ -40,25 +40,15 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What all models of a call are evaluated on, and how.
+    """What all models of a call are evaluated on, and how."""
 
-    Attributes:
-        data: where the images are, and what differs from the models' own preprocessing.
-        source: the images.
-        out: folder of the results.
-        weights: "pretrained", None or a file, as for `nfjax.load`.
-        dtype: to compute in.
-        restrict: only the classes of the data set compete.
-        real: the reassessed labels of each image, or None.
-    """
-
-    data: Data
+    data: Data  # where the images are, and what differs from the models' own preprocessing
     source: Source
     out: Path
-    weights: str | None = "pretrained"
-    dtype: str = "float32"
-    restrict: bool = False
-    real: list[list[int]] | None = None
+    weights: str | None = "pretrained"  # "pretrained", None or a file, as for `nfjax.load`
+    dtype: str = "float32"  # to compute in
+    restrict: bool = False  # only the classes of the data set compete
+    real: list[list[int]] | None = None  # the reassessed labels of each image, or None
 
 
 def run(args: argparse.Namespace, given: dict[str, Any]) -> int:

@@ -36,23 +36,15 @@ class Settings(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What sets an optimiser apart.
+    """What sets an optimiser apart."""
 
-    Attributes:
-        direction: the transformation of gradients into directions.
-        eps: its own, where the config has none (timm's default).
-        betas: its own, where the config has none (timm's default).
-        decay: "coupled", added to the gradient; "decoupled", of the parameters themselves; or "inside" the direction.
-        adaptive: its learning rate goes by the square root of the batch size.
-        late_momentum: momentum sums up updates that are already multiplied by the learning rate.
-    """
-
-    direction: Callable[[Settings], optax.GradientTransformation]
-    eps: float = 1e-8
+    direction: Callable[[Settings], optax.GradientTransformation]  # from gradients to directions
+    eps: float = 1e-8  # where the config has none, as in timm; the betas too
     betas: tuple[float, float] = (0.9, 0.999)
+    # "coupled", added to the gradient; "decoupled", of the parameters themselves; or "inside" the direction
     decay: str = "decoupled"
-    adaptive: bool = False
-    late_momentum: bool = False
+    adaptive: bool = False  # its learning rate goes by the square root of the batch size
+    late_momentum: bool = False  # momentum sums up updates that are already multiplied by the learning rate
 
 
 def _muon(s: Settings, nesterov: bool) -> optax.GradientTransformation:

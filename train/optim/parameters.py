@@ -62,25 +62,15 @@ CLASSIFIER = r"head/(fc/)?(kernel|bias)"
 
 
 class Treatment(NamedTuple):
-    """What one parameter is due.
+    """What one parameter is due."""
 
-    Attributes:
-        lr_scale: factor on the learning rate of the run.
-        weight_decay: strength of its decay.
-        frozen: it stays as it is.
-        layer: where it is in the network, from 0 for the stem.
-        unit_axes: over which adaptive clipping takes the norm of one unit; None for all.
-        clipped: adaptive clipping applies to it.
-        fsdp_axes: by which fsdp may divide it, the preferred one first.
-    """
-
-    lr_scale: float
+    lr_scale: float  # factor on that of the run
     weight_decay: float
     frozen: bool
-    layer: int
-    unit_axes: tuple[int, ...] | None
-    clipped: bool
-    fsdp_axes: tuple[int, ...]
+    layer: int  # where it is in the network, from 0 for the stem
+    unit_axes: tuple[int, ...] | None  # over which adaptive clipping takes the norm of one unit; None for all
+    clipped: bool  # adaptive clipping applies to it
+    fsdp_axes: tuple[int, ...]  # by which fsdp may divide it, the preferred one first
 
 
 Treatments = Mapping[str, Treatment]

@@ -19,17 +19,11 @@ CYCLES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class Plateau(NamedTuple):
-    """What a plateau schedule remembers.
+    """What a plateau schedule remembers."""
 
-    Attributes:
-        best: the best metric so far.
-        bad: evaluations since then, or since the last decay.
-        lr: the learning rate after warm-up.
-    """
-
-    best: jax.Array
-    bad: jax.Array
-    lr: jax.Array
+    best: jax.Array  # the best metric so far
+    bad: jax.Array  # evaluations since then, or since the last decay
+    lr: jax.Array  # the learning rate after warm-up
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, so that it can be jitted
@@ -37,24 +31,15 @@ class LearningRate:
     """`(step, plateau) -> learning rate`, a traceable function of the steps done; and how long the run is.
 
     Times are in steps if the schedule changes with every step, otherwise in epochs, and may be fractions.
-
-    Attributes:
-        config: the schedule.
-        lr: its peak.
-        period: steps to a unit of time.
-        main: time of the schedule without what is added to it.
-        warmup: time of the warm-up.
-        decay: time between two decays of "step", or of the decay of "wsd".
-        total_steps: steps of the whole run, with the epochs that warm-up, cycles and cooldown add.
     """
 
     config: Schedule
-    lr: float
-    period: int
-    main: float
-    warmup: float
-    decay: float
-    total_steps: int
+    lr: float  # its peak
+    period: int  # steps to a unit of time
+    main: float  # time of the schedule without what is added to it
+    warmup: float  # time of the warm-up
+    decay: float  # time between two decays of "step", or of the decay of "wsd"
+    total_steps: int  # steps of the whole run, with the epochs that warm-up, cycles and cooldown add
 
     def init(self) -> Any:
         """The plateau before the first evaluation; empty unless the schedule has one."""

@@ -14,23 +14,14 @@ Arrays = dict[str, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that a step changes, and the key of all its random choices; dicts are keyed by parameter path.
+    """All that a step changes, and the key of all its random choices; dicts are keyed by parameter path."""
 
-    Attributes:
-        step: how many steps were done, int32.
-        params: the parameters, float32 or float64.
-        opt_state: of the optimiser.
-        ema: moving average of the parameters; empty if there is none.
-        key: base key, as uint32 data.
-        plateau: what the schedule remembers of evaluations; empty for those that depend on the step alone.
-    """
-
-    step: jax.Array
-    params: Arrays
-    opt_state: Any
-    ema: Arrays
-    key: jax.Array
-    plateau: Any
+    step: jax.Array  # how many steps were done, int32
+    params: Arrays  # float32 or float64
+    opt_state: Any  # of the optimiser
+    ema: Arrays  # moving average of the parameters; empty if there is none
+    key: jax.Array  # base key, as uint32 data
+    plateau: Any  # what the schedule remembers of evaluations; empty for those that depend on the step alone
 
     @property
     def eval_params(self) -> Arrays:

@@ -20,21 +20,13 @@ SMOOTHING = 50  # a running mean is over this part of the points
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One pair of axes.
+    """One pair of axes."""
 
-    Attributes:
-        title: what it shows, with the unit.
-        curves: labels by key of metrics.jsonl.
-        scale: factor from the file's numbers to those shown.
-        log: show orders of magnitude.
-        noisy: measured on one batch at a time: drawn faintly, with a running mean over it.
-    """
-
-    title: str
-    curves: Mapping[str, str]
-    scale: float = 1.0
-    log: bool = False
-    noisy: bool = True
+    title: str  # what it shows, with the unit
+    curves: Mapping[str, str]  # labels by key of metrics.jsonl
+    scale: float = 1.0  # factor from the file's numbers to those shown
+    log: bool = False  # show orders of magnitude
+    noisy: bool = True  # measured on one batch at a time: drawn faintly, with a running mean over it
 
 
 PANELS = (

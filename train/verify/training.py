@@ -29,21 +29,13 @@ EPOCHS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A model, how it is trained, and a small model of its family for quick checks.
+    """A model, how it is trained, and a small model of its family for quick checks."""
 
-    Attributes:
-        config: of the run; its model is the full-size one.
-        small: name of the small model.
-        small_size: side of its images.
-        small_options: cuts it down further, in both libraries.
-        sized: the models are built for one size of images.
-    """
-
-    config: Config
-    small: str
-    small_size: int
-    small_options: Mapping[str, Any]
-    sized: bool = False
+    config: Config  # of the run; its model is the full-size one
+    small: str  # its name
+    small_size: int  # side of its images
+    small_options: Mapping[str, Any]  # cuts it down further, in both libraries
+    sized: bool = False  # the models are built for one size of images
 
 
 RECIPES: dict[str, Recipe] = {
@@ -101,23 +93,14 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One recipe on one model.
-
-    Attributes:
-        recipe: its name.
-        model: name of the model.
-        losses: ours and timm's of every step.
-        params: by parameter path, after the last step.
-        ema: the same of the moving average; empty without one.
-        seconds: ours and timm's time for the steps, compilation included.
-    """
+    """One recipe on one model."""
 
     recipe: str
     model: str
-    losses: list[tuple[float, float]]
-    params: dict[str, Difference]
-    ema: dict[str, Difference]
-    seconds: tuple[float, float]
+    losses: list[tuple[float, float]]  # ours and timm's of every step
+    params: dict[str, Difference]  # by parameter path, after the last step
+    ema: dict[str, Difference]  # the same of the moving average; empty without one
+    seconds: tuple[float, float]  # ours and timm's time for the steps, compilation included
 
     @property
     def ok(self) -> bool:

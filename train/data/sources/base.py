@@ -12,31 +12,22 @@ from train.data.sources import slices
 
 
 class Example(TypedDict):
-    """One image of a source.
+    """One image of a source."""
 
-    Attributes:
-        image: the bytes of an image file, or an array `(height, width)` or `(height, width, channels)` of uint8.
-        label: which of the source's `class_names`.
-        index: place in the source.
-        key: a name for people, such as "cat/0001.jpg".
-    """
-
+    # the bytes of an image file, or an array `(height, width)` or `(height, width, channels)` of uint8
     image: bytes | np.ndarray
-    label: int
-    index: int
-    key: str
+    label: int  # which of the source's `class_names`
+    index: int  # place in the source
+    key: str  # a name for people, such as "cat/0001.jpg"
 
 
 class Source(abc.ABC):
     """Images with labels, in a fixed order, any of which can be had at any time.
 
     Sources travel to worker processes by pickle and open their files there, when they are first asked for an image.
-
-    Attributes:
-        class_names: a name for each label.
     """
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # by label
 
     @abc.abstractmethod
     def __len__(self) -> int:
