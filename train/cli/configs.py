@@ -23,11 +23,9 @@ def recipes() -> dict[str, Path]:
 
 
 def load(source: str) -> Config:
-    """The config that `source` names.
+    """The config of a recipe, of a Python file's `get_config()`, or of a run: its work folder or its config.json.
 
-    Args:
-        source: a recipe's name; a Python file, whose `get_config()` makes the config; a run's work folder, or its
-            config.json. A folder with the name of a recipe is written `./NAME`.
+    A folder with the name of a recipe is written `./NAME`.
 
     Raises:
         UsageError: there is none, it fails, or its values do not fit; with all of them, or file and line.
@@ -102,26 +100,23 @@ def _told(error: Exception) -> str:
 def _of_run(path: Path) -> Config:
     """The config that a run wrote; what it did not know yet has its default."""
     try:
-        values = json.loads(path.read_text())
-        if isinstance(values, dict):
-            config: Config = _filled(Config, values)
+        config = filled(Config, json.loads(path.read_text()))
+        if isinstance(config, Config):
             return config
-        raise ValueError(f"found {values!r:.80}, expected an object.")
+        raise ValueError(f"found {config!r:.80}, expected an object.")
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is not the config of a run: {error}") from None
 
 
-def _filled(kind: Any, values: Any) -> Any:
+def filled(kind: Any, values: Any) -> Any:
     """A section of what JSON holds. Lists become tuples; unknown names become attributes, which `check` tells of."""
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or kind is None:
         return values
     hints = typing.get_type_hints(kind)
-    known: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, list):
-            known[name] = tuple(_filled(Group, row) for row in value)
-        else:
-            known[name] = _filled(hints[name], value) if name in hints else value
-    made = kind(**{name: value for name, value in known.items() if name in hints})
-    vars(made).update(known)
+    found = {
+        name: tuple(filled(Group, row) for row in value) if isinstance(value, list) else filled(hints.get(name), value)
+        for name, value in values.items()
+    }
+    made = kind(**{name: value for name, value in found.items() if name in hints})
+    vars(made).update(found)
     return made

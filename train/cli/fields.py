@@ -1,7 +1,4 @@
-"""The fields of a config by their dotted paths: types, documentation, and values from text.
-
-`train.config` is the only source: types come from its annotations, documentation from its docstrings.
-"""
+"""The fields of a config by dotted path: types and documentation as `train.config` has them, and values from text."""
 
 import ast
 import dataclasses
@@ -22,14 +19,14 @@ _MANY = {int: "integers", float: "numbers", bool: "of true or false", str: "text
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A field that is not a section."""
+    """A field of a config or of a section: a value, or a section itself."""
 
-    path: str  # e.g. "optim.lr".
+    path: str  # e.g. "optim.lr"
     value: Any  # in the config that it was taken from
     doc: str  # its documentation, on one line
-    item: type  # type of its value, or of the elements of a tuple
+    item: type  # of its value, or of the elements of a tuple
     choices: tuple[Any, ...]  # all that a value or an element can be; empty if they are many
-    range: Range | None  # of the numbers; None if any will do
+    range: Range | None  # of the numbers
     length: int | None  # elements of a tuple; None for any number of them, 1 if it is no tuple
     optional: bool  # can it be None?
 
@@ -55,6 +52,15 @@ class Field:
         return self.item in _ONE
 
     @property
+    def is_section(self) -> bool:
+        return dataclasses.is_dataclass(self.item) and self.length == 1 and not self.optional
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its choices as they are written, true and false among them."""
+        return ("true", "false") if self.item is bool else tuple(map(str, self.choices))
+
+    @property
     def type_name(self) -> str:
         """Its type, in short: "float", "str or none", "float,float or none", "str,...", "ce|bce"."""
         name = "|".join(map(str, self.choices)) or self.item.__name__
@@ -66,7 +72,7 @@ class Field:
         if self.choices:
             words = "one of " + ", ".join(map(str, self.choices))
         elif self.length == 1:
-            words = _ONE.get(self.item, f"a {self.item.__name__}")
+            words = _ONE.get(self.item, f"a train.config.{self.item.__name__}")
         else:
             count = f"{self.length} " if self.length else ""
             words = f"{count}{_MANY.get(self.item, f'train.config.{self.item.__name__}')} with commas between"
@@ -75,11 +81,7 @@ class Field:
         return words + ", or a Python tuple" * (self.length is None) + ", or none" * self.optional
 
     def parse(self, text: str) -> Any:
-        """The value that is written `text` on the command line.
-
-        Raises:
-            ValueError: if it is not what is expected.
-        """
+        """The value that is written `text` on the command line; a ValueError if it is not what is expected."""
         if self.optional and text.lower() == "none":
             return None
         value = self._read(text) if self.length == 1 else tuple(map(self._read, _split(text)))
@@ -109,20 +111,16 @@ class Field:
 def fields(config: Any = None, prefix: str = "") -> dict[str, Field]:
     """All fields of a config by path, in the order of the source; sections are walked through, not listed."""
     found: dict[str, Field] = {}
-    for path, kind, value, doc in members(Config() if config is None else config, prefix):
-        if dataclasses.is_dataclass(kind):
-            found |= fields(value, f"{path}.")
-        else:
-            found[path] = Field.of(path, kind, value, doc)
+    for field in members(Config() if config is None else config, prefix):
+        found |= fields(field.value, f"{field.path}.") if field.is_section else {field.path: field}
     return found
 
 
-def members(config: Any, prefix: str) -> list[tuple[str, Any, Any, str]]:
-    """Path, annotation, value and documentation of what a config or section has."""
+def members(config: Any, prefix: str) -> list[Field]:
+    """The fields of a config or of a section, sections among them."""
     docs = attribute_docs(type(config))
-    hints = typing.get_type_hints(type(config), include_extras=True)
-    kinds = {name: _bare(kind)[0] if dataclasses.is_dataclass(_bare(kind)[0]) else kind for name, kind in hints.items()}
-    return [(f"{prefix}{name}", kind, getattr(config, name), docs.get(name, "")) for name, kind in kinds.items()]
+    hints = typing.get_type_hints(type(config), include_extras=True).items()
+    return [Field.of(prefix + name, kind, getattr(config, name), docs.get(name, "")) for name, kind in hints]
 
 
 def attribute_docs(kind: type) -> dict[str, str]:

@@ -1,15 +1,15 @@
 """The command line: `nfjax train --config=NAME [--workdir=DIR] [--config.FIELD=VALUE ...]`.
 
-tyro finds the flags, tells of them and completes them; `train.cli.fields` knows what a value means and whether it fits.
+`train.cli.fields` knows what a value means and whether it fits; tyro writes the help, and scripts that complete flags.
 A mistake is told before anything is loaded or computed: nothing here may import jax.
 """
 
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -17,9 +17,10 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from port.messages import MISTAKE
 from train.cli import configs, mistakes
 from train.cli.fields import Field, fields
-from train.cli.mistakes import PROGRAM
-from train.cli.options import HELP, Options, Texts, UsageError, texts
+from train.cli.options import Options, UsageError, shown
 from train.config import Config
+
+HELP = {"--help", "--h", "--helpfull"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +42,16 @@ class Command:
     config: Config = dataclasses.field(default_factory=Config)
 
 
+def flags() -> dict[str, Field]:
+    """All flags: --config, --workdir, those of `Options`, and --config.FIELD."""
+    paths = fields(Command())
+    return {"--" + re.sub("^source$", "config", path.removeprefix("options.")): paths[path] for path in paths}
+
+
 def parse(argv: Sequence[str]) -> tuple[Config, Path, Options]:
-    """The config, the work folder and the options of a command line.
+    """The config, the work folder and the options of a command line: the command's name and its arguments.
 
     Ends the process like a command: `--help` prints the help, status 0; mistakes are told, status 2.
-
-    Args:
-        argv: what the command is called, and its arguments.
     """
     try:
         return read(argv)
@@ -57,31 +61,27 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, Options]:
 
 
 def read(argv: Sequence[str]) -> tuple[Config, Path, Options]:
-    """`parse`, without catching.
-
-    Raises:
-        UsageError: of each mistake, what was given, what was expected, and what may have been meant.
-        SystemExit: after `--help`, and after a script that completes flags in a shell.
-    """
+    """`parse`, but it raises UsageError: of each mistake what was given, what is expected, what may have been meant."""
     if argv[1:2] and argv[1].startswith("--tyro-"):
-        _tyro(Command(), argv[1:], "nfjax-train", completing=True)
-    given, others = _tyro(Command(), [_spelt(arg) for arg in argv[1:]])
-    asked = {path: field for path, field in fields(given).items() if isinstance(field.value, Texts)}
-    wrong, values = mistakes.unknown(others), {}
-    if HELP & set(others) and not wrong:
-        source = asked["source"].value[:1] if "source" in asked else []
-        default = Command(config=configs.load(source[0])) if source else Command()
-        _tyro(default, ["--help"], PROGRAM if argv[0].endswith(".py") else argv[0], helping=True)
-    for path, field in asked.items():
+        _tyro(Command(), argv[1:], "nfjax-train")
+    known = flags()
+    given, rest = _given(argv[1:], known)
+    source = next(iter(given.get("--config", ())), None)
+    wrong = [mistakes.unknown(flag, given[flag], known) for flag in given if flag not in known and flag not in HELP]
+    wrong += [mistakes.unexpected(rest)] if rest else []
+    if HELP & given.keys() and not wrong:
+        default = Command(config=configs.load(source)) if source else Command()
+        _tyro(default, ["--help"], mistakes.PROGRAM if argv[0].endswith(".py") else argv[0])
+    values: dict[str, Any] = {}
+    for flag in filter(known.get, given):
         try:
-            values[path] = mistakes.value(field)
+            values[known[flag].path] = mistakes.value(flag, known[flag], given[flag])
         except UsageError as error:
             wrong.append(str(error))
     if wrong:
         raise UsageError("\n".join(wrong))
     options = Options(**{path.removeprefix("options."): values[path] for path in values if path.startswith("options.")})
     options.check()
-    source = values.get("source")
     if source is None:
         raise UsageError(f"--config is missing: a recipe ({', '.join(configs.recipes())}), FILE.py or a run.")
     config = configs.load(source)
@@ -92,10 +92,29 @@ def read(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     return config, Path(values.get("workdir") or configs.workdir(source)), options
 
 
-def _tyro(
-    default: Command, args: Sequence[str], prog: str = PROGRAM, *, completing: bool = False, helping: bool = False
-) -> tuple[Command, list[str]]:
-    """A command with `Texts` for what is given, and the arguments that are unknown."""
+def _given(arguments: Sequence[str], known: Mapping[str, Field]) -> tuple[dict[str, list[str]], list[str]]:
+    """The values of each flag, the last time that it is given; and what belongs to no flag."""
+    given: dict[str, list[str]] = {}
+    rest: list[str] = []
+    values = rest
+    for arg in arguments:
+        match = re.fullmatch(r"--?([a-zA-Z_][^=]*)(?:=(.*))?", arg, re.DOTALL)
+        if match is None:
+            values.append(arg)
+            continue
+        flag, value = "--" + match[1].replace("-", "_"), match[2]
+        if flag.startswith("--noconfig."):
+            flag = flag.replace("--no", "--", 1)
+            if value is not None or (flag in known and known[flag].item is not bool):
+                raise UsageError(f"{arg}: --noconfig.FIELD is for fields that are true or false, without a value.")
+            value = "false"
+        given[flag] = [] if value is None else [value]
+        values = given[flag] if value is None else rest
+    return given, rest
+
+
+def _tyro(default: Command, args: Sequence[str], prog: str) -> NoReturn:
+    """Print the help, or a script that completes flags in a shell, and end the process."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -103,28 +122,8 @@ def _tyro(
         field = Field.of("", info.type, None, "")
         if dataclasses.is_dataclass(info.type) or not isinstance(field.item, type):
             return None  # a section, or a choice, which tyro asks about as if it were a type
-        choices = field.choices or (("true", "false") if field.item is bool else ())
-        return texts(field.type_name, tuple(map(str, choices)) if choices and completing else None)
+        return shown(field.type_name, () if args == ["--help"] else field.words)
 
-    return tyro.cli(
-        Command,
-        prog=prog,
-        args=args,
-        default=default,
-        use_underscores=True,
-        return_unknown_args=True,
-        add_help=helping,
-        registry=registry,
-        config=(tyro.conf.FlagConversionOff,),
-    )
-
-
-def _spelt(arg: str) -> str:
-    """An argument as tyro wants it: two dashes, and a value for `--noconfig.FIELD`."""
-    match = re.fullmatch(r"--?noconfig\.([^=]*)(=.*)?", arg, re.DOTALL)
-    if match is None:
-        return re.sub(r"^-(?=[a-z_]{2})", "--", arg)
-    field = fields().get(match[1])
-    if match[2] or (field and field.item is not bool):
-        raise UsageError(f"{arg}: --noconfig.FIELD is for fields that are true or false, without a value.")
-    return f"--config.{match[1]}=false"
+    style = (tyro.conf.FlagConversionOff,)
+    tyro.cli(Command, prog=prog, args=args, default=default, use_underscores=True, registry=registry, config=style)
+    raise SystemExit

@@ -1,12 +1,12 @@
 """What is wrong with a config or a flag, and what may have been meant."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from port import messages
 from train.cli.fields import Field, fields, members
-from train.cli.options import HELP, Options, Profile, UsageError
+from train.cli.options import Profile, UsageError
 from train.config import Config
 
 PROGRAM = "nfjax train"
@@ -24,18 +24,16 @@ def check(config: Config) -> None:
 
 def _mistakes(config: Any, prefix: str) -> list[str]:
     found = members(config, prefix)
-    unknown = {f"{prefix}{name}" for name in vars(config)} - {path for path, *_ in found}
+    unknown = {f"{prefix}{name}" for name in vars(config)} - {field.path for field in found}
     wrong = [f"{path}: there is no such field.{did_you_mean(path)}" for path in sorted(unknown)]
-    for path, kind, value, doc in found:
-        field = None if dataclasses.is_dataclass(kind) else Field.of(path, kind, value, doc)
-        if field and field.accepts(value):
-            rows = enumerate(value if isinstance(value, tuple) and not field.settable else ())
-            wrong += [mistake for index, row in rows for mistake in _mistakes(row, f"{path}[{index}].")]
-        elif not field and isinstance(value, kind):
+    for field in found:
+        path, value = field.path, field.value
+        if not field.accepts(value):
+            wrong.append(f"{path}={value!r:.80}: expected {field.expected}")
+        elif field.is_section:
             wrong += _mistakes(value, f"{path}.")
-        else:
-            expected = field.expected if field else f"a train.config.{kind.__name__}"
-            wrong.append(f"{path}={value!r:.80}: expected {expected}")
+        elif dataclasses.is_dataclass(field.item):
+            wrong += [mistake for index, row in enumerate(value) for mistake in _mistakes(row, f"{path}[{index}].")]
     return wrong
 
 
@@ -47,17 +45,16 @@ def did_you_mean(path: str, before: str = "") -> str:
     return f" Did you mean {' or '.join(before + name for name in found)}?" if found else ""
 
 
-def value(field: Field) -> Any:
+def value(flag: str, field: Field, texts: Sequence[str]) -> Any:
     """The value of a flag that was given."""
-    flag = "--config" if field.path == "source" else "--" + field.path.removeprefix("options.")
-    name, texts = field.path.removeprefix("config."), field.value
+    name = field.path.removeprefix("config.")
     about = f"\n  {name} ({field.type_name}): {field.doc}" if name != field.path else ""
     if not field.settable and field.item is not Profile:
         raise UsageError(f"{flag} cannot be given here; set it in the config file.{about}")
     if not texts and field.item is not bool:
         raise UsageError(f"{flag}: the value is missing; expected {field.expected}.")
     if len(texts) > 1 and field.length == 1:
-        raise UsageError(_unexpected(texts[1:]))
+        raise UsageError(unexpected(texts[1:]))
     text = ",".join(texts) if texts else "true"
     if field.item is Profile:
         return Profile.of(text)
@@ -67,29 +64,16 @@ def value(field: Field) -> Any:
         raise UsageError(f"{flag}={text}: expected {field.expected}.{about}") from None
 
 
-def unknown(arguments: Sequence[str]) -> list[str]:
-    """A message for each flag that there is not, and one for what is no flag."""
-    wrong, rest, before = [], [], ""
-    for arg in arguments:
-        name = arg.lstrip("-").partition("=")[0]
-        path = name.removeprefix("config.")
-        section = [f"  --config.{f.path}: {f.type_name}" for f in fields().values() if f.path.startswith(f"{path}.")]
-        if arg in HELP:
-            continue
-        if not arg.startswith("-"):
-            rest += [] if before.startswith("-") and "=" not in before else [arg]  # the value of an unknown flag
-        elif path != name and section:
-            wrong.append(f"--{name} is a section; set its fields one by one:\n" + "\n".join(section))
-        elif path != name:
-            hint = did_you_mean(path, "--config.") or f" `{PROGRAM} --help` lists them all."
-            wrong.append(f"{arg}: there is no such field.{hint}")
-        else:
-            flags = ["--config", "--workdir", *(f"--{field.name}" for field in dataclasses.fields(Options))]
-            hint = messages.did_you_mean(f"--{name}", flags, n=1) or did_you_mean(name, "--config.")
-            wrong.append(f"there is no flag --{name}.{hint or f' `{PROGRAM} --help` lists them all.'}")
-        before = arg
-    return wrong + ([_unexpected(rest)] if rest else [])
+def unknown(flag: str, texts: Sequence[str], known: Mapping[str, Field]) -> str:
+    """What to say of a flag that there is not."""
+    path, listed = flag.removeprefix("--config."), f" `{PROGRAM} --help` lists them all."
+    if inside := [f"  {other}: {known[other].type_name}" for other in known if other.startswith(f"{flag}.")]:
+        return f"{flag} is a section; set its fields one by one:\n" + "\n".join(inside)
+    if path != flag:
+        return f"{'='.join([flag, *texts[:1]])}: there is no such field.{did_you_mean(path, '--config.') or listed}"
+    hint = messages.did_you_mean(flag, [other for other in known if "." not in other], n=1)
+    return f"there is no flag {flag}.{hint or did_you_mean(flag[2:], '--config.') or listed}"
 
 
-def _unexpected(arguments: Sequence[str]) -> str:
+def unexpected(arguments: Sequence[str]) -> str:
     return f"unexpected arguments: {' '.join(arguments)}; values are given as --config.FIELD=VALUE."

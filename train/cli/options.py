@@ -2,13 +2,13 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from tyro.constructors import PrimitiveConstructorSpec
 
 from port.ranges import Count, CountOrZero
 
-HELP = {"--help", "-h", "--helpfull"}
 SETTLING_STEPS = 10  # before a trace of so many steps: compilation, and the first, slower ones
 
 
@@ -16,40 +16,30 @@ class UsageError(ValueError):
     """The command line, or the config that it names, cannot be used."""
 
 
-def _written(value: Any) -> list[str]:
-    """A value as the command line takes it."""
-    if isinstance(value, tuple) and "," not in "".join(map(str, value)):
-        return [",".join(map(str, value))]
-    return ["none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)]
+def shown(metavar: str, choices: Sequence[str] = ()) -> PrimitiveConstructorSpec[Any]:
+    """How tyro shows a flag, and the values that it completes; it reads none."""
 
+    def written(value: Any) -> list[str]:
+        if isinstance(value, tuple) and "," not in "".join(map(str, value)):
+            return [",".join(map(str, value))]
+        return [str(value).lower() if value is None or isinstance(value, bool) else str(value)]
 
-class Texts(list[str]):
-    """What stands after a flag, as it was given: it has yet to be read."""
-
-
-def texts(metavar: str, choices: tuple[str, ...] | None = None) -> PrimitiveConstructorSpec[Any]:
-    """How tyro takes a value: as texts. None of its own mistakes can occur, and none is told in its words."""
     return PrimitiveConstructorSpec(
         nargs="*",
         metavar=metavar,
-        instance_from_str=Texts,
+        instance_from_str=list,
         is_instance=lambda value: True,
-        str_from_instance=_written,
-        choices=choices,
+        str_from_instance=written,
+        choices=tuple(choices) or None,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Which steps to trace: `stop - start` of them.
+    """Which steps to trace: `stop - start` of them."""
 
-    Attributes:
-        start: the first one, counted from 1 as in metrics.jsonl; None for a little after this process began.
-        stop: the one after the last; the number of steps if `start` is None.
-    """
-
-    start: int | None
-    stop: int
+    start: int | None  # the first, counted from 1 as in metrics.jsonl; None for a little after this process began
+    stop: int  # the one after the last; how many steps if `start` is None
 
     @classmethod
     def of(cls, text: str) -> "Profile":
@@ -81,7 +71,7 @@ class Options:
         verbosity: least severe messages of the libraries that are shown.
     """
 
-    profile: Annotated[Profile | None, texts("N|START:STOP")] = None
+    profile: Annotated[Profile | None, shown("N|START:STOP")] = None
     coordinator: str | None = None
     num_processes: Count | None = None
     process_id: CountOrZero | None = None
@@ -94,15 +84,14 @@ class Options:
         missing = [f"--{name}" for name, value in explicit.items() if value is None]
         if 0 < len(missing) < len(explicit):
             raise UsageError(
-                f"--coordinator, --num_processes, --process_id go together; missing: {', '.join(missing)}."
+                f"{', '.join(f'--{name}' for name in explicit)} go together; missing: {', '.join(missing)}."
             )
         if self.coordinator is None or self.num_processes is None or self.process_id is None:
             return
         if not re.fullmatch(r".+:\d+", self.coordinator):
             raise UsageError(f"--coordinator={self.coordinator}: expected HOST:PORT, for example localhost:12345.")
         if self.process_id >= self.num_processes:
-            raise UsageError(
-                f"--process_id={self.process_id}: expected 0 to {self.num_processes - 1}, below --num_processes."
-            )
+            top = self.num_processes - 1
+            raise UsageError(f"--process_id={self.process_id}: expected 0 to {top}, below --num_processes.")
         if self.distributed == "off":
             raise UsageError("--distributed=off and --coordinator contradict each other; leave one of them out.")

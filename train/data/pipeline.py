@@ -38,7 +38,7 @@ class Split:
     """Images and what is done to them."""
 
     source: Source
-    # from pixels, as `train.data.decode` gives them, to uint8 of `shape`; pickled, and a function of its arguments alone
+    # From pixels, as `train.data.decode` gives them, to uint8 of `shape`; pickled, and depends on its arguments alone.
     transform: Transform
     shape: tuple[int, int, int]  # height, width and channels
     decoded: Decoded | None = None  # keeps what was read, so that each image is read once

@@ -12,6 +12,7 @@ import nfjax
 from nfjax.names import folder_of, resolve
 from train.checkpoints.averages import architecture, run_weights
 from train.checkpoints.files import steps
+from train.cli.configs import filled
 from train.config import Data
 from train.data.sources.base import digest
 
@@ -69,10 +70,8 @@ def run_data(run: Path) -> Data:
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, so it is not known what {run} was tested on; give --data.")
-    there: dict[str, Any] = json.loads(path.read_text())["data"]
-    known = {field.name for field in dataclasses.fields(Data)}
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in there.items() if k in known}
-    return Data(**values)
+    data: Data = filled(Data, json.loads(path.read_text())["data"])
+    return data
 
 
 @contextlib.contextmanager
