@@ -8,6 +8,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,13 +18,11 @@ import port
 from train.checkpoints.files import DamagedError, best_first, load_weights, read_description, require_steps
 
 
-def run(
-    folder: Path, out: Path, *, last: int | None = None, best: int | None = None, steps: Sequence[int] | None = None
-) -> int:
-    """Average the checkpoints that are meant, and say which they were; the exit status of the command."""
-    chosen = choose(folder, last=last, best=best, steps=steps)
+def run(folder: Path, out: Path, **which: Any) -> int:
+    """Average the checkpoints that `choose` finds, and say which they were; the exit status of the command."""
+    chosen = choose(folder, **which)
     save(folder, average(folder, chosen), chosen[-1], out)
-    print(f"{out}: the average of the checkpoints of steps {', '.join(map(str, chosen))}")
+    print(f"{out}: the average of the checkpoints of steps {_list(chosen)}")
     return 0
 
 
@@ -72,14 +71,7 @@ def run_weights(run: Path) -> dict[str, np.ndarray]:
 
 
 def save(run: Path, weights: dict[str, np.ndarray], step: int, out: Path) -> None:
-    """Write weights of a run as `nfjax.save` does.
-
-    Args:
-        run: the workdir.
-        weights: by parameter path.
-        step: of the checkpoint that knows the architecture.
-        out: the folder.
-    """
+    """Write weights, by parameter path, as `nfjax.save` does; the checkpoint of `step` knows the architecture."""
     dtype = next(iter(weights.values())).dtype
     with architecture(run, [step]) as folder, jax.enable_x64(dtype == np.float64):
         nfjax.save(nfjax.load(folder, weights=port.to_timm(weights), dtype=dtype), out)
@@ -87,11 +79,9 @@ def save(run: Path, weights: dict[str, np.ndarray], step: int, out: Path) -> Non
 
 @contextlib.contextmanager
 def architecture(run: Path, known: Sequence[int]) -> Iterator[Path]:
-    """A folder with the config.json of a run's model, which the training loop puts into checkpoints, and no weights.
+    """A folder with the config.json of a run's model, and no weights.
 
-    Args:
-        run: the workdir.
-        known: steps of checkpoints; the first good one that says it is taken.
+    The training loop puts it into checkpoints; the first good one of the steps `known` is asked.
     """
     for step in known:
         with contextlib.suppress(DamagedError, KeyError):

@@ -23,7 +23,6 @@ from train.checkpoints.checksums import checksums
 GROUPS = ("params", "ema", "opt_state")  # what else there is in a state is small, and goes into "rest"
 SMALL = 2**20  # bytes up to which a file has a hash
 
-
 # What a thread of Orbax fails of is raised where it is waited for; its log would tell it a dozen times over.
 logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
 
@@ -56,7 +55,7 @@ def steps(workdir: Path) -> list[int]:
 
 
 def require_steps(run: Path, wanted: Sequence[int] = ()) -> list[int]:
-    """The steps of all complete checkpoints of a run, ascending; there are some, and the wanted ones among them.
+    """The steps of all complete checkpoints of a run, ascending.
 
     Raises:
         FileNotFoundError: there are none, or not all that are wanted.
@@ -75,9 +74,7 @@ def require_steps(run: Path, wanted: Sequence[int] = ()) -> list[int]:
 def best_first(metrics: Mapping[int, Mapping[str, float]], metric: str) -> list[int]:
     """Steps from best to worst, of equal ones the later first; those without the metric are left out.
 
-    Args:
-        metrics: of each step.
-        metric: "loss", of which less is better, or one of which more is.
+    Of "loss" less is better, of other metrics more.
     """
     scores = {step: values.get(metric, math.nan) * (-1 if metric == "loss" else 1) for step, values in metrics.items()}
     known = [step for step, score in scores.items() if not math.isnan(score)]
@@ -100,11 +97,7 @@ def seal(workdir: Path, described: Description) -> None:
 
 
 def read_description(workdir: Path, step: int) -> Description:
-    """What is known of a checkpoint without its arrays.
-
-    Raises:
-        DamagedError: its description is missing, or not what was written.
-    """
+    """A checkpoint's description; a DamagedError if it is missing, or not what was written."""
     path = folder_of(workdir, step) / "description.json"
     try:
         sealed = json.loads(path.read_text())
@@ -119,12 +112,9 @@ def read_description(workdir: Path, step: int) -> Description:
 
 
 def require_files(workdir: Path, described: Description) -> None:
-    """Require that the files are there, with the sizes that they had, the small ones with the contents that they had.
+    """Raise a DamagedError unless the files have the sizes that they had, and the small ones the contents.
 
     This comes before `read_arrays`, because the threads that read a damaged file print pages of tracebacks.
-
-    Raises:
-        DamagedError: naming the first file that differs.
     """
     found = _files(folder_of(workdir, described.step))
     for name, expected in described.files.items():
@@ -141,10 +131,8 @@ def read_arrays(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[st
     """Some arrays of a checkpoint; `verify_arrays` them.
 
     Args:
-        workdir: of the run.
-        step: of the checkpoint.
-        targets: by path in the state, what the array shall be like: a ShapeDtypeStruct with a sharding for a jax
-            array, a numpy array for a numpy array.
+        targets: what the arrays are like, by path in the state: a ShapeDtypeStruct with a sharding for a jax array, a
+            numpy array for a numpy array.
 
     Raises:
         DamagedError: they cannot be read, or are not like the targets.
@@ -164,11 +152,7 @@ def read_arrays(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[st
 
 
 def verify_arrays(described: Description, found: Mapping[str, Any]) -> None:
-    """Require that arrays are those that were saved; all processes call this.
-
-    Raises:
-        DamagedError: naming those that are not.
-    """
+    """Raise a DamagedError unless the arrays are those that were saved; all processes call this."""
     require_same({name: described.checksums[name] for name in found}, checksums(found))
 
 
@@ -180,12 +164,9 @@ def require_same(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
 
 
 def load_weights(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """The weights to evaluate, `{parameter path: array}`, of a checkpoint: the moving average where there is one.
-
-    Nothing else is read, and nothing need be known of the optimiser or the devices that it was made with.
+    """The weights to evaluate, `{parameter path: array}`: the moving average where there is one.
 
     Args:
-        run: the workdir; nothing in it is changed.
         step: None for the newest good checkpoint.
 
     Raises:
@@ -209,11 +190,7 @@ def _load_weights(run: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def load_arrays(run: Path, step: int, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint whose paths in the state begin like this, as numpy arrays by path.
-
-    Raises:
-        DamagedError: the checkpoint is damaged.
-    """
+    """The arrays of a checkpoint whose paths in the state begin with `prefix`, by path."""
     described = read_description(run, step)
     blanks = {}
     for name, leaf in described.leaves.items():

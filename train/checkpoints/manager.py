@@ -5,6 +5,7 @@ going on from wrong values, or losing the last good checkpoint to a write that f
 """
 
 import functools
+import itertools
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -39,12 +40,8 @@ from train.optim.state import State
 class Checkpoints:
     """The checkpoints in WORKDIR/checkpoints.
 
-    Use it as a context manager: leaving waits for the last write. With several processes, all of them make the same
-    calls, on a file system that they share.
-
-    Args:
-        workdir: of the run.
-        config: how many stay.
+    Use it as a context manager: leaving waits for the last write. Several processes make the same calls, on a file
+    system that they share.
     """
 
     def __init__(self, workdir: Path, config: config.Checkpoint):
@@ -78,14 +75,11 @@ class Checkpoints:
     def save(self, state: State, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Start writing the state; the next training step may donate it at once.
 
-        Waits for the write before, if that is still going on. The state that was saved or restored last is not written
-        again.
+        Waits for the write before. The state that was saved or restored last is not written again.
 
         Args:
-            state: of all processes.
             meta: anything that JSON can hold.
-            metrics: of an evaluation of this state, `checkpoint.metric` among them; without, it is not kept as one of
-                the best.
+            metrics: of an evaluation of this state; without, it is not kept as one of the best.
 
         Raises:
             OSError: this write, or the one before, failed: no space, no permission, ...
@@ -113,11 +107,8 @@ class Checkpoints:
     def restore(self, like: State, report: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
         """The newest good state and its meta; None if there is no checkpoint at all.
 
-        Damaged checkpoints that are newer are moved to WORKDIR/checkpoints_damaged, once a good one is found.
-
-        Args:
-            like: the state's shapes, dtypes and shardings, as arrays or ShapeDtypeStructs.
-            report: told of each damaged checkpoint, and where the run goes on instead.
+        Damaged checkpoints that are newer are moved to WORKDIR/checkpoints_damaged, once a good one is found; `report`
+        is told of each.
 
         Raises:
             ValueError: a checkpoint is intact, but of another model or optimiser; names the differences.
@@ -132,11 +123,9 @@ class Checkpoints:
                 except DamagedError as error:
                     damaged[step] = str(error)
                     continue
-            for bad, reason in damaged.items():
+            for bad, why in damaged.items():
                 place = self._put_aside(bad)
-                report(
-                    f"the checkpoint of step {bad} is damaged: {reason}. It is now {place}; going on from step {step}."
-                )
+                report(f"the checkpoint of step {bad} is damaged: {why}. It is now {place}; going on from step {step}.")
             self._latest = step
             return found
         if damaged:
@@ -162,11 +151,9 @@ class Checkpoints:
         return state, described.meta
 
     def _put_aside(self, step: int) -> Path:
-        folder, attempt = self._workdir / "checkpoints_damaged", 0
-        place = folder / str(step)
-        while place.exists():
-            attempt += 1
-            place = folder / f"{step}.{attempt}"
+        folder = self._workdir / "checkpoints_damaged"
+        names = itertools.chain([str(step)], (f"{step}.{attempt}" for attempt in itertools.count(1)))
+        place = next(folder / name for name in names if not (folder / name).exists())
         from_first_process([])  # all have looked for a free name before one takes it
         if jax.process_index() == 0:
             folder.mkdir(exist_ok=True)

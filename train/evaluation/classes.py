@@ -21,9 +21,6 @@ def outputs(classes: Sequence[str], model: ImageModel, *, in_order: bool = False
         model: with a classifier.
         in_order: the classes are the model's outputs already.
 
-    Returns:
-        int32 array `(classes,)`.
-
     Raises:
         ValueError: a class is not found; says which, and what to do.
     """

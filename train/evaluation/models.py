@@ -29,11 +29,7 @@ class Origin:
 
 
 def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:
-    """Names without patterns, each once.
-
-    Args:
-        names: of models; patterns such as "eca_nfnet_l*" stand for all that `nfjax.list_models` finds.
-        pretrained: patterns stand for published weights, `architecture.tag`, instead of architectures.
+    """Names without patterns, each once; "eca_nfnet_l*" stands for all that `nfjax.list_models` finds.
 
     Raises:
         nfjax.UnknownModelError: a pattern stands for nothing.
@@ -62,11 +58,7 @@ def run_of(name: str) -> Path | None:
 
 
 def run_data(run: Path) -> Data:
-    """The images that a run was trained and tested on.
-
-    Raises:
-        FileNotFoundError: the folder has no config.json.
-    """
+    """The images that a run was trained and tested on."""
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, so it is not known what {run} was tested on; give --data.")
