@@ -137,7 +137,7 @@ def build(
         loss=make_loss(config.loss),
         transform=make_batch_transform(
             config,
-            Normalize(dataset.mean, dataset.std, model.param_dtype),
+            Normalize(dataset.data_config.mean, dataset.data_config.std, model.param_dtype),
             num_classes=model.num_classes,
             steps_per_epoch=steps_per_epoch,
             policy=dataset.policy,

@@ -228,7 +228,7 @@ class _Run:
 
     def _data_meta(self) -> dict[str, Any]:
         """What the batches follow from, besides the config."""
-        train = self.experiment.dataset.train
+        train = self.experiment.dataset.train.source
         return {"images": len(train), "fingerprint": train.fingerprint()}
 
     def _trace(self, step: int, steps: range, state: State) -> None:

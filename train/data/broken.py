@@ -13,10 +13,8 @@ class BrokenImages:
     """The images of a source that turned out to be broken.
 
     Args:
-        source: of the images.
-        mode: "RGB" or "L".
         limit: share of the source's images that may be broken.
-        report: file that receives a line for each, name and reason; those that it has already count. None for no file.
+        report: file that receives a line for each, name and reason; those that it has already count.
     """
 
     def __init__(self, source: Source, mode: Mode, limit: float, report: Path | None):

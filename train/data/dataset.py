@@ -44,18 +44,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
         return len(self.class_names)
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """By channel, of pixels in [0, 1]."""
-        return self.data_config.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """By channel, of pixels in [0, 1]."""
-        return self.data_config.std
 
 
 def for_config(config: Config) -> Dataset:

@@ -22,7 +22,6 @@ def decode(image: bytes | np.ndarray, name: str, mode: Mode = "RGB") -> np.ndarr
     Args:
         image: the bytes of a file, or pixels.
         name: of the image, for messages.
-        mode: "RGB" or "L".
 
     Returns:
         uint8 `(height, width, 3)`, or `(height, width)` for "L".

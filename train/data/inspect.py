@@ -113,11 +113,7 @@ def in_both(train: list[Look], test: list[Look]) -> list[str]:
 def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: int = 0) -> Image.Image:
     """Training images as they are, as they would be tested, and as training sees them, a row each.
 
-    Args:
-        dataset: of the images.
-        rows: how many different images; classes take turns.
-        columns: how many random versions of each.
-        seed: of the choice of images and of the versions.
+    Classes take turns; `columns` are random versions of an image.
     """
     split, height, width = dataset.train, *dataset.train.shape[:2]
     tested = dataclasses.replace(dataset.test, source=split.source)
@@ -127,11 +123,9 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
         example = split.source[index]
         whole = Image.fromarray(decode(example["image"], example["key"], split.mode))
         whole.thumbnail((width, height))
-        versions = [
-            split.read(index, np.random.default_rng((seed, index, column)))["image"] for column in range(columns)
-        ]
-        test = tested.read(index, np.random.default_rng(0))["image"]
-        tiles = [whole, *(Image.fromarray(pixels.squeeze()) for pixels in (test, *versions))]
+        reads = [tested.read(index, np.random.default_rng(0))]
+        reads += [split.read(index, np.random.default_rng((seed, index, column))) for column in range(columns)]
+        tiles = [whole, *(Image.fromarray(read["image"].squeeze()) for read in reads)]
         top = row * (height + TITLE + MARGIN)
         draw.text((2, top), f"{split.source.class_names[example['label']]}   {example['key']}", "black")
         for column, tile in enumerate(tiles):
@@ -153,11 +147,6 @@ def _varied(source: Source, count: int, seed: int) -> list[int]:
 
 def inspect(dataset: Dataset, out: Path, limit: int | None = None) -> bool:
     """Print what is in a data set, and save its contact sheet.
-
-    Args:
-        dataset: to look through.
-        out: PNG file to write.
-        limit: how many images of each split to read; None for all.
 
     Returns:
         Whether all images that were read are sound, and none of the test images is among those for training.

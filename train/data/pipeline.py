@@ -51,16 +51,8 @@ class Split:
         """Pillow's mode of the images."""
         return "L" if self.shape[-1] == 1 else "RGB"
 
-    def fingerprint(self) -> str:
-        """Of the images, by name and label: a run is not continued on others."""
-        return self.source.fingerprint()
-
     def read(self, index: int, rng: np.random.Generator) -> Element:
-        """One image, ready for a batch.
-
-        Raises:
-            nfjax.images.ImageError, OSError: it cannot be read.
-        """
+        """One image, ready for a batch; an ImageError or OSError if it cannot be read."""
         image, label = self._image(index)
         try:
             pixels = self.transform(image, rng)
@@ -170,14 +162,9 @@ def train_batches(split: Split, data: Data, seed: int, start_step: int = 0, repo
     if data.aug_repeats > 1:
         order = Repeats(order, data.aug_repeats)
     elements = order.repeat().random_map(_Train(split))
-    batches = Rows(elements, data.batch_size, rows).batch(rows.stop - rows.start)
-    return Batches(
-        batches[start_step:],
-        range(start_step, sys.maxsize),
-        workers=data.workers,
-        stall_seconds=data.stall_seconds,
-        check=check,
-    )
+    batches = Rows(elements, data.batch_size, rows).batch(rows.stop - rows.start)[start_step:]
+    steps = range(start_step, sys.maxsize)
+    return Batches(batches, steps, workers=data.workers, stall_seconds=data.stall_seconds, check=check)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,14 +175,13 @@ class _Test:
 
     def __call__(self, index: int) -> Element:
         valid, broken = index < len(self.split), False
+        blank = np.zeros(self.split.shape, np.uint8)
+        element = {"image": blank, "label": np.int32(0), "index": np.int64(index if valid else -1)}
         if valid:
             try:
                 element = self.split.read(index, np.random.default_rng(0))
             except (ImageError, OSError):
                 broken = True
-        if broken or not valid:
-            image = np.zeros(self.split.shape, np.uint8)
-            element = {"image": image, "label": np.int32(0), "index": np.int64(index if broken else -1)}
         return element | {"valid": np.bool_(valid), "broken": np.bool_(broken)}
 
 

@@ -31,7 +31,6 @@ class Batches(Iterator[Batch]):
         dataset: of batches, each with its number in the sequence as `step`, which is taken out.
         steps: the numbers that must come.
         workers: processes that make batches; 0 for threads of this process.
-        stall_seconds: how long a batch may take.
         check: sees every batch before it is given out, and may change it or raise.
     """
 
@@ -65,7 +64,6 @@ class Batches(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        """The next batch."""
         if self._error is None:
             step = next(self._steps, None)
             if step is None:

@@ -61,29 +61,20 @@ def options(parser: Parser) -> None:
     add("--model", nargs="+", action="extend", required=True, metavar="NAME",
         help="names or patterns of nfjax's models, hf-hub:ORG/NAME, local-dir:PATH, work folders of runs")  # fmt: skip
     add("--data", metavar="PLACE", help="a folder of images in a folder per class, a table, tfds/NAME or hfds/ORG/NAME")
-    add(
-        "-o",
-        "--output",
-        dest="out",
-        type=Path,
-        default=Path("evaluation"),
-        metavar="DIR",
-        help="for the results (%(default)s)",
-    )
+    add("-o", "--output", dest="out", type=Path, default=Path("evaluation"), metavar="DIR",
+        help="for the results (%(default)s)")  # fmt: skip
     parser.hidden("--out", instead_of="--output")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in (%(default)s)")
     add("--weights", default="pretrained", help="a file or folder instead of a model's own; none for fresh ones")
     add("--real", type=Path, metavar="FILE", help="real.json, ImageNet's reassessed labels (arXiv 2006.07159)")
     add("--restrict-classes", action="store_true", help="outputs that are no class of the data set do not compete")
-    several = parser.add_argument_group("several processes")
-    several.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="process 0, where no cluster tells; with the next two"
-    )
-    several.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
-    several.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
+    add = parser.add_argument_group("several processes").add_argument
+    add("--coordinator", metavar="HOST:PORT", help="process 0, where no cluster tells; with the next two")
+    add("--num-processes", type=int, metavar="N", help="how many there are")
+    add("--process-id", type=int, metavar="I", help="which one this is, from 0")
     parser.hidden("--num_processes", instead_of="--num-processes")
     parser.hidden("--process_id", instead_of="--process-id")
-    several.add_argument("--distributed", choices=("auto", "on", "off"), default="auto", help="wait for the others")
+    add("--distributed", choices=("auto", "on", "off"), default="auto", help="wait for the others")
     group = parser.add_argument_group("images", "Fields of a config's section data. Written none, they are None.")
     known = fields()
     for name in DATA_FIELDS:

@@ -135,7 +135,5 @@ def _on_host(found: dict[str, jax.Array], split: Split) -> Predictions:
     finite = rows["finite"][order]
     if not finite.all():
         key = split.source.key(int(rows["index"][order][~finite][0]))
-        raise ValueError(
-            f"the logits of {key} are not finite; see whether --dtype=float32 helps, and check the weights."
-        )
+        raise ValueError(f"the logits of {key} are not finite; check the weights, or try --dtype=float32.")
     return Predictions(*(rows[name][order] for name in ("label", "loss", "classes", "probabilities")))

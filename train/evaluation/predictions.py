@@ -43,29 +43,17 @@ class Predictions:
     def scores(self) -> dict[str, Any]:
         """Counts, and shares in percent rounded as timm's validation does; the loss is the mean in float64."""
         count, top1, top5 = len(self), int(self.hits(1).sum()), int(self.hits(TOP).sum())
-        percent = {"top1": round(100 * top1 / count, 4), "top5": round(100 * top5 / count, 4)}
-        return {
-            "top1": percent["top1"],
-            "top1_err": round(100 - percent["top1"], 4),
-            "top5": percent["top5"],
-            "top5_err": round(100 - percent["top5"], 4),
-            "loss": round(float(self.loss.mean(dtype=np.float64)), 6),
-            "count": count,
-            "top1_count": top1,
-            "top5_count": top5,
-        }
+        scores: dict[str, Any] = {}
+        for name, hits in (("top1", top1), ("top5", top5)):
+            percent = round(100 * hits / count, 4)
+            scores |= {name: percent, f"{name}_err": round(100 - percent, 4), f"{name}_count": hits}
+        return scores | {"loss": round(float(self.loss.mean(dtype=np.float64)), 6), "count": count}
 
 
 class PredictionsFile:
-    """A CSV file with a row an image, which only grows.
+    """A CSV file with a row an image, which only grows; `key` names an image by its place in the source.
 
-    Rows are whole or, after a kill in the middle of one, ignored; numbers are written such that they are read back to
-    the bit.
-
-    Args:
-        path: of the file.
-        key: the name of an image, by its place in the source.
-        k: classes a row.
+    Rows are whole or, after a kill in the middle of one, ignored; numbers are read back to the bit.
     """
 
     def __init__(self, path: Path, key: Callable[[int], str], k: int):
@@ -73,36 +61,25 @@ class PredictionsFile:
         numbered = [f"{name}_{place}" for place in range(1, k + 1) for name in ("class", "probability")]
         self._header = ["key", "label", "loss", *numbered]
 
-    def restore(self, total: int, multiple: int) -> Predictions:
+    def restore(self, total: int, batch_size: int) -> Predictions:
         """What was written before, and the file without what cannot be used of it.
 
-        Args:
-            total: images of the source.
-            multiple: of which the number of images must be, unless it is the total: the batch size, so that the batches
-                that follow are those of an evaluation that was not interrupted.
+        The number of images is the total or a multiple of the batch size: then the batches that follow are those of an
+        evaluation that was not interrupted.
         """
         rows = self._rows()[:total]
         if len(rows) < total:
-            rows = rows[: len(rows) // multiple * multiple]
+            rows = rows[: len(rows) // batch_size * batch_size]
         with replacing(self._path) as partial:
             partial.write_text(_csv([self._header, *rows]), encoding="utf-8", errors="surrogateescape", newline="")
         if not rows:
             return Predictions.none(self._k)
         numbers = np.array([row[1:] for row in rows])
-        return Predictions(
-            numbers[:, 0].astype(np.int32),
-            numbers[:, 1].astype(np.float32),
-            numbers[:, 2::2].astype(np.int32),
-            numbers[:, 3::2].astype(np.float32),
-        )
+        label, classes = numbers[:, 0].astype(np.int32), numbers[:, 2::2].astype(np.int32)
+        return Predictions(label, numbers[:, 1].astype(np.float32), classes, numbers[:, 3::2].astype(np.float32))
 
     def append(self, predictions: Predictions, start: int) -> None:
-        """Write rows, all of them before this returns.
-
-        Args:
-            predictions: of some more images.
-            start: place of the first in the source.
-        """
+        """Write the predictions of the images from place `start` on, all of them before this returns."""
         rows = []
         for row in range(len(predictions)):
             pairs = zip(predictions.classes[row], predictions.probabilities[row], strict=True)

@@ -28,10 +28,8 @@ def read_labels(file: Path, keys: Iterable[str]) -> list[list[int]]:
         labels = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"--real={file}: {error}; expected real.json, a list of lists of classes.") from None
-    fits = isinstance(labels, list) and all(
-        isinstance(row, list) and all(isinstance(label, int) and 0 <= label < 1000 for label in row) for row in labels
-    )
-    if not fits:
+    rows = labels if isinstance(labels, list) else [None]
+    if not all(isinstance(row, list) and all(isinstance(n, int) and 0 <= n < 1000 for n in row) for row in rows):
         raise ValueError(f"--real={file}: expected real.json, a list of lists of classes from 0 to 999.")
     return [labels[_number(key, len(labels)) - 1] for key in keys]
 
@@ -53,19 +51,14 @@ def scores(classes: np.ndarray, labels: Sequence[Sequence[int]], places: np.ndar
             counted, top1, top5 = counted + 1, top1 + int(hits[0]), top5 + int(hits[:5].any())
     if not counted:
         raise ValueError("--real: of none of these images a reassessed label is known.")
-    return {
-        "real_top1": round(100 * top1 / counted, 4),
-        "real_top5": round(100 * top5 / counted, 4),
-        "real_count": counted,
-    }
+    percent = {name: round(100 * hits / counted, 4) for name, hits in (("real_top1", top1), ("real_top5", top5))}
+    return percent | {"real_count": counted}
 
 
 def _number(key: str, count: int) -> int:
     match = _NUMBER.search(key)
     if match is None:
-        raise ValueError(
-            f"--real: {key} is not named like a validation image of ImageNet, ILSVRC2012_val_00000001.JPEG."
-        )
+        raise ValueError(f"--real: {key} is not named like ImageNet's validation images, ILSVRC2012_val_00000001.JPEG.")
     number = int(match[1])
     if not 1 <= number <= count:
         raise ValueError(f"--real: {key} has no labels; the file has those of images 1 to {count}.")

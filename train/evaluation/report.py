@@ -20,14 +20,7 @@ TILE = 224  # pixels of a picture's side
 
 
 def write(folder: Path, predictions: Predictions, names: Sequence[str], source: Source) -> None:
-    """Write classes.csv, confusion.png and, if there are mistakes, mistakes.png.
-
-    Args:
-        folder: that is there.
-        predictions: of all images.
-        names: of the outputs.
-        source: of the images.
-    """
+    """Write classes.csv, confusion.png and, if there are mistakes, mistakes.png; `names` are those of the outputs."""
     _classes(folder / "classes.csv", predictions, names)
     _confusion(folder / "confusion.png", predictions, names)
     _mistakes(folder / "mistakes.png", predictions, names, source)
@@ -38,9 +31,8 @@ def _classes(path: Path, predictions: Predictions, names: Sequence[str]) -> None
     labels, first = predictions.label, predictions.classes[:, 0]
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(
-            ["class", "name", "images", "top1_count", "top5_count", "top1", "top5", "most_confused_with", "times"]
-        )
+        counts = ("images", "top1_count", "top5_count", "top1", "top5")
+        table.writerow(["class", "name", *counts, "most_confused_with", "times"])
         for label in np.unique(labels):
             rows = labels == label
             count, top1, top5 = (int(n.sum()) for n in (rows, predictions.hits(1)[rows], predictions.hits(TOP)[rows]))
@@ -88,12 +80,12 @@ def _confusion(path: Path, predictions: Predictions, names: Sequence[str]) -> No
 def _pairs(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
     """The most frequent mistakes as bars."""
     found = confusions(predictions)
-    figure = make_figure(10, 1.5 + 0.25 * max(len(found[:PAIRS]), 1))
+    shown, images = found[:PAIRS], np.bincount(predictions.label, minlength=len(names))
+    figure = make_figure(10, 1.5 + 0.25 * max(len(shown), 1))
     axes = figure.add_subplot()
-    images = np.bincount(predictions.label, minlength=len(names))
-    bars = axes.barh(range(len(found[:PAIRS])), [times for _, _, times in found[:PAIRS]], color="tab:blue")
-    axes.bar_label(bars, [f"{times} of {images[label]}" for label, _, times in found[:PAIRS]], padding=3, fontsize=8)
-    ticks = [f"{_short(names[label])} → {_short(names[other])}" for label, other, _ in found[:PAIRS]]
+    bars = axes.barh(range(len(shown)), [times for _, _, times in shown], color="tab:blue")
+    axes.bar_label(bars, [f"{times} of {images[label]}" for label, _, times in shown], padding=3, fontsize=8)
+    ticks = [f"{_short(names[label])} → {_short(names[other])}" for label, other, _ in shown]
     axes.set_yticks(range(len(ticks)), ticks, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.margins(x=0.15)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 import sys
@@ -52,11 +53,7 @@ class Task:
 
 
 def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
-    """Evaluate the models of a command line.
-
-    Args:
-        args: from `train.evaluation.options.parse`.
-        given: fields of `Data`, likewise.
+    """Evaluate the models of a command line: what `train.evaluation.options.parse` gives.
 
     Returns:
         1 where a model or an image failed, else 0.
@@ -71,15 +68,9 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
     if args.weights not in ("pretrained", "none") and len(names) > 1:
         raise ValueError(f"--weights={args.weights} is one file or folder, and these are {len(names)} models.")
     data, source = _images(given, names)
-    task = Task(
-        data=data,
-        source=source,
-        out=args.out,
-        weights=None if args.weights == "none" else args.weights,
-        dtype=args.dtype,
-        restrict=args.restrict_classes,
-        real=real.read_labels(args.real, map(source.key, range(len(source)))) if args.real else None,
-    )
+    weights = None if args.weights == "none" else args.weights
+    labels = real.read_labels(args.real, map(source.key, range(len(source)))) if args.real else None
+    task = Task(data, source, args.out, weights, args.dtype, args.restrict_classes, labels)
     args.out.mkdir(parents=True, exist_ok=True)
     table = Table(args.out / "results.csv")
     failed = []
@@ -107,9 +98,8 @@ def evaluate(name: str, task: Task, table: Table) -> None:
     with contextlib.ExitStack() as stack:
         origin = _together(lambda: stack.enter_context(models.opened(name, task.weights)))
         transform = _together(lambda: _transform(origin.name, task.data))
-        fingerprint = digest(
-            [origin.identity, task.source.fingerprint(), repr(transform), task.dtype, str(task.restrict)]
-        )
+        images = task.source.fingerprint()
+        fingerprint = digest([origin.identity, images, repr(transform), task.dtype, str(task.restrict)])
         row = table.find(fingerprint)
         known = row is not None and (task.real is None or bool(row["real_count"]))
         if from_first_process([int(known)])[0]:
@@ -163,17 +153,8 @@ def _predictions(
     parts = [before]
     with Meter(name, total, start) as meter, jax.default_matmul_precision(precision):
         normalize = Normalize(transform.mean, transform.std, jnp.float32)
-        for part in predict(
-            model,
-            test,
-            task.data,
-            mesh,
-            normalize,
-            places,
-            batch_size=batch_size,
-            start=start,
-            restrict=task.restrict,
-        ):
+        of_model = functools.partial(predict, model, test, task.data, mesh, normalize, places)
+        for part in of_model(batch_size=batch_size, start=start, restrict=task.restrict):
             if first:
                 file.append(part, start)
                 parts.append(part)

@@ -46,7 +46,7 @@ def test_sizes_and_crops(root, model, options, train, test, crop_pct):
     assert dataset.test.shape == (test, test, 3)
     transform = nfjax.create_transform(dataset.data_config, use_test_size=True)  # as whoever loads the model will
     assert (transform.size, transform.crop_pct) == ((test, test), crop_pct)
-    assert (dataset.mean, dataset.std) == (model.mean, model.std)
+    assert (dataset.data_config.mean, dataset.data_config.std) == (model.mean, model.std)
     assert (dataset.num_classes, dataset.class_names) == (3, ("astronaut", "cat", "coffee"))
     assert dataset.data_config.label_names == dataset.class_names
     rng = np.random.default_rng(0)
@@ -63,7 +63,7 @@ def test_what_differs_from_the_model(root):
 def test_test_images_are_those_of_the_models_own_transform(root):
     dataset = load(root, L0, image_size=48)
     transform = nfjax.create_transform(L0, img_size=48)
-    mean, std = (np.array(values, np.float32) for values in (dataset.mean, dataset.std))
+    mean, std = (np.array(values, np.float32) for values in (dataset.data_config.mean, dataset.data_config.std))
     for index in range(len(dataset.test)):
         example = dataset.test.source[index]
         expected = transform(Image.fromarray(decode(example["image"], "x")))
@@ -74,7 +74,7 @@ def test_test_images_are_those_of_the_models_own_transform(root):
 def test_greyscale(root):
     dataset = load(root, L0, image_size=32, in_chans=1)
     assert dataset.train.shape == (32, 32, 1)
-    assert dataset.mean == (pytest.approx(np.mean(L0.mean)),)
+    assert dataset.data_config.mean == (pytest.approx(np.mean(L0.mean)),)
     assert dataset.train.read(0, np.random.default_rng(0))["image"].shape == (32, 32, 1)
 
 

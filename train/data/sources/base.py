@@ -35,23 +35,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Example:
-        """One image, not decoded.
-
-        Raises:
-            OSError: it cannot be read.
-            IndexError: there are not as many.
-        """
+        """One image, not decoded; an OSError if it cannot be read."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """Changes when images come, go, move or change their labels; no pixels are read for it."""
 
     def require(self) -> None:  # noqa: B027 # most kinds have looked when they were made
-        """Look whether the files are there; called before a split is used.
-
-        Raises:
-            OSError: they are not, or not whole.
-        """
+        """Raise an OSError if the files are not there, or not whole; called before a split is used."""
 
     def key(self, index: int) -> str:
         """The name of an image."""
@@ -63,11 +54,7 @@ class Source(abc.ABC):
 
 
 class Selection(Source):
-    """Some images of one or more sources, as a source of its own.
-
-    Args:
-        parts: sources and which of their images, as indices.
-    """
+    """Some images of one or more sources, given as indices, as a source of its own."""
 
     def __init__(self, parts: Sequence[tuple[Source, np.ndarray]]):
         self._parts = tuple(parts)
@@ -107,13 +94,7 @@ class Selection(Source):
 
 
 class Arrays(Source):
-    """Images in memory.
-
-    Args:
-        images: uint8 `(images, height, width, channels)`, of 1 or 3 channels.
-        labels: `(images,)`.
-        class_names: of the labels.
-    """
+    """Images in memory: uint8 `(images, height, width, channels)`, of 1 or 3 channels."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]):
         self._images, self._labels, self.class_names = images, labels.astype(np.int32), class_names
@@ -136,14 +117,9 @@ class Arrays(Source):
 
 
 class Relabelled(Source):
-    """A source with its classes in another order, among others that it has no images of.
+    """A source with its classes in the order of `class_names`, among others that it has no images of.
 
-    Args:
-        source: with class names that are all known; or with numbers, which are then places in `class_names`.
-        class_names: of all classes, in the order of the new labels.
-
-    Raises:
-        ValueError: a class of the source is not known.
+    A source whose classes are numbers means places in `class_names`. A class that is not known is a ValueError.
     """
 
     def __init__(self, source: Source, class_names: Sequence[str]):
@@ -207,10 +183,8 @@ def stratify(source: Source, share: float) -> tuple[Source, Source]:
     """
     labels = source.labels()
     if labels is None:
-        raise ValueError(
-            "there is no split to test on. Name one: for example data.train_split=train[:90%] and "
-            "data.val_split=train[90%:]."
-        )
+        example = "data.train_split=train[:90%] and data.val_split=train[90%:]"
+        raise ValueError(f"there is no split to test on. Name one: for example {example}.")
     chances = np.array([_chance(source.key(index)) for index in range(len(source))])
     second = np.zeros(len(source), bool)
     for label in range(len(source.class_names)):
@@ -226,15 +200,9 @@ def stratify(source: Source, share: float) -> tuple[Source, Source]:
 
 
 def labels_of(classes: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The places of names in a list of names.
+    """The int32 label of each image, from the names of their classes, and the names by label.
 
-    Args:
-        classes: of each image.
-        class_names: of all classes, in the order of the labels. None for the names that occur, in natural order: "9"
-            comes before "10", as in timm.
-
-    Returns:
-        Labels `(images,)`, int32, and the class names.
+    Without `class_names` the names that occur are put in natural order: "9" comes before "10", as in timm.
 
     Raises:
         ValueError: a class is not among `class_names`.
@@ -244,10 +212,8 @@ def labels_of(classes: Iterable[str], class_names: Sequence[str] | None = None) 
         class_names = sorted(sorted(set(classes)), key=natural)
     place = {name: label for label, name in enumerate(class_names)}
     if unknown := sorted(set(classes) - set(place), key=natural):
-        raise ValueError(
-            f"{len(unknown)} classes are not among the {len(class_names)} known ones, {brief(class_names)}: "
-            f"{brief(unknown)}."
-        )
+        known = f"the {len(class_names)} known ones, {brief(class_names)}"
+        raise ValueError(f"{len(unknown)} classes are not among {known}: {brief(unknown)}.")
     return np.array([place[name] for name in classes], np.int32), tuple(class_names)
 
 

@@ -26,11 +26,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,
-        )
+        keys, described = ("image", "label"), tfds.features.FeaturesDict(features)
+        return self.dataset_info_from_configs(features=described, supervised_keys=keys, disable_shuffling=True)
 
     def _split_generators(self, manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
         from sklearn.datasets import load_digits
@@ -38,10 +35,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         bunch = load_digits()
         images, labels = np.round(bunch.images * (255 / 16)).astype(np.uint8), bunch.target
         train, test = np.split(np.random.default_rng(0).permutation(len(labels)), [1437])
-        return {
-            name: self._generate_examples(images[rows], labels[rows])
-            for name, rows in (("train", train), ("test", test))
-        }
+        rows = {"train": train, "test": test}
+        return {name: self._generate_examples(images[rows[name]], labels[rows[name]]) for name in rows}
 
     def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[Any]:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -52,11 +47,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def digits(root: Path | None = None) -> dict[str, Source]:
-    """The splits "train" and "test", prepared as array_record when they are first asked for.
-
-    Args:
-        root: folder of prepared data sets; None for that of TensorFlow Datasets.
-    """
+    """The splits "train" and "test", prepared as array_record when they are first asked for."""
     root = data_dir() if root is None else root
     place = Path("digits") / str(Digits.VERSION)
     if not (root / place / "features.json").exists():

@@ -14,14 +14,9 @@ SPLITS = {"train", "training", "val", "valid", "validation", "eval", "evaluation
 
 
 class Files(Source):
-    """Image files with labels.
+    """Image files with labels; paths are relative to `root`, or absolute, and serve as keys.
 
-    Args:
-        root: folder that the paths are relative to; an absolute path stands for itself.
-        paths: of the files; their names as keys.
-        labels: of the files, int32.
-        class_names: of the labels.
-        sizes: of the files in bytes, if known, for the fingerprint.
+    The sizes of the files, in bytes and where they are known, become part of the fingerprint.
     """
 
     def __init__(

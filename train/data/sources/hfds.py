@@ -12,15 +12,7 @@ IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label
 
 
 class HubSplit(Source):
-    """A split of a data set of the `datasets` library.
-
-    Args:
-        split: a `datasets.Dataset`.
-        name: of the split.
-        input_key: the column with the image.
-        labels: by row.
-        class_names: of the labels.
-    """
+    """A split of a data set of the `datasets` library; `input_key` is the column with the image."""
 
     def __init__(self, split: Any, name: str, input_key: str, labels: np.ndarray, class_names: tuple[str, ...]):
         import datasets
@@ -48,10 +40,7 @@ class HubSplit(Source):
 
 
 def hub(
-    name: str,
-    root: Path | None = None,
-    input_key: str | None = None,
-    target_key: str | None = None,
+    name: str, root: Path | None = None, input_key: str | None = None, target_key: str | None = None
 ) -> dict[str, Source]:
     """The splits of a data set.
 

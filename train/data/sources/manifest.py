@@ -69,9 +69,8 @@ def _csv(file: Path) -> Table:
             if not row:
                 continue
             if len(row) != len(names):
-                raise ValueError(
-                    f"{file}, line {number}: {len(row)} values for the {len(names)} columns {', '.join(names)}."
-                )
+                columns = f"the {len(names)} columns {', '.join(names)}"
+                raise ValueError(f"{file}, line {number}: {len(row)} values for {columns}.")
             for name, value in zip(names, row, strict=True):
                 table[name].append(value)
     return table

@@ -17,12 +17,8 @@ def parse(spec: str, sizes: Mapping[str, int]) -> list[tuple[str, range]]:
         spec: one or more splits, each with or without a slice, joined by "+".
         sizes: how many images each split has.
 
-    Returns:
-        Split and images of each part, in the order of the specification.
-
     Raises:
-        ValueError: for a specification that cannot be read, an unknown split, a slice that reaches beyond it, or one
-            without images.
+        ValueError: it cannot be read, a split is unknown, or a slice reaches beyond its split or has no images.
     """
     return [_part(part.strip(), spec, sizes) for part in spec.split("+")]
 
@@ -30,10 +26,8 @@ def parse(spec: str, sizes: Mapping[str, int]) -> list[tuple[str, range]]:
 def _part(part: str, spec: str, sizes: Mapping[str, int]) -> tuple[str, range]:
     match = _PART.fullmatch(part)
     if match is None:
-        raise ValueError(
-            f"{spec!r} is no split: {part!r} is neither a name nor a name with a slice, such as train[:99%] or "
-            "train[10:20]."
-        )
+        expected = "neither a name nor a name with a slice, such as train[:99%] or train[10:20]"
+        raise ValueError(f"{spec!r} is no split: {part!r} is {expected}.")
     name, start, start_unit, stop, stop_unit = match.groups()
     if name not in sizes:
         raise ValueError(f"{spec!r}: there is no split {name!r}; there is {', '.join(sizes)}.")

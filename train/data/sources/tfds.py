@@ -16,32 +16,15 @@ _FOOTER = 4  # a checksum of the data
 
 
 class Records(Source):
-    """A split of a data set that TensorFlow Datasets has prepared.
-
-    Args:
-        folder: of one version of a data set: the one with `features.json`.
-        split: its name.
-        input_key: the feature with the image.
-        target_key: the feature with the label.
-    """
+    """A split of a data set that TensorFlow Datasets has prepared: `folder` is the one with `features.json`."""
 
     def __init__(self, folder: Path, split: str, input_key: str, target_key: str):
         self._folder, self._split, self._input_key, self._target_key = folder, split, input_key, target_key
         info = self._info
         self._count = info.splits[split].num_examples
         self.class_names = tuple(info.features[target_key].names)
-        lengths = np.array(info.splits[split].shard_lengths, np.int64)
-        self._fingerprint = digest(
-            [
-                info.full_name,
-                split,
-                lengths,
-                str(info.splits[split].num_bytes),
-                input_key,
-                target_key,
-                *self.class_names,
-            ]
-        )
+        lengths, size = np.array(info.splits[split].shard_lengths, np.int64), str(info.splits[split].num_bytes)
+        self._fingerprint = digest([info.full_name, split, lengths, size, input_key, target_key, *self.class_names])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_info", "_decoders", "_records")}
@@ -102,9 +85,7 @@ class TFRecords(Records):
             found = list(pool.map(_walk, files))
         for path, records, count in zip(files, found, info.shard_lengths, strict=True):
             if len(records) != count:
-                raise OSError(
-                    f"{path} has {len(records)} records, and dataset_info.json says {count}; prepare it again."
-                )
+                raise OSError(f"{path} has {len(records)} records; dataset_info.json says {count}; prepare it again.")
         return files, np.concatenate(found), np.cumsum([0] + [len(records) for records in found])
 
     def _features(self, index: int) -> dict[str, Any]:
@@ -144,13 +125,11 @@ def records(name: str, root: Path | None, input_key: str | None, target_key: str
     if not hasattr(builder.info.features[keys["target_key"]], "names"):
         raise ValueError(f"{folder}: feature {keys['target_key']!r} is not a class label; name one as data.target_key.")
     kinds = {"array_record": Records, "tfrecord": TFRecords}
-    kind = kinds.get(builder.info.file_format.value)
-    if kind is None:
-        raise ValueError(
-            f"{folder} is stored as {builder.info.file_format.value}; expected {' or '.join(kinds)}. Prepare it again "
-            "with file_format='array_record'."
-        )
-    return {split: kind(folder, split, **keys) for split in builder.info.splits}
+    stored = builder.info.file_format.value
+    if stored not in kinds:
+        remedy = "Prepare it again with file_format='array_record'."
+        raise ValueError(f"{folder} is stored as {stored}; expected {' or '.join(kinds)}. {remedy}")
+    return {split: kinds[stored](folder, split, **keys) for split in builder.info.splits}
 
 
 def data_dir() -> Path:
