@@ -110,15 +110,16 @@ def build(
             f"grad_accum_steps={config.grad_accum_steps}; take a multiple of {parts}."
         )
     dataset = for_config(config) if dataset is None else dataset
-    if batch_size > len(dataset.train):
+    images = len(dataset.train)
+    if batch_size > images:
         raise ValueError(
-            f"data.batch_size={batch_size} is more than the {len(dataset.train)} training images that "
-            f"{config.data.name} has."
+            f"data.batch_size={batch_size} is more than the {images} training images that {config.data.name} has."
         )
     model = build_model(config, dataset) if model is None else model
     graphdef, params = split(model)
-    steps_per_epoch = math.ceil(len(dataset.train) / batch_size)
     due = treatments(config.optim, params)
+    per_epoch, peak = math.ceil(images / batch_size), base_lr(config.optim, batch_size)
+    normalize = Normalize(dataset.data_config.mean, dataset.data_config.std, model.param_dtype)
     return Experiment(
         config=config,
         dataset=dataset,
@@ -128,19 +129,10 @@ def build(
         params=params,
         treatments=due,
         tx=make_optimizer(config.optim, due),
-        learning_rate=make_schedule(
-            config.schedule,
-            lr=base_lr(config.optim, batch_size),
-            epochs=config.epochs,
-            steps_per_epoch=steps_per_epoch,
-        ),
+        learning_rate=make_schedule(config.schedule, lr=peak, epochs=config.epochs, steps_per_epoch=per_epoch),
         loss=make_loss(config.loss),
         transform=make_batch_transform(
-            config,
-            Normalize(dataset.data_config.mean, dataset.data_config.std, model.param_dtype),
-            num_classes=model.num_classes,
-            steps_per_epoch=steps_per_epoch,
-            policy=dataset.policy,
+            config, normalize, num_classes=model.num_classes, steps_per_epoch=per_epoch, policy=dataset.policy
         ),
     )
 
@@ -173,12 +165,6 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
     model.set_grad_checkpointing(options.grad_checkpointing)
     names = dataset.class_names if classes == dataset.num_classes else None
     # The trained weights belong to these images, not to those that the architecture was published with.
-    model.data_config = dataclasses.replace(
-        dataset.data_config,
-        tag=config.data.name,
-        hf_hub_id=None,
-        pool_size=None,
-        num_classes=classes,
-        label_names=names,
-    )
+    origin: dict[str, Any] = {"tag": config.data.name, "hf_hub_id": None, "pool_size": None}
+    model.data_config = dataclasses.replace(dataset.data_config, num_classes=classes, label_names=names, **origin)
     return model

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,9 @@ class RunResult:
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and has saved where it was.
+    """The run was asked to stop, by a signal, and has saved where it was."""
 
-    Attributes:
-        signal: by which it was asked.
-    """
-
-    def __init__(self, message: str, signal: Any):
+    def __init__(self, message: str, signal: signal.Signals):
         super().__init__(message)
         self.signal = signal
 
@@ -217,12 +214,8 @@ class _Run:
         return state
 
     def _save(self, state: State, step: int) -> None:
-        meta = {
-            "data": self._data_meta(),
-            "evaluated": self.evaluated,
-            "scores": self.scores,
-            "model": hub_config(self.experiment.model),
-        }
+        meta = {"data": self._data_meta(), "evaluated": self.evaluated, "scores": self.scores}
+        meta["model"] = hub_config(self.experiment.model)
         scores = {key.removeprefix("test_"): value for key, value in self.scores.items()}
         self.checkpoints.save(state, meta, scores if self.evaluated == step else None)
 

@@ -51,11 +51,6 @@ def state_shardings(mesh: jax.sharding.Mesh, state: Any, axes: Mapping[str, Sequ
     What is kept for a parameter, its momentum or its moving average, has the parameter's path as its last key and
     lies as the parameter does: along the fsdp axis, by the first of its `axes` that can be divided. The rest, counters
     and keys, is replicated.
-
-    Args:
-        mesh: of the devices.
-        state: or its shapes.
-        axes: by parameter path, those by which fsdp may divide it.
     """
     parts = mesh.shape["fsdp"]
 

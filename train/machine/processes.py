@@ -33,7 +33,6 @@ def initialize(
         distributed: "on" to ask JAX to find out where the others are (SLURM, TPU, GKE, Open MPI), "off" to stay alone,
             "auto" for "on" where the environment says that there are others.
         coordinator: address and port of the first process, where JAX cannot find it out.
-        num_processes: how many there are.
         process_id: which of them this is, from 0.
 
     Raises:
@@ -65,19 +64,17 @@ def from_any_process(text: str) -> str:
     from jax.experimental import multihost_utils
 
     padded = np.frombuffer(text.encode()[:_LENGTH].ljust(_LENGTH), np.uint8)
-    texts = [
-        bytes(row).decode(errors="replace").strip() for row in np.asarray(multihost_utils.process_allgather(padded))
-    ]
-    return next(filter(None, texts), "")
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return next(filter(None, (bytes(row).decode(errors="replace").strip() for row in rows)), "")
 
 
 def together(act: Callable[[], T], failures: tuple[type[Exception], ...], elsewhere: Callable[[str], Exception]) -> T:
-    """Do the same on all processes; what it fails of on one of them, it fails of on all, lest others wait for it.
+    """Do the same on all processes; if one fails, all raise, and none waits for it.
 
     Args:
         act: what to do.
         failures: what it may raise.
-        elsewhere: makes what is raised where it went well, from the text of the failure.
+        elsewhere: makes what the others raise, from the text of the failure.
     """
     failure: Exception | None = None
     result = None
@@ -94,9 +91,5 @@ def together(act: Callable[[], T], failures: tuple[type[Exception], ...], elsewh
 
 
 def by_first_process(act: Callable[[], None]) -> None:
-    """Process 0 does it, and the others wait; what it fails of, all fail of.
-
-    Raises:
-        ValueError, OSError: from process 0; on the others, a ValueError with the same text.
-    """
+    """Process 0 does it, and the others wait; if it fails, all raise: the others a ValueError with the same text."""
     together(act if jax.process_index() == 0 else lambda: None, (ValueError, OSError), ValueError)

@@ -70,10 +70,6 @@ def make_optimizer(optim: Optim, treatments: Treatments) -> optax.GradientTransf
 
     Parameters, gradients and updates are dicts by path. The state has nothing of frozen parameters, whose gradients
     count for nothing either; their updates are 0.
-
-    Args:
-        optim: of the run.
-        treatments: of all its parameters, from `train.optim.parameters.treatments`.
     """
     inner = _chain(optim, treatments)
 

@@ -79,9 +79,7 @@ Treatments = Mapping[str, Treatment]
 def treatments(optim: Optim, paths: Collection[str]) -> dict[str, Treatment]:
     """The treatment of every parameter of a network.
 
-    Args:
-        optim: of the run.
-        paths: of all its parameters, frozen ones too: layers are counted over them.
+    `paths` are those of all parameters, frozen ones too: layers are counted over them.
 
     Raises:
         ValueError: for a parameter without a row in a table or with several, for a pattern that matches no parameter or
@@ -112,11 +110,7 @@ def treatments(optim: Optim, paths: Collection[str]) -> dict[str, Treatment]:
 
 
 def assign(table: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-    """The row's value of every path.
-
-    Args:
-        table: regular expressions, each matched against whole paths, and their values.
-        paths: parameter paths, e.g. `stages/0/0/conv1/kernel`.
+    """The value of the row, a regular expression, that matches the whole of a path.
 
     Raises:
         ValueError: naming the paths that no row or several rows match.

@@ -49,8 +49,7 @@ class LearningRate:
 
     def __call__(self, step: jax.Array, plateau: Any = ()) -> jax.Array:
         """The learning rate of the step that follows `step` others: float64 if jax has it, else float32."""
-        time = jnp.asarray(step // self.period, float)
-        start = self.config.warmup_lr
+        time, start = jnp.asarray(step // self.period, float), self.config.warmup_lr
         match self.config.name:
             case "plateau":
                 value = plateau.lr
@@ -69,12 +68,7 @@ class LearningRate:
     def evaluated(self, plateau: Any, metric: jax.Array, step: jax.Array) -> Any:
         """The plateau after an evaluation, whose metric is better the larger it is; those in the warm-up do not count.
 
-        As torch's `ReduceLROnPlateau` with a relative threshold.
-
-        Args:
-            plateau: before it.
-            metric: a scalar; of a loss, give its negative.
-            step: how many steps were done.
+        As torch's `ReduceLROnPlateau` with a relative threshold; of a loss, give the negative.
         """
         if self.config.name != "plateau":
             return plateau
@@ -115,21 +109,13 @@ class LearningRate:
 
 
 def make_schedule(schedule: Schedule, *, lr: float, epochs: int, steps_per_epoch: int) -> LearningRate:
-    """The schedule of a run.
-
-    Args:
-        schedule: its options.
-        lr: peak learning rate.
-        epochs: of the run, without those that the schedule adds.
-        steps_per_epoch: of the run.
+    """The schedule of a run with `lr` as its peak; `epochs` are without those that the schedule adds.
 
     Raises:
         ValueError: for numbers that mean nothing together.
     """
     if schedule.name == "step" and schedule.decay_epochs < 1:
-        raise ValueError(
-            f"schedule.decay_epochs={schedule.decay_epochs}; expected at least 1 for schedule.name='step'."
-        )
+        raise ValueError(f"schedule.decay_epochs={schedule.decay_epochs}; schedule.name='step' expects at least 1.")
     if epochs < 1 or steps_per_epoch < 1:
         raise ValueError(f"a schedule needs epochs and steps; found epochs={epochs}, {steps_per_epoch} steps each.")
     unit = steps_per_epoch if schedule.on_updates else 1

@@ -42,11 +42,7 @@ Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def plot(workdir: Path) -> Path:
-    """Draw the metrics.jsonl of a run into its curves.png, whatever of it there is so far.
-
-    Returns:
-        the path of the picture.
-    """
+    """Draw the metrics.jsonl of a run into its curves.png, whatever of it there is so far."""
     return draw({"": load_curves(workdir)}, workdir / FILE_NAME, title=workdir.absolute().name)
 
 
@@ -62,16 +58,7 @@ def load_curves(workdir: Path) -> Curves:
 
 
 def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
-    """Draw runs over each other.
-
-    Args:
-        runs: what `load` gives, by the name that the legend shows. A single one needs no name.
-        path: of the picture; its ending is the format.
-        title: of the picture.
-
-    Returns:
-        `path`.
-    """
+    """Draw runs, by the names that the legend shows, over each other; the ending of `path` is the format."""
     panels = [panel for panel in PANELS if any(curves.keys() & panel.curves.keys() for curves in runs.values())]
     columns = min(2, len(panels)) or 1
     rows = -(-len(panels) // columns) or 1

@@ -32,12 +32,7 @@ class Metrics:
     value that is not finite is null. Lines must come in the order of their steps, and those of a step before its
     checkpoint is saved: then a run that was killed and continued leaves the same file as one that was not.
 
-    Use it as a context manager: leaving closes the sinks.
-
-    Args:
-        workdir: folder of the run.
-        log: which sinks there are.
-        start: step that the run continues from. What was written about later ones is dropped.
+    Use it as a context manager: leaving closes the sinks. What was written about steps after `start` is dropped.
 
     Raises:
         ValueError: if metrics.jsonl is damaged elsewhere than at its end.
@@ -82,11 +77,7 @@ class Metrics:
 
 
 class JsonLines:
-    """metrics.jsonl, open for more lines.
-
-    Attributes:
-        at_start: the lines of the step `start`. Those after it are cut off, and a last one that is incomplete.
-    """
+    """metrics.jsonl, open for more lines; those after step `start` are cut off, and a last one that is incomplete."""
 
     def __init__(self, path: Path, start: int):
         self.at_start: list[dict[str, Any]] = []
@@ -180,9 +171,8 @@ class Wandb:
         try:
             import wandb
         except ImportError as error:
-            raise ImportError(
-                f"log.wandb={project!r} needs wandb ({error}): pip install wandb, or set log.wandb=none."
-            ) from error
+            remedy = "pip install wandb, or set log.wandb=none"
+            raise ImportError(f"log.wandb={project!r} needs wandb ({error}): {remedy}.") from error
         identity, settings = workdir / "wandb_id", workdir / "config.json"
         if not identity.exists():
             identity.write_text(secrets.token_hex(4))

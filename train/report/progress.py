@@ -20,15 +20,7 @@ class Progress:
     """Where a run is, how fast, and for how long; only process 0 shows it.
 
     It reads no arrays and starts no thread: it is told numbers, and draws when it is told of a step. Use it as a
-    context manager; inside, print through `print`, lest the bar be torn.
-
-    Args:
-        total: steps of the run.
-        start: steps that were done before this process began.
-        images_per_step: the global batch size.
-        steps_per_epoch: may be fractional.
-        console: where to; standard output unless given.
-        clock: seconds from any origin.
+    context manager; inside, print through `print`, or the bar is torn. `clock` gives seconds from any origin.
     """
 
     def __init__(
@@ -81,12 +73,7 @@ class Progress:
             self._draw()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """What was measured after `step` steps, all of them finished: whoever has the numbers has waited for them.
-
-        Args:
-            step: steps done.
-            values: "loss" and "lr" are shown.
-        """
+        """What was measured after `step` steps, all of them finished: whoever has the numbers has waited for them."""
         self._step = step
         self._speed.measure(step)
         shown = {"loss": "{:.4g}", "lr": "{:.3g}"}

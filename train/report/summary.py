@@ -26,11 +26,8 @@ def overview(
     """A table of the devices, the model, the work and what it costs, as plain text.
 
     Args:
-        experiment: the run.
-        workdir: its folder.
         start: steps that were done before.
-        compiled: the train step, from `train.step.compile_train_step`, for its memory and its FLOPs. What the backend
-            does not tell is left out.
+        compiled: the train step, for its memory and its FLOPs; what the backend does not tell is left out.
         width: columns of text; the terminal's unless given, at most 100.
     """
     config, state, mesh = experiment.config, experiment.state, experiment.mesh

@@ -26,7 +26,6 @@ from train.machine.processes import by_first_process
 FREE_FIELDS = (
     r"mesh\..*|log\..*|checkpoint\.(every_epochs|keep_last|keep_best)|data\.(cache|workers|stall_seconds|max_broken)"
 )
-
 PACKAGES = ("nfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -79,10 +78,6 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
 
     Fields that `FREE_FIELDS` matches may differ; the file then has the latest.
 
-    Args:
-        workdir: a folder.
-        config: of the run, as nested dicts that JSON can hold.
-
     Raises:
         ValueError: naming each field that differs, because continuing would be neither run.
     """
@@ -108,15 +103,11 @@ def _claim(workdir: Path, config: dict[str, Any]) -> None:
 
 
 def require_space(workdir: Path, needed: int) -> None:
-    """Require room for the checkpoints, before time is spent on computing what could not be kept.
+    """Raise an OSError unless there is room for the checkpoints, before time is spent on what could not be kept.
 
     Args:
-        workdir: a folder.
         needed: bytes of all checkpoints that are ever there together: one more than stay, while it is written. What
             checkpoints/ already takes counts as free.
-
-    Raises:
-        OSError: naming what is needed and what is there.
     """
 
     def check() -> None:
