@@ -31,7 +31,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 # The shapes in types of arrays are checked wherever a test calls: in this process, not in those that tests start.
 # For the checker an int is a float too, as it is for mypy.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-install_import_hook(["nfjax.fast", "nfjax.models", "nfjax.nn"], CHECKER)
+install_import_hook(["nfjax.fast", "nfjax.models", "nfjax.nn", "train.device", "train.optim"], CHECKER)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)  # so that a test can tell one from another

@@ -4,20 +4,20 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+from jaxtyping import PRNGKeyArray
 
 from nfjax.augment.policies import Policy
 from train.config import Config
-from train.device.mix import make_erase, make_mix
-from train.device.normalize import Normalize
+from train.device.mix import Labels, Step, Targets, make_erase, make_mix
+from train.device.normalize import Images, Inputs, Normalize
 from train.device.rand_augment import make_rand_augment
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchTransform:
-    """What a training batch goes through: `(images, labels, key, step) -> (inputs, targets)`, in timm's order.
+    """What a training batch goes through, in timm's order.
 
-    Images are uint8 `(batch, height, width, channels)` and labels `(batch,)`; targets are `(batch, num_classes)` where
-    batches are mixed, smoothed already, and the labels elsewhere.
+    Where batches are mixed, it gives targets, smoothed already, instead of labels.
     """
 
     rand_augment: Callable[..., jax.Array] | None  # where the host leaves it to the device
@@ -26,8 +26,8 @@ class BatchTransform:
     erase: Callable[..., jax.Array] | None
 
     def __call__(
-        self, images: jax.Array, labels: jax.Array, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+        self, images: Images, labels: Labels, key: PRNGKeyArray, step: Step
+    ) -> tuple[Inputs, Labels | Targets]:
         keys = jax.random.split(key, 3)
         if self.rand_augment is not None:
             images = self.rand_augment(images, keys[0])

@@ -12,10 +12,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int32, Integer, PRNGKeyArray
 
 from train.config import Mix
+from train.device.normalize import Images, Inputs
 
 ATTEMPTS = 10  # at a rectangle that fits
+
+Labels = Integer[Array, "batch"]
+Targets = Float[Array, "batch classes"]  # add up to 1
+Step = Integer[Array, ""] | int
+Shares = Float[Array, "rows"]
+Chosen = Bool[Array, "rows"]
+Rectangles = Int32[Array, "rows 4"]  # top, bottom, left, right, the ends excluded
+ManyRectangles = Int32[Array, "batch recount 4"]
+Places = Int32[Array, "rows"]  # in pixels
 
 
 @jax.tree_util.register_dataclass
@@ -23,9 +34,9 @@ ATTEMPTS = 10  # at a rectangle that fits
 class Mixing:
     """How the images of a batch are mixed. All arrays have one row for the batch, or one for each image."""
 
-    lam: jax.Array  # share of the image itself, float
-    cut: jax.Array  # cutmix instead of mixup, bool
-    box: jax.Array  # rows and columns of cutmix, `(rows, 4)` int32: top, bottom, left, right, the ends excluded
+    lam: Shares  # of the image itself
+    cut: Chosen  # cutmix instead of mixup
+    box: Rectangles  # of cutmix
 
 
 @jax.tree_util.register_dataclass
@@ -33,31 +44,25 @@ class Mixing:
 class Erasing:
     """What is erased from the images of a batch."""
 
-    box: jax.Array  # `(batch, recount, 4)` int32, as in `Mixing`; empty ones erase nothing
-    fill: jax.Array  # what stands there instead; broadcasts to `(batch, recount, height, width, channels)`
+    box: ManyRectangles  # empty ones erase nothing
+    fill: Float[Array, "#batch #recount #height #width #channels"]  # what stands there instead
 
 
-MixFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+MixFn = Callable[[Images, Labels, PRNGKeyArray, Step], tuple[Inputs, Targets]]
 
 
 def make_mix(mix: Mix, num_classes: int, *, smoothing: float = 0.0, off_step: int | None = None) -> MixFn | None:
-    """Mixup and cutmix of a batch: `(images, labels, key, step) -> (images, targets)` (timm `Mixup`).
+    """Mixup and cutmix of a batch (timm `Mixup`); None if the options say that nothing is ever mixed.
 
     Each image is mixed with its mirror image in the order of the batch, the last with the first. Batches may be
     spread over devices: one permutation of them swaps their shares, and nothing is gathered. Images may have any range:
     mixing before normalising is the same and moves a quarter of the bytes if they are uint8.
-
-    Images are `(batch, height, width, channels)` of an even batch and come back as floating point, of their own range.
-    Labels are `(batch,)` integers; targets are `(batch, num_classes)` and add up to 1.
 
     Args:
         mix: see there.
         num_classes: of the targets.
         smoothing: share of the targets that is spread evenly over all classes, also where nothing is mixed.
         off_step: step from which on nothing is mixed; None for never.
-
-    Returns:
-        The function, or None if the options say that nothing is ever mixed.
 
     Raises:
         ValueError: for sides of rectangles in the wrong order.
@@ -67,42 +72,35 @@ def make_mix(mix: Mix, num_classes: int, *, smoothing: float = 0.0, off_step: in
     if not (mix.mixup or mix.cutmix or mix.cutmix_minmax) or not mix.mixup_prob:
         return None
 
-    def apply(images: jax.Array, labels: jax.Array, key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def apply(images: Images, labels: Labels, key: PRNGKeyArray, step: Step) -> tuple[Inputs, Targets]:
         batch, height, width, _ = images.shape
         if batch % 2:
             raise ValueError(f"a batch of {batch} images cannot be mixed in pairs; take an even data.batch_size.")
         mixing = draw_mixing(key, mix, batch, height, width)
         if off_step is not None:
-            mixing = dataclasses.replace(
-                mixing, lam=jnp.where(step < off_step, mixing.lam, 1), cut=mixing.cut & (step < off_step)
-            )
+            on = step < off_step
+            mixing = dataclasses.replace(mixing, lam=jnp.where(on, mixing.lam, 1), cut=mixing.cut & on)
         targets = jax.nn.one_hot(labels, num_classes, dtype=mixing.lam.dtype)
         return apply_mixing(mixing, images, targets * (1 - smoothing) + smoothing / num_classes)
 
     return apply
 
 
-def make_erase(mix: Mix) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    """Random erasing: `(images, key) -> images`, of normalised images `(batch, height, width, channels)`.
+def make_erase(mix: Mix) -> Callable[[Inputs, PRNGKeyArray], Inputs] | None:
+    """Random erasing of normalised images (timm `RandomErasing`); None if nothing is ever erased.
 
-    Up to `recount` rectangles of an image, together 2 % to a third of its area, with aspect ratios from 0.3 to 1 / 0.3
-    (timm `RandomErasing`).
-
-    Returns:
-        The function, or None if the options say that nothing is ever erased.
+    Up to `recount` rectangles of an image, together 2 % to a third of its area, with aspect ratios from 0.3 to 1 / 0.3.
     """
     if not mix.reprob:
         return None
     return lambda images, key: apply_erasing(draw_erasing(key, mix, images.shape, images.dtype), images)
 
 
-def draw_mixing(key: jax.Array, mix: Mix, batch: int, height: int, width: int) -> Mixing:
+def draw_mixing(key: PRNGKeyArray, mix: Mix, batch: int, height: int, width: int) -> Mixing:
     """How to mix a batch, drawn at random; the areas of rectangles are in `lam` already."""
     rows = {"batch": 1, "pair": batch // 2, "elem": batch}[mix.mixup_mode]
     keys = jax.random.split(key)
-    on, switch, *place = jax.random.uniform(
-        keys[0], (6, rows)
-    )  # in one go: each call of jax.random takes long to compile
+    on, switch, *place = jax.random.uniform(keys[0], (6, rows))  # at once: each call takes long to compile
     cutmix = 1.0 if mix.cutmix_minmax else mix.cutmix  # with minmax the share says no more than whether to mix
     cut = (switch < mix.mixup_switch_prob) | (not mix.mixup) if cutmix else jnp.zeros(rows, bool)
     alpha = jnp.where(cut, cutmix, mix.mixup)
@@ -122,12 +120,12 @@ def draw_mixing(key: jax.Array, mix: Mix, batch: int, height: int, width: int) -
     return mixing
 
 
-def _below(end: jax.Array | int, chance: jax.Array) -> jax.Array:
+def _below(end: Int32[Array, "*shape"] | int, chance: Float[Array, "*shape"]) -> Int32[Array, "*shape"]:
     """An integer from 0 to end - 1 for each number in [0, 1)."""
     return jnp.floor(chance * end).astype(jnp.int32)
 
 
-def cutmix_box(lam: jax.Array, y: jax.Array, x: jax.Array, height: int, width: int) -> jax.Array:
+def cutmix_box(lam: Shares, y: Places, x: Places, height: int, width: int) -> Rectangles:
     """Rectangles of 1 - lam of the area around the pixels (y, x), clipped to the image (timm `rand_bbox`)."""
     ratio = jnp.sqrt(1 - lam)
     h, w = (height * ratio).astype(jnp.int32), (width * ratio).astype(jnp.int32)
@@ -135,23 +133,23 @@ def cutmix_box(lam: jax.Array, y: jax.Array, x: jax.Array, height: int, width: i
     return jnp.concatenate([rows.clip(0, height), columns.clip(0, width)], -1)
 
 
-def corrected(lam: jax.Array, cut: jax.Array, box: jax.Array, height: int, width: int) -> jax.Array:
+def corrected(lam: Shares, cut: Chosen, box: Rectangles, height: int, width: int) -> Shares:
     """The shares of the images themselves: with cutmix, what their rectangles leave (timm `correct_lam`)."""
     top, bottom, left, right = jnp.moveaxis(box, -1, 0)
     area = ((bottom - top) * (right - left)).astype(lam.dtype)
     return jnp.where(cut, 1 - area / (height * width), lam)
 
 
-def apply_mixing(mixing: Mixing, images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Images `(batch, height, width, channels)` and targets `(batch, classes)`, each mixed with its mirror image."""
+def apply_mixing(mixing: Mixing, images: Images, targets: Targets) -> tuple[Inputs, Targets]:
+    """Images and targets, each mixed with its mirror image in the order of the batch."""
     lam, cut = mixing.lam[:, None, None], mixing.cut[:, None, None]
     own = jnp.where(cut, ~inside(mixing.box, *images.shape[1:3]), lam)[..., None].astype(lam.dtype)
     share = mixing.lam[:, None]
     return images * own + images[::-1] * (1 - own), targets * share + targets[::-1] * (1 - share)
 
 
-def draw_erasing(key: jax.Array, mix: Mix, shape: tuple[int, ...], dtype: Any) -> Erasing:
-    """What to erase from images of a shape `(batch, height, width, channels)`, drawn at random."""
+def draw_erasing(key: PRNGKeyArray, mix: Mix, shape: tuple[int, ...], dtype: Any) -> Erasing:
+    """What to erase from images of a shape, drawn at random."""
     batch, height, width, channels = shape
     keys = jax.random.split(key)
     chances = jax.random.uniform(keys[0], (batch, 2 + mix.recount * (2 + 2 * ATTEMPTS)))
@@ -175,15 +173,20 @@ def draw_erasing(key: jax.Array, mix: Mix, shape: tuple[int, ...], dtype: Any) -
 
 
 def erase_boxes(
-    count: jax.Array, area: jax.Array, aspect: jax.Array, place: jax.Array, height: int, width: int
-) -> jax.Array:
-    """Rectangles to erase, `(batch, recount, 4)`; those after the first `count`, and those that never fit, are empty.
+    count: Int32[Array, "batch 1"],
+    area: Float[Array, "batch recount attempts"],
+    aspect: Float[Array, "batch recount attempts"],
+    place: Float[Array, "batch recount 2"],
+    height: int,
+    width: int,
+) -> ManyRectangles:
+    """Rectangles to erase; those after the first `count`, and those that never fit, are empty.
 
     Args:
-        count: how many rectangles there are, `(batch, 1)`.
-        area: of all rectangles of an image as a share of it, `(batch, recount, attempts)`; the first that fits counts.
+        count: how many rectangles there are.
+        area: of all rectangles of an image as a share of it; the first that fits counts.
         aspect: height over width, likewise.
-        place: from 0, top and left, to 1, bottom and right, `(batch, recount, 2)`.
+        place: from 0, top and left, to 1, bottom and right.
         height: of the images in pixels.
         width: likewise.
     """
@@ -197,7 +200,7 @@ def erase_boxes(
     return jnp.stack([top, top + h, left, left + w], -1)
 
 
-def apply_erasing(erasing: Erasing, images: jax.Array) -> jax.Array:
+def apply_erasing(erasing: Erasing, images: Inputs) -> Inputs:
     """Images with rectangles filled, the later over the earlier."""
     for index in range(erasing.box.shape[1]):
         erased = inside(erasing.box[:, index], *images.shape[1:3])[..., None]
@@ -206,8 +209,8 @@ def apply_erasing(erasing: Erasing, images: jax.Array) -> jax.Array:
     return images
 
 
-def inside(box: jax.Array, height: int, width: int) -> jax.Array:
-    """Which pixels are inside of the rectangles `(rows, 4)`: `(rows, height, width)` bool."""
+def inside(box: Rectangles, height: int, width: int) -> Bool[Array, "rows {height} {width}"]:
+    """Which pixels are inside of the rectangles."""
     top, bottom, left, right = jnp.moveaxis(box[..., None], -2, 0)
     y, x = jnp.arange(height), jnp.arange(width)
     return ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None]

@@ -3,8 +3,11 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+Images = Num[Array, "batch height width channels"]  # uint8, or what mixing makes of it
+Inputs = Float[Array, "batch height width channels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +18,6 @@ class Normalize:
     std: tuple[float, ...]
     dtype: Any = jnp.float32
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Images) -> Inputs:
         mean, std = jnp.array(self.mean, self.dtype), jnp.array(self.std, self.dtype)
         return (images.astype(self.dtype) / 255 - mean) / std

@@ -9,18 +9,24 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, UInt8
 from PIL import Image
 
 from nfjax.augment.policies import LEVELS, Policy, RandAugment
 
-Table = dict[str, tuple[str, Callable[[jax.Array, jax.Array], jax.Array]]]
+Images = UInt8[Array, "batch height width channels"]
+Levels = Float[Array, "batch height width channels"]
+Values = Float[Array, "batch"]
+Indices = Int[Array, "batch"]
+Flags = Bool[Array, "batch"]
+Table = dict[str, tuple[str, Callable[[Values, Values], Values]]]
 
 
-def _signed(value: jax.Array, chance: jax.Array) -> jax.Array:
+def _signed(value: Values, chance: Values) -> Values:
     return jnp.where(chance > 0.5, -value, value)
 
 
-def _increasing(x: jax.Array, u: jax.Array) -> jax.Array:
+def _increasing(x: Values, u: Values) -> Values:
     return jnp.maximum(0.1, 1 + _signed(0.9 * x, u))
 
 
@@ -52,11 +58,8 @@ NEIGHBOURS = (-1, 0, 1, 2)
 KINDS = sorted({kind for kind, _ in TABLE.values()})
 
 
-def make_rand_augment(policy: Policy) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """RandAugment of a batch: `(images, key) -> images`, uint8 `(batch, height, width, channels)`.
-
-    Args:
-        policy: from `nfjax.augment.policies.create_policy`.
+def make_rand_augment(policy: Policy) -> Callable[[Images, PRNGKeyArray], Images]:
+    """RandAugment of a batch.
 
     Raises:
         ValueError: for another policy, or one with operations that are not here.
@@ -73,7 +76,7 @@ def make_rand_augment(policy: Policy) -> Callable[[jax.Array, jax.Array], jax.Ar
         )
     settings, count, layers = policy.settings, len(policy.steps), policy.num_layers
 
-    def apply(images: jax.Array, key: jax.Array) -> jax.Array:
+    def apply(images: Images, key: PRNGKeyArray) -> Images:
         keys, shape = jax.random.split(key, 3), (layers, len(images))
         on, sign, choice, resample = jax.random.uniform(keys[0], (4, *shape))
         index = jnp.floor(count * choice).astype(jnp.int32)
@@ -98,25 +101,22 @@ def make_rand_augment(policy: Policy) -> Callable[[jax.Array, jax.Array], jax.Ar
     return apply
 
 
-def arguments(names: list[str], index: jax.Array, x: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+def arguments(names: list[str], index: Indices, x: Values, u: Values) -> tuple[Indices, Values]:
     """Which of `KINDS` the operation `names[index]` of each image is, and its argument."""
     kinds = jnp.array([KINDS.index(TABLE[name][0]) for name in names])
     values = jnp.stack([TABLE[name][1](x, u) for name in names])
     return kinds[index], jnp.take_along_axis(values, index[None], 0)[0]
 
 
-def change(
-    images: jax.Array, kind: jax.Array, value: jax.Array, bicubic: jax.Array, fill: int | tuple[int, ...]
-) -> jax.Array:
+def change(images: Images, kind: Indices, value: Values, bicubic: Flags, fill: int | tuple[int, ...]) -> Images:
     """One operation for each image.
 
     Args:
-        images: `(batch, height, width, channels)` uint8.
-        kind: index into `KINDS`, `(batch,)`.
-        value: its argument, `(batch,)`.
-        bicubic: interpolate with cubics, `(batch,)`; otherwise linearly.
+        value: the argument of the operation.
+        bicubic: interpolate with cubics; otherwise linearly.
         fill: levels of what comes in from outside.
     """
+    matrices = _matrices(kind, value, *images.shape[1:3])
     kind, value = kind[:, None, None, None], value[:, None, None, None]
     x = images.astype(value.dtype)
     grey = _grey(images)
@@ -135,19 +135,18 @@ def change(
     conditions = [kind == KINDS.index(name) for name in found]
     result = jnp.select(conditions, [v.astype(x.dtype) for v in found.values()], x)
     moved = [KINDS.index(name) for name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")]
-    sampled = _sample(x, _matrices(kind[:, 0, 0, 0], value[:, 0, 0, 0], *images.shape[1:3]), bicubic, fill)
-    result = jnp.where(jnp.isin(kind, jnp.array(moved)), sampled, result)
+    result = jnp.where(jnp.isin(kind, jnp.array(moved)), _sample(x, matrices, bicubic, fill), result)
     return jnp.floor(result.clip(0, 255)).astype(jnp.uint8)
 
 
-def _grey(images: jax.Array) -> jax.Array:
-    """Luminance, `(batch, height, width, 1)` (Pillow's conversion to "L")."""
+def _grey(images: Images) -> Int32[Array, "batch height width 1"]:
+    """Luminance (Pillow's conversion to "L")."""
     if images.shape[-1] == 1:
         return images.astype(jnp.int32)
     return (images.astype(jnp.int32) @ jnp.array([19595, 38470, 7471]) + 0x8000)[..., None] >> 16
 
 
-def _smooth(images: jax.Array) -> jax.Array:
+def _smooth(images: Images) -> Int32[Array, "batch height width channels"]:
     """3x3 neighbours, the centre five times, averaged; the border stays (Pillow's SMOOTH)."""
     x = images.astype(jnp.int32)
     rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
@@ -155,16 +154,16 @@ def _smooth(images: jax.Array) -> jax.Array:
     return x.at[:, 1:-1, 1:-1].set((2 * total + 13) // 26)
 
 
-def _autocontrast(x: jax.Array) -> jax.Array:
+def _autocontrast(x: Levels) -> Levels:
     low, high = x.min((1, 2), keepdims=True), x.max((1, 2), keepdims=True)
     scale = 255 / jnp.maximum(high - low, 1)
     return jnp.where(high > low, x * scale - low * scale, x)
 
 
-def _equalize(images: jax.Array) -> jax.Array:
+def _equalize(images: Images) -> Int[Array, "batch height width channels"]:
     """Levels replaced by their rank, channel by channel (Pillow's `ImageOps.equalize`)."""
 
-    def channel(levels: jax.Array) -> jax.Array:
+    def channel(levels: Int32[Array, "height width"]) -> Int[Array, "height width"]:
         counts = jnp.zeros(256, jnp.int32).at[levels].add(1)
         step = (levels.size - counts[levels.max()]) // 255
         table = (step // 2 + counts.cumsum() - counts) // jnp.maximum(step, 1)
@@ -173,8 +172,8 @@ def _equalize(images: jax.Array) -> jax.Array:
     return jax.vmap(jax.vmap(channel, 2, 2))(images.astype(jnp.int32))
 
 
-def _matrices(kind: jax.Array, value: jax.Array, height: int, width: int) -> jax.Array:
-    """Where each pixel comes from, `(batch, 2, 3)`, in pixels."""
+def _matrices(kind: Indices, value: Values, height: int, width: int) -> Float[Array, "batch 2 3"]:
+    """Where each pixel comes from, in pixels."""
     one, zero = jnp.ones_like(value), jnp.zeros_like(value)
     sine, cosine = jnp.sin(jnp.radians(value)), jnp.cos(jnp.radians(value))
     x, y = width / 2, height / 2
@@ -189,8 +188,8 @@ def _matrices(kind: jax.Array, value: jax.Array, height: int, width: int) -> jax
     return jnp.select(conditions, [jnp.stack(row, -1) for row in rows.values()], 0.0).reshape(-1, 2, 3)
 
 
-def _sample(x: jax.Array, matrices: jax.Array, bicubic: jax.Array, fill: int | tuple[int, ...]) -> jax.Array:
-    """Images `(batch, height, width, channels)` at the places of their pixels under affine maps."""
+def _sample(x: Levels, matrices: Float[Array, "batch 2 3"], bicubic: Flags, fill: int | tuple[int, ...]) -> Levels:
+    """Images at the places of their pixels under affine maps."""
     batch, height, width, channels = x.shape
     column, row, one = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5, jnp.ones(1))
     grid = jnp.stack([column, row, one])[..., 0].astype(x.dtype)
@@ -202,7 +201,7 @@ def _sample(x: jax.Array, matrices: jax.Array, bicubic: jax.Array, fill: int | t
     share_x, share_y = (d[..., None] for d in (across - 0.5 - left, down - 0.5 - top))
     flat, bicubic = x.reshape(batch, height * width, channels), bicubic[:, None, None, None]
 
-    def pixels(i: int, j: int) -> jax.Array:
+    def pixels(i: int, j: int) -> Levels:
         """The pixel i columns right of and j rows below each place; beyond the border the nearest one."""
         place_x = (left.astype(jnp.int32) + i).clip(0, width - 1)
         place_y = (top.astype(jnp.int32) + j).clip(0, height - 1)
@@ -213,7 +212,9 @@ def _sample(x: jax.Array, matrices: jax.Array, bicubic: jax.Array, fill: int | t
     return jnp.where(outside[..., None], jnp.array(fill, x.dtype), _interpolate(rows, share_y, bicubic))
 
 
-def _interpolate(values: list[jax.Array], d: jax.Array, bicubic: jax.Array) -> jax.Array:
+def _interpolate(
+    values: list[Levels], d: Float[Array, "batch height width 1"], bicubic: Bool[Array, "batch 1 1 1"]
+) -> Levels:
     """Between four values in a row, a share `d` beyond the second; the cubic is Pillow's, with a = -1."""
     a, b, c, e = values
     cubic = b + d * (c - a + d * (2 * (a - b) + c - e + d * (b - a - c + e)))  # exact where all are equal

@@ -14,7 +14,8 @@ from nfjax.models.data_config import DataConfig
 from nfjax.parity import oracle
 from tests.helpers.photos import make_folder
 from train.config import Augment, Data
-from train.data import load_dataset, test_batches, train_batches
+from train.data import load_dataset, train_batches
+from train.data import test_batches as batches_in_order  # pytest would take the name for a test
 from train.data.pipeline import Repeats, Rows
 
 STRONG = Augment(auto_augment="rand-m9-mstd0.5-inc1")
@@ -110,12 +111,12 @@ def test_hosts_share_the_batches_of_one(root, monkeypatch, hosts):
 def test_hosts_share_the_test_images(root, monkeypatch):
     data = config(root)
     split = load(data).test
-    expected = list(test_batches(split, data, 8))
+    expected = list(batches_in_order(split, data, 8))
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     seen = []
     for host in range(4):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        own = list(test_batches(split, data, 8))
+        own = list(batches_in_order(split, data, 8))
         assert [len(batch["label"]) for batch in own] == [2, 2, 2]
         rows = slice(2 * host, 2 * host + 2)
         assert all(same(part, {key: e[key][rows] for key in e}) for part, e in zip(own, expected, strict=True))
@@ -163,7 +164,7 @@ def test_decoded_images_can_be_kept(root):
 def test_test_batches_have_every_image_once_in_order(root, workers):
     data = config(root, workers=workers)
     split = load(data).test
-    batches = list(test_batches(split, data, 10))
+    batches = list(batches_in_order(split, data, 10))
     assert [batch["valid"].sum() for batch in batches] == [10, 10, 3]
     assert all(batch["image"].shape == (10, 32, 32, 3) for batch in batches)
     valid = np.concatenate([batch["valid"] for batch in batches])
@@ -228,7 +229,7 @@ def test_broken_test_images_are_an_error_with_a_list(tmp_path):
     bad = damage(root, "val", 3)
     data = config(root)
     with pytest.raises(ImageError, match="3 of 20 test images cannot be read") as caught:
-        list(test_batches(load(data).test, data, 4))
+        list(batches_in_order(load(data).test, data, 4))
     assert all(key in str(caught.value) for key in bad)
 
 
