@@ -85,7 +85,8 @@ def top_k(
     if k < 1:
         raise ValueError(f"k={k}; expected at least 1.")
     config = DataConfig(num_classes=logits.shape[1]) if model_or_data_config is None else model_or_data_config
-    names = label_names(config) or tuple(map(str, range(logits.shape[1])))
+    names = label_names(config)
+    names = tuple(map(str, range(logits.shape[1]))) if names is None else names
     if len(names) != logits.shape[1]:
         raise ValueError(
             f"logits for {logits.shape[1]} classes, but {len(names)} label names; pass those of the model."
