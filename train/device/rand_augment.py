@@ -139,14 +139,14 @@ def change(images: Images, kind: Indices, value: Values, bicubic: Flags, fill: i
     return jnp.floor(result.clip(0, 255)).astype(jnp.uint8)
 
 
-def _grey(images: Images) -> Int32[Array, "batch height width 1"]:
+def _grey(images: Images) -> Int[Array, "batch height width 1"]:
     """Luminance (Pillow's conversion to "L")."""
     if images.shape[-1] == 1:
         return images.astype(jnp.int32)
     return (images.astype(jnp.int32) @ jnp.array([19595, 38470, 7471]) + 0x8000)[..., None] >> 16
 
 
-def _smooth(images: Images) -> Int32[Array, "batch height width channels"]:
+def _smooth(images: Images) -> Int[Array, "batch height width channels"]:
     """3x3 neighbours, the centre five times, averaged; the border stays (Pillow's SMOOTH)."""
     x = images.astype(jnp.int32)
     rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]

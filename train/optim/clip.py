@@ -6,27 +6,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from train.optim.parameters import Treatments
-
-Params = dict[str, jax.Array]
+from train.optim.state import Params, Scalar
 
 
 class ClipState(NamedTuple):
-    """Share of the units that the last step clipped, a float32 scalar."""
+    """Share of the units that the last step clipped, float32."""
 
-    clip_rate: jax.Array
+    clip_rate: Scalar
 
 
 def adaptive_clip(clip: float, treatments: Treatments, eps: float = 1e-3) -> optax.GradientTransformationExtraArgs:
     """Adaptive gradient clipping over each parameter's own units (2102.06171 eq. 3; timm `adaptive_clip_grad`).
 
-    A unit's gradient whose norm exceeds `clip * max(|parameter|, eps)` is scaled down to that norm.
-
-    Args:
-        clip: largest ratio of gradient norm to parameter norm.
-        treatments: by path; they know the units, and which gradients pass unchanged.
-        eps: smallest parameter norm, so that zero parameters can leave zero.
+    A unit's gradient whose norm exceeds `clip * max(|parameter|, eps)` is scaled down to that norm; `eps` lets zero
+    parameters leave zero. The treatments know the units, and which gradients pass unchanged.
     """
 
     def init(params: Params) -> ClipState:
@@ -51,7 +47,7 @@ def adaptive_clip(clip: float, treatments: Treatments, eps: float = 1e-3) -> opt
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def total(scalars: Sequence[jax.Array]) -> jax.Array:
+def total(scalars: Sequence[Float[Array, "*shape"]]) -> Scalar:
     """The sum of scalars, one or several of each parameter; float32 if there are none.
 
     Not as a chain of additions: XLA puts such a chain into one fusion, one by one, and looks at all of it each time.
@@ -63,12 +59,12 @@ def total(scalars: Sequence[jax.Array]) -> jax.Array:
     return jnp.sum(jax.lax.optimization_barrier(jnp.stack(scalars)))
 
 
-def tree_norm(tree: Any) -> jax.Array:
+def tree_norm(tree: Any) -> Scalar:
     """Euclidean norm of all arrays together."""
     return jnp.sqrt(total([jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)]))
 
 
-def _norm(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
+def _norm(x: Float[Array, "..."], axes: tuple[int, ...] | None) -> Float[Array, "..."]:
     """Euclidean norm over `axes`, which stay with length 1; None is all of them."""
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
 

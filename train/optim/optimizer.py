@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from train.config import Optim
 from train.optim.clip import MODES
 from train.optim.parameters import Treatments
+from train.optim.state import Params, Scalar
 from train.optim.transforms import (
     add_decay,
     momentum,
@@ -21,8 +22,6 @@ from train.optim.transforms import (
     scale_by_rms_tf,
     suits_muon,
 )
-
-Params = dict[str, jax.Array]
 
 
 class Settings(NamedTuple):
@@ -109,7 +108,7 @@ def _chain(optim: Optim, treatments: Treatments) -> optax.GradientTransformation
 def _descend(scale: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
     """`-learning_rate * scale * update`."""
 
-    def descend(updates: Params, state: Any, params: Any = None, *, learning_rate: jax.Array, **_: Any) -> Any:
+    def descend(updates: Params, state: Any, params: Any = None, *, learning_rate: Scalar, **_: Any) -> Any:
         return {path: u * _rate(learning_rate, -scale[path], u) for path, u in updates.items()}, state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, descend)
@@ -118,7 +117,7 @@ def _descend(scale: Mapping[str, float]) -> optax.GradientTransformationExtraArg
 def _shrink(decay: Mapping[str, float], scale: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
     """`update - learning_rate * scale * decay * parameter`."""
 
-    def shrink(updates: Params, state: Any, params: Params, *, learning_rate: jax.Array, **_: Any) -> Any:
+    def shrink(updates: Params, state: Any, params: Params, *, learning_rate: Scalar, **_: Any) -> Any:
         return {
             path: u + params[path] * _rate(learning_rate, -scale[path] * decay[path], u) if decay[path] else u
             for path, u in updates.items()
@@ -127,7 +126,7 @@ def _shrink(decay: Mapping[str, float], scale: Mapping[str, float]) -> optax.Gra
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, shrink)
 
 
-def _rate(learning_rate: jax.Array, factor: float, like: jax.Array) -> jax.Array:
+def _rate(learning_rate: Scalar, factor: float, like: Float[Array, "..."]) -> Scalar:
     return jnp.asarray(learning_rate * factor, like.dtype)
 
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from train.config import Schedule
+from train.optim.state import Scalar, Step
 
 # From progress in [0, 1) through a cycle to the share of the way from `min_lr` to the peak.
-CYCLES: dict[str, Callable[[jax.Array], jax.Array]] = {
+CYCLES: dict[str, Callable[[Scalar], Scalar]] = {
     "cosine": lambda progress: 0.5 * (1 + jnp.cos(jnp.pi * progress)),
     "linear": lambda progress: 1 - progress,
 }
@@ -21,9 +22,9 @@ CYCLES: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Plateau(NamedTuple):
     """What a plateau schedule remembers."""
 
-    best: jax.Array  # the best metric so far
-    bad: jax.Array  # evaluations since then, or since the last decay
-    lr: jax.Array  # the learning rate after warm-up
+    best: Scalar  # metric so far
+    bad: Step  # evaluations since then, or since the last decay
+    lr: Scalar  # the learning rate after warm-up
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, so that it can be jitted
@@ -47,7 +48,7 @@ class LearningRate:
             return ()
         return Plateau(jnp.array(-jnp.inf), jnp.zeros((), jnp.int32), jnp.asarray(self.lr, float))
 
-    def __call__(self, step: jax.Array, plateau: Any = ()) -> jax.Array:
+    def __call__(self, step: Step, plateau: Any = ()) -> Scalar:
         """The learning rate of the step that follows `step` others: float64 if jax has it, else float32."""
         time, start = jnp.asarray(step // self.period, float), self.config.warmup_lr
         match self.config.name:
@@ -65,7 +66,7 @@ class LearningRate:
             return value
         return jnp.where(time < self.warmup, start + time * ((self.lr - start) / self.warmup), value)
 
-    def evaluated(self, plateau: Any, metric: jax.Array, step: jax.Array) -> Any:
+    def evaluated(self, plateau: Any, metric: Scalar, step: Step) -> Any:
         """The plateau after an evaluation, whose metric is better the larger it is; those in the warm-up do not count.
 
         As torch's `ReduceLROnPlateau` with a relative threshold; of a loss, give the negative.
@@ -85,7 +86,7 @@ class LearningRate:
         counts = jnp.asarray(step // self.period) > self.warmup
         return jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, plateau)
 
-    def _cycles(self, time: jax.Array) -> jax.Array:
+    def _cycles(self, time: Scalar) -> Scalar:
         """Each cycle falls from its own peak to `min_lr`, where it stays after the last one."""
         c = self.config
         time = time - self.warmup if c.warmup_prefix else time
@@ -97,11 +98,11 @@ class LearningRate:
         value = c.min_lr + (jnp.asarray(peak, float)[cycle] - c.min_lr) * CYCLES[c.name](progress)
         return jnp.where(cycle < c.cycle_limit, value, c.min_lr)
 
-    def _steps(self, time: jax.Array) -> jax.Array:
+    def _steps(self, time: Scalar) -> Scalar:
         time = time - self.warmup if self.config.warmup_prefix else time
         return self.lr * self.config.decay_rate ** (time // self.decay)
 
-    def _wsd(self, time: jax.Array) -> jax.Array:
+    def _wsd(self, time: Scalar) -> Scalar:
         """Stable, then down by one minus the root of the progress through the decay (2405.18392)."""
         stable = max(self.lr, self.config.min_lr)
         progress = (time - self.warmup - (self.main - self.decay)) / self.decay

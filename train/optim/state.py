@@ -5,10 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 
 from train.config import Ema
 
 Arrays = dict[str, jax.Array]
+Params = dict[str, Float[Array, "..."]]
+Scalar = Float[Array, ""]
+Step = Integer[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -29,7 +33,7 @@ class State:
         return self.ema or self.params
 
 
-def ema_decay(ema: Ema, step: jax.Array) -> jax.Array:
+def ema_decay(ema: Ema, step: Step) -> Scalar:
     """Share of the moving average that step `step`, counted from 0, keeps (timm `ModelEmaV3.get_decay`)."""
     warm = 1 - (1 + step.astype(float)) ** (-2 / 3) if ema.warmup else ema.decay
     return jnp.where(step > 0, jnp.minimum(warm, ema.decay), 0.0)

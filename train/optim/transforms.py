@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 from port.rules import timm_shapes
 from train.optim.clip import tree_norm
-
-Params = dict[str, jax.Array]
+from train.optim.state import Params, Scalar
 
 # Newton-Schulz coefficients, one triple an iteration (timm `Muon`, "quintic").
 QUINTIC = (
@@ -100,7 +100,7 @@ def scale_by_lamb(b1: float, b2: float, eps: float, decay: Mapping[str, float]) 
     )
 
 
-def _trust_ratio(param: jax.Array, update: jax.Array) -> jax.Array:
+def _trust_ratio(param: Float[Array, "*shape"], update: Float[Array, "*shape"]) -> Scalar:
     """|param| / |update|; 1 if either is 0."""
     param_norm, update_norm = optax.tree.norm(param), optax.tree.norm(update)
     positive = (param_norm > 0) & (update_norm > 0)
@@ -133,7 +133,7 @@ def scale_by_muon(decay: float, eps: float, nesterov: bool = False) -> optax.Gra
     return optax.GradientTransformation(init, update)
 
 
-def _orthogonal(kernel: jax.Array, eps: float) -> jax.Array:
+def _orthogonal(kernel: Float[Array, "*rest out"], eps: float) -> Float[Array, "*rest out"]:
     """Newton-Schulz: push all singular values of the kernel's matrix `(rest, out)` towards 1.
 
     timm's matrix is the transpose, with its columns in another order; the iteration does not see the difference.
@@ -143,7 +143,9 @@ def _orthogonal(kernel: jax.Array, eps: float) -> jax.Array:
     x = x.T if tall else x
     x = x / jnp.maximum(jnp.linalg.norm(x), eps)
 
-    def iteration(x: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, None]:
+    def iteration(
+        x: Float[Array, "short long"], coefficients: Float[Array, "3"]
+    ) -> tuple[Float[Array, "short long"], None]:
         a, b, c = coefficients
         square = x @ x.T
         return a * x + (b * square + c * (square @ square)) @ x, None

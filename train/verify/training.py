@@ -48,9 +48,7 @@ RECIPES: dict[str, Recipe] = {
             schedule=Schedule("cosine", warmup_epochs=1, warmup_lr=1e-3, min_lr=1e-3),
             ema=Ema(0.99),
         ),
-        small="test_nfnet",
-        small_size=64,
-        small_options={"depths": (1, 1), "channels": (32, 64)},
+        small="test_nfnet", small_size=64, small_options={"depths": (1, 1), "channels": (32, 64)},
     ),
     # Fine-tuning as the sbb ViTs were: layer decay, clipping by norm, binary cross-entropy with a threshold.
     "adamw": Recipe(
@@ -63,10 +61,7 @@ RECIPES: dict[str, Recipe] = {
             schedule=Schedule("cosine", warmup_epochs=1, warmup_prefix=True, warmup_lr=1e-5),
             ema=Ema(0.99, warmup=True),
         ),
-        small="test_vit2",
-        small_size=80,
-        small_options={"depth": 3},
-        sized=True,
+        small="test_vit2", small_size=80, small_options={"depth": 3}, sized=True,
     ),
     # timm's NAdamW, changing the learning rate once an epoch.
     "nadamw": Recipe(
@@ -77,10 +72,7 @@ RECIPES: dict[str, Recipe] = {
             optim=Optim("nadamw", lr=1e-3, weight_decay=0.05, clip_mode="norm", clip_grad=5.0),
             schedule=Schedule("cosine", on_updates=False, warmup_epochs=1, warmup_lr=1e-4),
         ),
-        small="test_vit4",
-        small_size=80,
-        small_options={"depth": 3},
-        sized=True,
+        small="test_vit4", small_size=80, small_options={"depth": 3}, sized=True,
     ),
 }  # fmt: skip
 
@@ -124,14 +116,7 @@ class Comparison(NamedTuple):
 
 
 def compare(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) -> Comparison:
-    """Train with one recipe in both libraries.
-
-    Args:
-        name: a key of `RECIPES`.
-        steps: how many; the schedule is stretched to them.
-        small: with the small model.
-        seed: of the weights and the images.
-    """
+    """Train with one recipe in both libraries; the schedule is stretched to so many steps."""
     recipe = RECIPES[name]
     config = dataclasses.replace(recipe.config, seed=seed, epochs=EPOCHS)
     options: dict[str, Any] = {}
@@ -149,12 +134,9 @@ def compare(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) -
     rng = np.random.default_rng(seed)
     side, rows = config.data.image_size, config.data.batch_size
     assert side is not None  # every recipe says it
+    shape, classes = (rows, side, side, theirs.in_chans), theirs.num_classes
     batches = [
-        {
-            "image": rng.integers(0, 256, (rows, side, side, theirs.in_chans), np.uint8),
-            "label": rng.integers(0, theirs.num_classes, rows),
-        }
-        for _ in range(steps)
+        {"image": rng.integers(0, 256, shape, np.uint8), "label": rng.integers(0, classes, rows)} for _ in range(steps)
     ]
     per_epoch = max(1, steps // EPOCHS)
     del theirs
@@ -207,25 +189,11 @@ def _theirs(config: Config, start: Mapping[str, np.ndarray], options: Any, batch
 
     model = oracle.build(config.model.name, start, "float64", **options).requires_grad_(True)
     cfg, optim, schedule = model.pretrained_cfg, config.optim, config.schedule
-    optimizer = create_optimizer_v2(
-        model,
-        optim.name,
-        lr=base_lr(optim, config.data.batch_size),
-        weight_decay=optim.weight_decay,
-        momentum=optim.momentum,
-        layer_decay=optim.layer_decay,
-    )
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        schedule.name,
-        num_epochs=config.epochs,
-        warmup_epochs=schedule.warmup_epochs,
-        warmup_prefix=schedule.warmup_prefix,
-        warmup_lr=schedule.warmup_lr,
-        min_lr=schedule.min_lr,
-        step_on_epochs=not schedule.on_updates,
-        updates_per_epoch=per_epoch,
-    )
+    same = {name: getattr(optim, name) for name in ("weight_decay", "momentum", "layer_decay")}
+    optimizer = create_optimizer_v2(model, optim.name, lr=base_lr(optim, config.data.batch_size), **same)
+    same = {name: getattr(schedule, name) for name in ("warmup_epochs", "warmup_prefix", "warmup_lr", "min_lr")}
+    times = {"num_epochs": config.epochs, "step_on_epochs": not schedule.on_updates, "updates_per_epoch": per_epoch}
+    scheduler, _ = create_scheduler_v2(optimizer, schedule.name, **times, **same)
     loss_fn = _timm_loss(config.loss)
     ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup) if config.ema.decay else None
     mean, std = torch.tensor(cfg["mean"], dtype=torch.float64), torch.tensor(cfg["std"], dtype=torch.float64)

@@ -13,7 +13,7 @@ from train.device.mix import make_erase, make_mix
 from train.device.normalize import Normalize
 from train.device.rand_augment import make_rand_augment
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (8, 24, 20, 3), np.uint8)
+IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 24, 20, 3), np.uint8))
 LABELS = jnp.arange(8)
 NORMALIZE = Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 KEY = jax.random.key(7)

@@ -20,7 +20,7 @@ from train.device import mix as module
 from train.device.mix import draw_mixing, make_erase, make_mix
 
 timm = oracle.timm()
-BATCH, CLASSES = 8, 5
+BATCH, CLASSES, KEY = 8, 5, jax.random.key(0)
 # timm keeps shares by element in float32: areas of these images, and the shares below, are exact in it.
 SHAPES = {"batch": (31, 50), "pair": (32, 16), "elem": (16, 32)}
 OPTIONS = {
@@ -114,7 +114,7 @@ def mixed_by_both(mix, seed, smoothing=0.1, low=-2.0):
     labels = rng.integers(0, CLASSES, BATCH)
     numbers = Numbers(rng)
     with numbers.patch():
-        ours = make_mix(mix, CLASSES, smoothing=smoothing)(jnp.asarray(images), jnp.asarray(labels), None, 0)
+        ours = make_mix(mix, CLASSES, smoothing=smoothing)(jnp.asarray(images), jnp.asarray(labels), KEY, 0)
     timm_numbers = TimmNumbers(numbers, mix)
     with mock.patch.object(mixup, "np", Forward(np, random=timm_numbers)):
         x, y = timm_mixup(mix, smoothing)(
@@ -159,7 +159,7 @@ def test_mixing_before_normalising_is_the_same(x64, double_torch):
         labels = rng.integers(0, CLASSES, BATCH)
         numbers = Numbers(rng)
         with numbers.patch():
-            found, _ = make_mix(mix, CLASSES)(jnp.asarray(images), jnp.asarray(labels), None, 0)
+            found, _ = make_mix(mix, CLASSES)(jnp.asarray(images), jnp.asarray(labels), KEY, 0)
         with mock.patch.object(mixup, "np", Forward(np, random=TimmNumbers(numbers, mix))):
             x = torch.from_numpy(((images / 255 - mean) / std).transpose(0, 3, 1, 2).copy())
             expected = timm_mixup(mix, 0.0)(x, torch.from_numpy(labels))[0].permute(0, 2, 3, 1)
@@ -219,7 +219,7 @@ def test_erasing_equals_timms(remode, recount, reprob, shape, x64):
         images = rng.uniform(-2, 2, (BATCH, *shape))
         numbers = Numbers(rng)
         with numbers.patch():
-            found = make_erase(mix)(jnp.asarray(images), None)
+            found = make_erase(mix)(jnp.asarray(images), KEY)
         same = TimmErasing(numbers, mix)
         with (
             mock.patch.object(random_erasing, "random", same),
@@ -338,4 +338,4 @@ def test_options_are_checked(options, match):
 
 def test_odd_batches_are_refused():
     with pytest.raises(ValueError, match="a batch of 3 images cannot be mixed in pairs"):
-        make_mix(Mix(mixup=1.0), 10)(jnp.ones((3, 8, 8, 3)), jnp.arange(3), jax.random.key(0), 0)
+        make_mix(Mix(mixup=1.0), 10)(jnp.ones((3, 8, 8, 3)), jnp.arange(3), KEY, 0)

@@ -75,22 +75,23 @@ def test_top_k_is_timms_accuracy():
 
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((100, CLASSES), np.float32), rng.integers(0, CLASSES, 100)
+    theirs, x, y = (torch.from_numpy(x), torch.from_numpy(y)), jnp.asarray(x), jnp.asarray(y)
     for k in (1, 2, 5, CLASSES, CLASSES + 3):
-        expected = accuracy(torch.from_numpy(x), torch.from_numpy(y), topk=(k,))[0].item() / 100
+        expected = accuracy(*theirs, topk=(k,))[0].item() / 100
         assert float(top_k(x, y, k).mean()) == pytest.approx(expected)
         assert np.array_equal(top_k(x, jax.nn.one_hot(y, CLASSES), k), top_k(x, y, k))
     assert 0 < top_k(x, y, 2).mean() < 1
 
 
 def test_equal_logits_go_to_the_lower_class():
-    x = np.zeros((4, 4), np.float32)
-    assert top_k(x, np.arange(4), 2).tolist() == [True, True, False, False]
+    x = jnp.zeros((4, 4))
+    assert top_k(x, jnp.arange(4), 2).tolist() == [True, True, False, False]
 
 
 def test_what_is_not_a_number_is_never_right():
     x = np.full((2, 4), np.nan, np.float32)
     x[1, 0] = 1
-    assert top_k(x, np.array([0, 0]), 1).tolist() == [False, False]
+    assert top_k(jnp.asarray(x), jnp.array([0, 0]), 1).tolist() == [False, False]
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_plateau_of_a_loss_is_timms(x64):
     plateau = ours.init()
     for epoch, loss in enumerate(losses):
         reference.step(loss)
-        plateau = ours.evaluated(plateau, -loss, (epoch + 1) * PER_EPOCH)
+        plateau = ours.evaluated(plateau, jnp.asarray(-loss), jnp.asarray((epoch + 1) * PER_EPOCH))
         assert float(plateau.lr) == pytest.approx(reference.get_last_lr()[0], rel=1e-13)
         assert float(plateau.best) == -reference.best
     assert float(plateau.lr) < LR / 100
