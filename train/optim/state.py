@@ -1,6 +1,7 @@
 """The training state: all that a step changes."""
 
 import dataclasses
+import typing
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ Scalar = Float[Array, ""]
 Step = Integer[Array, ""]
 
 
+@typing.no_type_check  # of a run's shapes or shardings there are such trees too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
