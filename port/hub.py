@@ -64,9 +64,10 @@ def fetch(hub_id: str, filename: str) -> Path:
     except errors.RepositoryNotFoundError as error:
         hint = "check the name, or log in (`hf auth login`)."
         raise HubError(f"the hub has no repository {repo!r}, or it is private: {hint}") from error
-    except (errors.HTTPError, OSError) as error:  # a broken connection is an HTTPError, but no OSError
-        raise HubError(f"cannot fetch {filename} of {repo} from the hub: {error}") from error
-    except RuntimeError as error:  # from hf_xet, which huggingface_hub downloads large files with
+    except (errors.HTTPError, OSError, RuntimeError) as error:  # a broken connection is an HTTPError, but no OSError
+        if type(error) not in (RuntimeError, ConnectionError):
+            raise HubError(f"cannot fetch {filename} of {repo} from the hub: {error}") from error
+        # From hf_xet, which huggingface_hub downloads large files with; the second from some of its versions.
         hint = "HF_HUB_DISABLE_XET=1 fetches it over plain HTTP."
         raise HubError(f"cannot fetch {filename} of {repo}: {error}. {hint}") from error
 
