@@ -57,7 +57,7 @@ def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
         shown = [(i, row["ratios"][name]) for i, row in enumerate(rows) if name in row["ratios"]]
         places = [i + (offset + 0.5) / (len(names) + 1) for i, _ in shown]
         low, middle, high = np.array([np.percentile(values, (25, 50, 75)) for _, values in shown]).T
-        errors = np.stack([middle - low, high - middle])
+        errors = [(middle - low).tolist(), (high - middle).tolist()]  # of an array matplotlib takes a row for a number
         axes.barh(places, middle, 0.9 / (len(names) + 1), xerr=errors, label=name, error_kw={"lw": 0.8})
         for place, value, end in zip(places, middle, high, strict=True):
             axes.text(end + 0.01, place, f"{value:.2f}", va="center", fontsize=8)
