@@ -266,10 +266,13 @@ def test_failed_download_leaves_nothing_and_the_next_one_is_whole(reset, server,
 def test_failed_xet_download(server, published, restart):
     """Some versions of the client, such as 1.31, then take plain HTTP by themselves; the others say what to do."""
     server.xet = True
+    told = ""
     try:
         model = nfjax.load("test_nfnet")
     except hub.HubError as error:
-        assert re.search(rf"cannot fetch {WEIGHTS} of {REPO}: .* HF_HUB_DISABLE_XET=1", str(error))
+        told = str(error)
+    if told:
+        assert re.search(rf"cannot fetch {WEIGHTS} of {REPO}: .* HF_HUB_DISABLE_XET=1", told)
         restart(HF_HUB_DISABLE_XET="1")
         model = nfjax.load("test_nfnet")
     assert_same_weights(model, published[WEIGHTS])
