@@ -1,3 +1,4 @@
+import gc
 import os
 from importlib.metadata import version
 
@@ -23,6 +24,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # unlike in the workers of py
     if version("jaxlib").startswith("0.10."):
         flags += " --xla_cpu_use_fusion_emitters=false"
     os.environ.setdefault("XLA_FLAGS", flags)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's other threads would wait busily
     os.environ["TFDS_DATA_DIR"] = f"{FOLDER}/tfds"  # where the digits are prepared: anew in each run, in two seconds
 
 import jax  # noqa: E402
@@ -35,6 +37,13 @@ install_import_hook(["nfjax.fast", "nfjax.models", "nfjax.nn", "train.device", "
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)  # so that a test can tell one from another
+
+
+def pytest_collection_finish():
+    # What is imported by now stays. Looking at it again and again for garbage takes a seventh of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_unconfigure():
