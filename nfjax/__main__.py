@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "nfjax") -> int:
     given = sys.argv[1:] if argv is None else argv
 
     def run() -> int:
-        siblings.come_first()
+        siblings.search_our_folder_first()
         return dispatch(COMMANDS, given, prog, about=ABOUT, version=f"nfjax {nfjax.__version__}")
 
     return exit_status(run)

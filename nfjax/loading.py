@@ -16,7 +16,7 @@ from nfjax.input_channels import InChansMode, adapt_in_chans
 from nfjax.models import registry
 from nfjax.models.base import ImageModel, Size, sides, take_indices
 from nfjax.models.data_config import DataConfig
-from nfjax.names import Name, Source, resolve
+from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
 
 logger = logging.getLogger("nfjax")
@@ -25,7 +25,7 @@ Weights = str | os.PathLike[str] | Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Wishes:
+class LoadOptions:
     """The options of `load`, which says what they mean."""
 
     num_classes: int | None = None
@@ -44,54 +44,54 @@ class Wishes:
 class Plan:
     """What `load` builds, and what becomes of the weights; no array is looked at to decide it."""
 
-    wishes: Wishes
+    asked: LoadOptions
     entry: registry.Entry
     data: DataConfig  # of the model: its classes, channels and image size
     options: Mapping[str, Any]  # for `entry.build`
     fresh_classifier: bool  # is the classifier not that of the weights?
     adapts_in_chans: bool  # is the first convolution of the weights adapted?
-    weights_size: Size | None  # of images, from which the weights' position embedding is resampled, if it is
+    weights_size: Size | None  # of images that the weights are for, if their position embedding must be resampled
     notes: tuple[str, ...]  # what a user should know of all this
 
     def build(self) -> ImageModel:
         """The whole model, as shapes without values; a ValueError for an option that it does not have."""
         model = self.entry.build(self.data, **self.options)
-        if self.wishes.features_only:
+        if self.asked.features_only:
             self.taps(model)
         return model
 
     def taps(self, model: ImageModel) -> list[int]:
         """Positions of the feature maps that are asked for."""
-        wanted = model.default_out_indices if self.wishes.out_indices is None else self.wishes.out_indices
+        wanted = model.default_out_indices if self.asked.out_indices is None else self.asked.out_indices
         return take_indices(len(model.feature_taps()), wanted)
 
 
-def make_plan(source: Source, wishes: Wishes, state: Mapping[str, Any] | None = None) -> Plan:
+def make_plan(source: ResolvedModel, asked: LoadOptions, state: Mapping[str, Any] | None = None) -> Plan:
     """Decide what `load` does.
 
     Args:
         source: the model.
-        wishes: the options.
+        asked: the options.
         state: timm's state dict, of which only shapes are looked at; None for fresh weights, or before any are read.
 
     Raises:
         ValueError: an option that the model does not have, or weights for which nothing fits.
     """
     data, args = source.data, source.model_args
-    if wishes.in_chans_mode not in get_args(InChansMode):
-        raise ValueError(f"in_chans_mode={wishes.in_chans_mode!r}; expected 'timm' or 'exact'.")
+    if asked.in_chans_mode not in get_args(InChansMode):
+        raise ValueError(f"in_chans_mode={asked.in_chans_mode!r}; expected 'timm' or 'exact'.")
     weights_classes = _rows(state, f"{data.classifier}.weight", 0)
     if weights_classes is None:
         weights_classes = args.get("num_classes", data.num_classes)
-    classes = weights_classes if wishes.num_classes is None else wishes.num_classes
+    classes = weights_classes if asked.num_classes is None else asked.num_classes
     source_chans = args.get("in_chans", data.input_size[0])
-    chans = source_chans if wishes.in_chans is None else wishes.in_chans
-    size = data.input_size[1:] if wishes.img_size is None else sides(wishes.img_size)
+    chans = source_chans if asked.in_chans is None else asked.in_chans
+    size = data.input_size[1:] if asked.img_size is None else sides(asked.img_size)
 
     own = {} if state is None else source.entry.family.weights_options(source.entry.config, state)
-    options = {**own, **args, **wishes.options}
-    options |= {"num_classes": classes, "in_chans": chans, "dtype": _floating(wishes.dtype)}
-    options |= {"drop_rate": wishes.drop_rate, "drop_path_rate": wishes.drop_path_rate}
+    options = {**own, **args, **asked.options}
+    options |= {"num_classes": classes, "in_chans": chans, "dtype": _floating(asked.dtype)}
+    options |= {"drop_rate": asked.drop_rate, "drop_path_rate": asked.drop_path_rate}
     config, _ = source.entry.configured(options)
     weights_size, notes = None, []
     if state is not None:
@@ -102,9 +102,9 @@ def make_plan(source: Source, wishes: Wishes, state: Mapping[str, Any] | None = 
                 f"{data.name}: the weights have {weights_classes} classes and the model {classes}, so its classifier "
                 "is fresh: train it before you trust its logits."
             )
-        elif wishes.num_classes is None and classes != data.num_classes:
+        elif asked.num_classes is None and classes != data.num_classes:
             notes.append(f"{data.name}: the weights have {classes} classes, not {data.num_classes}; so has the model.")
-        if weights_size is not None and wishes.img_size is None:
+        if weights_size is not None and asked.img_size is None:
             wanted, found = (f"{height}x{width}" for height, width in (size, weights_size))
             notes.append(
                 f"{data.name}: the weights are for images of {found}, and their position embedding is resampled for "
@@ -112,12 +112,12 @@ def make_plan(source: Source, wishes: Wishes, state: Mapping[str, Any] | None = 
             )
     names = data.label_names if classes == weights_classes else None
     return Plan(
-        wishes=wishes,
+        asked=asked,
         entry=source.entry,
         data=dataclasses.replace(data, num_classes=classes, input_size=(chans, *size), label_names=names),
         options=options,
         fresh_classifier=classes != weights_classes,
-        adapts_in_chans=chans != source_chans == _rows(state, f"{data.first_conv}.weight", 1),
+        adapts_in_chans=chans != source_chans and source_chans == _rows(state, f"{data.first_conv}.weight", 1),
         weights_size=weights_size,
         notes=tuple(notes),
     )
@@ -179,8 +179,8 @@ def load(
         port.WeightsError: missing, unexpected or wrongly shaped arrays, all of them named at once.
         FileNotFoundError: no such file, or the hub cannot be reached.
     """
-    asked = {"global_pool": global_pool, "output_stride": output_stride}
-    wishes = Wishes(
+    given = {"global_pool": global_pool, "output_stride": output_stride}
+    asked = LoadOptions(
         num_classes=num_classes,
         in_chans=in_chans,
         img_size=img_size,
@@ -190,14 +190,14 @@ def load(
         out_indices=out_indices,
         dtype=dtype,
         in_chans_mode=in_chans_mode,
-        options={option: value for option, value in asked.items() if value is not None} | overrides,
+        options={option: value for option, value in given.items() if value is not None} | overrides,
     )
     source = resolve(name)
     place = _place(weights, source, name)
-    if isinstance(place, str) and wishes != Wishes():  # a mistake is told before anything is fetched
-        make_plan(source, wishes).build()
+    if isinstance(place, str) and asked != LoadOptions():  # a mistake is told before anything is fetched
+        make_plan(source, asked).build()
     state, origin = _read(place)
-    plan = make_plan(source, wishes, state)
+    plan = make_plan(source, asked, state)
     model = plan.build()
     for note in plan.notes:
         logger.warning(note)
@@ -228,7 +228,7 @@ def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -
     if plan.weights_size is not None:
         state = dict(model.adapt_size(state, plan.weights_size))
     if plan.adapts_in_chans:
-        state = adapt_in_chans(state, str(data.first_conv), model.in_chans, model, plan.wishes.in_chans_mode)
+        state = adapt_in_chans(state, str(data.first_conv), model.in_chans, model, plan.asked.in_chans_mode)
     shapes = {path: var.get_value().shape for path, var in named_params(model).items()}
     if plan.fresh_classifier:  # it is not asked of the weights
         classifier = f"{data.classifier}/".replace(".", "/")
@@ -241,7 +241,7 @@ def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -
     return state
 
 
-def _place(weights: Weights, source: Source, name: Name) -> str | Path | Mapping[str, Any] | None:
+def _place(weights: Weights, source: ResolvedModel, name: Name) -> str | Path | Mapping[str, Any] | None:
     """Where `load` takes the weights from: a hub id, a file or folder, a mapping, or nowhere."""
     if weights is None or isinstance(weights, Mapping):
         return weights

@@ -18,7 +18,7 @@ Name = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ResolvedModel:
     """What a user's model name stands for."""
 
     entry: registry.Entry
@@ -27,7 +27,7 @@ class Source:
     location: str | Path | None  # hub id (of a config.json: at its commit), folder, or nowhere
 
 
-def resolve(name: Name) -> Source:
+def resolve(name: Name) -> ResolvedModel:
     """The architecture, data config and place of weights behind a name.
 
     A name is "arch", "arch.tag", "hf-hub:organisation/name[@revision]" (also "hf_hub:"), or a folder: its path as text,
@@ -55,7 +55,7 @@ def resolve(name: Name) -> Source:
     entry, data = registry.find(name)
     if Path(name, "config.json").is_file():
         logger.warning(f"{name} is a model that nfjax knows; write './{name}' for the folder of that name.")
-    return Source(entry, data, {}, data.hf_hub_id)
+    return ResolvedModel(entry, data, {}, data.hf_hub_id)
 
 
 def folder_of(name: Name) -> Path | None:
@@ -83,7 +83,7 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
-def _from_config(config: Mapping[str, Any], location: str | Path, name: str) -> Source:
+def _from_config(config: Mapping[str, Any], location: str | Path, name: str) -> ResolvedModel:
     """Read a hub config.json: today's layout, or the older one without a `pretrained_cfg` entry."""
     architecture = config["architecture"]
     if architecture not in registry.MODELS:
@@ -105,4 +105,4 @@ def _from_config(config: Mapping[str, Any], location: str | Path, name: str) -> 
     data = data.updated({k: config[k] for k in ("num_classes", "label_names") if k in config})
     if img_size is not None:
         data = dataclasses.replace(data, input_size=(data.input_size[0], *sides(img_size)))
-    return Source(entry, dataclasses.replace(data, architecture=architecture), model_args, location)
+    return ResolvedModel(entry, dataclasses.replace(data, architecture=architecture), model_args, location)

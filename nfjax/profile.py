@@ -22,7 +22,7 @@ from flax import nnx
 from nfjax.fast.backend import traced_for
 from nfjax.models.base import ImageModel, Size, sides
 from nfjax.models.registry import MODELS
-from nfjax.names import Source, resolve
+from nfjax.names import ResolvedModel, resolve
 from nfjax.nn.layers import Conv, EfficientChannelAttention, Linear
 from nfjax.params import named_params
 
@@ -72,7 +72,7 @@ class Profile:
         return sum(layer.activations for layer in self.layers)
 
 
-def profile(model: str | Source | ImageModel, img_size: int | Size | None = None) -> Profile:
+def profile(model: str | ResolvedModel | ImageModel, img_size: int | Size | None = None) -> Profile:
     """Parameters, multiply-accumulates and activations of a model, for one image.
 
     They are what timm publishes as param_count, gmacs and macts, except that its tool (fvcore) also counts
@@ -90,7 +90,7 @@ def profile(model: str | Source | ImageModel, img_size: int | Size | None = None
     """
     size = None if img_size is None else sides(img_size)
     model = resolve(model) if isinstance(model, str) else model
-    if isinstance(model, Source):
+    if isinstance(model, ResolvedModel):
         chans, *own = model.data.input_size
         data = dataclasses.replace(model.data, input_size=(chans, *(size or own)))
         model = model.entry.build(data, **{"in_chans": chans} | model.model_args)

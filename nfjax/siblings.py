@@ -21,7 +21,7 @@ def claim(name: str) -> None:
     Raises:
         ImportError: another module of this name was imported before.
     """
-    _stop_doors()
+    _refuse_train_module()
     other, ours = _in_the_way(name, _found(name)), PathFinder.find_spec(name, [PARENT])
     if other is None or ours is None or ours.loader is None:
         return
@@ -35,7 +35,7 @@ def claim(name: str) -> None:
     ours.loader.exec_module(module)
 
 
-def come_first() -> None:
+def search_our_folder_first() -> None:
     """For a command: search nfjax's folder first if another module is in the way, in child processes too."""
     if any(_in_the_way(name, _search(name)) for name in NAMES):
         sys.path.insert(0, PARENT)
@@ -43,7 +43,7 @@ def come_first() -> None:
         claim(name)
 
 
-def _stop_doors() -> None:
+def _refuse_train_module() -> None:
     """`python -m train.main` beside a `train.py` that imports nfjax: say so. One that does not is out of our reach."""
     module = sys.modules.get("train")
     if sys.argv[:1] == ["-m"] and module is not None and not hasattr(module, "__path__"):

@@ -1,4 +1,6 @@
-"""Weights: timm's names and layouts <-> ours, files, the hub. Knows no model class and imports no torch.
+"""The ground floor: weights (timm's names and layouts <-> ours, files, the hub), and what all commands share.
+
+It knows no model class and imports no torch.
 
 nfjax convert SOURCE DEST     timm weights to Flax parameters, and back
 nfjax verify NAME...          a model against timm, stage by stage

@@ -59,7 +59,7 @@ class Experiment:
         return max(1, round(epochs * self.steps_per_epoch))
 
     @functools.cached_property
-    def state(self) -> State:
+    def state_shapes(self) -> State:
         """Shapes, dtypes and shardings of the training state."""
         axes = {path: treatment.fsdp_axes for path, treatment in self.treatments.items()}
         shapes = jax.eval_shape(self._first_state, self.params)
@@ -69,7 +69,7 @@ class Experiment:
     @property
     def shardings(self) -> State:
         """Where each part of the training state lies."""
-        return jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        return jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
 
     def init(self) -> State:
         """The state before the first step, on the mesh."""

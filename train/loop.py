@@ -74,7 +74,7 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
         experiment = build(config)
         with locked(workdir):
             claim(workdir, dataclasses.asdict(config))
-            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state))
+            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes))
             require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
             record_environment(workdir)
             with Checkpoints(workdir, config.checkpoint) as checkpoints:
@@ -118,7 +118,7 @@ class _Run:
 
     def _first_state(self) -> State:
         """The newest checkpoint, or the state before the first step."""
-        restored = self.checkpoints.restore(self.experiment.state, say)
+        restored = self.checkpoints.restore(self.experiment.state_shapes, say)
         if restored is None:
             return self.experiment.init()
         state, meta = restored

@@ -84,13 +84,13 @@ def make_train_step(experiment: Experiment) -> Any:
 
 
 def compile_train_step(experiment: Experiment) -> jax.stages.Compiled:
-    """The training step, compiled ahead of time for the experiment's state and batch: it can be asked what it takes."""
+    """The training step, compiled for the experiment's state and batch; its memory and FLOPs can be read."""
     spread, size = batch_sharding(experiment.mesh), experiment.config.data.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((size, *experiment.image_shape), jnp.uint8, sharding=spread),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=spread),
     }
-    return make_train_step(experiment).lower(experiment.state, batch).compile(compiler_options())
+    return make_train_step(experiment).lower(experiment.state_shapes, batch).compile(compiler_options())
 
 
 def make_eval_step(experiment: Experiment) -> Callable[..., Arrays]:

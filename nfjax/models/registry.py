@@ -1,4 +1,4 @@
-"""Names: every architecture, its tags, and what a user's name means."""
+"""Names: every architecture and its tags."""
 
 import dataclasses
 import fnmatch

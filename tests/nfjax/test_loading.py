@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nfjax
-from nfjax.loading import Wishes, make_plan
+from nfjax.loading import LoadOptions, make_plan
 from nfjax.names import resolve
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3)), jnp.float32)
@@ -187,19 +187,19 @@ def shapes_of(state):
 def test_a_plan_needs_no_weights(state):
     """What is built, and what becomes of the classifier, the first convolution and the position embedding."""
     source, shapes = resolve("test_nfnet"), shapes_of(state)
-    plan = make_plan(source, Wishes(), shapes)
+    plan = make_plan(source, LoadOptions(), shapes)
     assert (plan.data, plan.fresh_classifier, plan.adapts_in_chans, plan.notes) == (source.data, False, False, ())
-    plan = make_plan(source, Wishes(num_classes=10, in_chans=1, img_size=96), shapes)
+    plan = make_plan(source, LoadOptions(num_classes=10, in_chans=1, img_size=96), shapes)
     assert (plan.data.input_size, plan.data.num_classes) == ((1, 96, 96), 10)
     assert (plan.fresh_classifier, plan.adapts_in_chans, plan.weights_size) == (True, True, None)
     assert "its classifier is fresh" in plan.notes[0]
     assert plan.build().in_chans == 1
     with pytest.raises(ValueError, match="did you mean depths"):
-        make_plan(source, Wishes(options={"depht": 1}))
+        make_plan(source, LoadOptions(options={"depht": 1}))
     vit = resolve("test_vit2")
     shapes = shapes_of(nfjax.state_dict(nfjax.load("test_vit2", weights=None)))
-    assert make_plan(vit, Wishes(img_size=160), shapes).weights_size is None
-    resampled = make_plan(vit, Wishes(img_size=96), shapes)
+    assert make_plan(vit, LoadOptions(img_size=160), shapes).weights_size is None
+    resampled = make_plan(vit, LoadOptions(img_size=96), shapes)
     assert (resampled.weights_size, resampled.notes) == ((160, 160), ())
 
 

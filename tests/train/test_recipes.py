@@ -62,7 +62,7 @@ def test_a_recipe_can_be_traced(name, noise):
         "image": jax.ShapeDtypeStruct((size, *shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
-    state, metrics = jax.eval_shape(make_train_step(experiment), experiment.state, batch)
+    state, metrics = jax.eval_shape(make_train_step(experiment), experiment.state_shapes, batch)
     assert metrics["loss"].shape == ()
     assert {path: array.shape for path, array in state.params.items()} == {
         path: array.shape for path, array in experiment.params.items()

@@ -17,10 +17,10 @@ from train.config import Augment, Config, Data
 from train.data.pipeline import Decoded, Split, Transform
 from train.data.sources import slices
 from train.data.sources.base import Relabelled, Source, select, stratify
-from train.data.sources.folder import folder
-from train.data.sources.hfds import hub
-from train.data.sources.manifest import manifest
-from train.data.sources.tfds import records
+from train.data.sources.folder import open_folder
+from train.data.sources.hfds import open_hfds
+from train.data.sources.manifest import open_manifest
+from train.data.sources.tfds import open_tfds
 
 VAL_SPLITS = ("validation", "val", "valid", "test")
 NAMED = ("tfds", "hfds")  # kinds that have many data sets in one place
@@ -159,10 +159,10 @@ def _digits(data: Data, name: str) -> Mapping[str, Source]:
 
 SOURCES: dict[str, Opener] = {
     "digits": _digits,
-    "folder": lambda data, name: folder(_root(data)),
-    "manifest": lambda data, name: manifest(_root(data), data.input_key, data.target_key),
-    "tfds": lambda data, name: records(name, _optional_root(data), data.input_key, data.target_key),
-    "hfds": lambda data, name: hub(name, _optional_root(data), data.input_key, data.target_key),
+    "folder": lambda data, name: open_folder(_root(data)),
+    "manifest": lambda data, name: open_manifest(_root(data), data.input_key, data.target_key),
+    "tfds": lambda data, name: open_tfds(name, _optional_root(data), data.input_key, data.target_key),
+    "hfds": lambda data, name: open_hfds(name, _optional_root(data), data.input_key, data.target_key),
 }
 
 # What a data set knows better than the model.

@@ -30,7 +30,7 @@ def overview(
         compiled: the train step, for its memory and its FLOPs; what the backend does not tell is left out.
         width: columns of text; the terminal's unless given, at most 100.
     """
-    config, state, mesh = experiment.config, experiment.state, experiment.mesh
+    config, state, mesh = experiment.config, experiment.state_shapes, experiment.mesh
     steps, per_epoch, shape = experiment.learning_rate.total_steps, experiment.steps_per_epoch, experiment.image_shape
     counts = {path: int(np.prod(array.shape)) for path, array in state.params.items()}
     still = sum(count for path, count in counts.items() if experiment.treatments[path].frozen)

@@ -15,9 +15,9 @@ from train.config import Data
 from train.data import find_sources
 from train.data.sources import slices
 from train.data.sources.base import Relabelled, Selection, Strings, labels_of, select, stratify
-from train.data.sources.folder import folder
-from train.data.sources.manifest import manifest
-from train.data.sources.tfds import records
+from train.data.sources.folder import open_folder
+from train.data.sources.manifest import open_manifest
+from train.data.sources.tfds import open_tfds
 
 
 def write(*files):
@@ -91,7 +91,7 @@ def test_slices_that_cannot_be(spec, message):
 
 
 def test_a_folder_with_splits(photos):
-    splits = folder(photos)
+    splits = open_folder(photos)
     assert {name: len(source) for name, source in splits.items()} == {"train": 20, "val": 8}
     train = splits["train"]
     assert train.class_names == ("astronaut", "cat", "coffee", "flower")
@@ -114,7 +114,7 @@ def test_classes_and_labels_are_timms(tmp_path):
     (tmp_path / "a" / "notes.txt").touch()
     (tmp_path / "a" / "._0.png").touch()
     (tmp_path / "empty").mkdir()
-    ours = folder(tmp_path)["train"]
+    ours = open_folder(tmp_path)["train"]
     found = {
         key.replace("deeper/", ""): label for key, label in zip(map(ours.key, range(13)), labels(ours), strict=True)
     }
@@ -128,22 +128,22 @@ def test_classes_and_labels_are_timms(tmp_path):
 
 def test_folders_that_are_no_splits(tmp_path):
     write(tmp_path / "cat" / "a.png", tmp_path / "train" / "steam" / "b.png")
-    assert list(folder(tmp_path)) == ["train"]
-    assert folder(tmp_path)["train"].class_names == ("cat", "train")
+    assert list(open_folder(tmp_path)) == ["train"]
+    assert open_folder(tmp_path)["train"].class_names == ("cat", "train")
 
 
 def test_a_split_with_a_class_that_training_lacks(tmp_path):
     write(tmp_path / "train" / "cat" / "a.png", tmp_path / "val" / "cat" / "a.png", tmp_path / "val" / "dog" / "a.png")
     with pytest.raises(ValueError, match=r"val: 1 classes are not among the 1 known ones, cat: dog"):
-        folder(tmp_path)
+        open_folder(tmp_path)
 
 
 def test_folders_without_images(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        folder(tmp_path / "nowhere")
+        open_folder(tmp_path / "nowhere")
     write(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"no images in a folder per class.*It contains a\.png"):
-        folder(tmp_path)
+        open_folder(tmp_path)
 
 
 def test_a_split_is_made_where_there_is_none(tmp_path):
@@ -172,7 +172,7 @@ def test_slices_of_a_folder(photos):
         Data(name="folder", root=str(photos), train_split="train[:75%]+val", val_split="train[75%:]")
     )
     assert (len(train), len(test)) == (23, 5)
-    whole = folder(photos)
+    whole = open_folder(photos)
     assert train[14]["key"] == whole["train"].key(14)
     assert train[15] == {**whole["val"][0], "index": 15}
     assert train.labels().tolist() == labels(train)
@@ -194,7 +194,7 @@ def test_a_class_map(photos, tmp_path):
     assert Counter(labels(train)) == dict.fromkeys((1, 2, 3, 5), 5)
     assert train.labels().tolist() == labels(train)
     assert train.key(3) == train[3]["key"]
-    assert train.fingerprint() != folder(photos)["train"].fingerprint()
+    assert train.fingerprint() != open_folder(photos)["train"].fingerprint()
     (tmp_path / "classes.txt").write_text("astronaut\ncat\n")
     with pytest.raises(ValueError, match="2 classes are not among the 2 known ones, astronaut, cat: coffee, flower"):
         find_sources(Data(name="folder", root=str(photos), class_map=str(tmp_path / "classes.txt")))
@@ -225,7 +225,7 @@ def tables(photos):
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_tables(photos, ending):
     rows = tables(photos)
-    splits = manifest(photos / f"table.{ending}")
+    splits = open_manifest(photos / f"table.{ending}")
     assert {name: len(source) for name, source in splits.items()} == {"train": 3, "val": 1}
     train = splits["train"]
     assert train.class_names == ("astronaut", "cat")
@@ -243,7 +243,7 @@ def test_tables_with_numbers_for_labels(photos):
     (photos / "numbers.csv").write_text(
         "file_name,class\n" + "".join(f"{row['path']},{3 * n}\n" for n, row in enumerate(rows))
     )
-    source = manifest(photos / "numbers.csv")["train"]
+    source = open_manifest(photos / "numbers.csv")["train"]
     assert labels(source) == [0, 3, 6, 9]
     assert len(source.class_names) == 10
     named = Relabelled(source, [f"n{number}" for number in range(12)])
@@ -273,7 +273,7 @@ def test_tables_with_numbers_for_labels(photos):
 def test_tables_that_cannot_be(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        manifest(tmp_path / name)
+        open_manifest(tmp_path / name)
 
 
 # Hugging Face.
@@ -283,7 +283,7 @@ def test_tables_that_cannot_be(tmp_path, name, text, message):
 def test_hugging_face(photos, tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
-    ours = folder(photos)
+    ours = open_folder(photos)
     features = datasets.Features(
         {"img": datasets.Image(), "label": datasets.ClassLabel(names=list(ours["train"].class_names))}
     )
@@ -309,13 +309,13 @@ def test_hugging_face(photos, tmp_path):
 def test_sources_travel_by_pickle(photos, tfds_folder, tfrecord_folder):
     tables(photos)
     found = [
-        folder(photos)["train"],
-        manifest(photos / "table.csv")["train"],
-        records("digits", tfds_folder, None, None)["train"],
-        records("digits", tfrecord_folder, None, None)["train"],
-        Selection([(folder(photos)["val"], np.array([5, 1, 3]))]),
-        stratify(folder(photos)["train"], 0.2)[0],
-        Relabelled(folder(photos)["train"], ["x", "astronaut", "cat", "coffee", "flower"]),
+        open_folder(photos)["train"],
+        open_manifest(photos / "table.csv")["train"],
+        open_tfds("digits", tfds_folder, None, None)["train"],
+        open_tfds("digits", tfrecord_folder, None, None)["train"],
+        Selection([(open_folder(photos)["val"], np.array([5, 1, 3]))]),
+        stratify(open_folder(photos)["train"], 0.2)[0],
+        Relabelled(open_folder(photos)["train"], ["x", "astronaut", "cat", "coffee", "flower"]),
     ]
     for source in found:
         source[1]  # opened here
@@ -328,18 +328,18 @@ def test_sources_travel_by_pickle(photos, tfds_folder, tfrecord_folder):
 
 
 def test_fingerprints_follow_what_they_should(photos, tmp_path):
-    one = folder(photos)["train"].fingerprint()
+    one = open_folder(photos)["train"].fingerprint()
     import shutil
 
     shutil.copytree(photos, tmp_path / "copy")
-    assert folder(tmp_path / "copy")["train"].fingerprint() == one  # wherever it lies
+    assert open_folder(tmp_path / "copy")["train"].fingerprint() == one  # wherever it lies
     file = next((tmp_path / "copy" / "train").rglob("*.jpg"))
     data = file.read_bytes()
     file.write_bytes(data + b"x")
-    assert folder(tmp_path / "copy")["train"].fingerprint() != one
+    assert open_folder(tmp_path / "copy")["train"].fingerprint() != one
     file.write_bytes(data)
     file.rename(file.with_name("other.jpg"))
-    assert folder(tmp_path / "copy")["train"].fingerprint() != one
+    assert open_folder(tmp_path / "copy")["train"].fingerprint() != one
 
 
 @pytest.mark.parametrize(

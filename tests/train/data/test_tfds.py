@@ -12,7 +12,7 @@ from PIL import Image
 from train.config import Data
 from train.data import find_sources
 from train.data.dataset import evaluation_source
-from train.data.sources.tfds import TFRecords, records
+from train.data.sources.tfds import TFRecords, open_tfds
 
 
 def test_digits_are_a_data_set_of_tfds(tfds_folder):
@@ -49,8 +49,8 @@ def test_digits_are_scikit_learns(tfds_folder):
 
 def test_tfrecord_equals_array_record(tfds_folder, tfrecord_folder):
     for split in ("train", "test"):
-        one = records("digits", tfds_folder, None, None)[split]
-        other = records("digits", tfrecord_folder, None, None)[split]
+        one = open_tfds("digits", tfds_folder, None, None)[split]
+        other = open_tfds("digits", tfrecord_folder, None, None)[split]
         assert isinstance(other, TFRecords)
         assert len(one) == len(other)
         assert all(one[index] == other[index] for index in range(len(one)))
@@ -62,7 +62,7 @@ def test_a_damaged_tfrecord(tfrecord_folder, tmp_path):
     shutil.copytree(tfrecord_folder / "digits", tmp_path / "digits")
     file = next((tmp_path / "digits").rglob("*train.tfrecord-00001*"))
     file.write_bytes(file.read_bytes()[:-10])
-    splits = records("digits", tmp_path, None, None)
+    splits = open_tfds("digits", tmp_path, None, None)
     splits["test"].require()  # which does not need the others
     with pytest.raises(OSError, match="cut short or no tfrecord file"):
         splits["train"].require()
@@ -77,9 +77,9 @@ def test_reading_records_needs_no_tensorflow(tfds_folder, tfrecord_folder):
     code = """
 import sys
 from pathlib import Path
-from train.data.sources.tfds import records
+from train.data.sources.tfds import open_tfds
 for root in sys.argv[1:]:
-    assert records("digits", Path(root), None, None)["train"][3]["image"]
+    assert open_tfds("digits", Path(root), None, None)["train"][3]["image"]
 assert "tensorflow" not in sys.modules and "tensorflow_datasets" in sys.modules
 """
     subprocess.run([sys.executable, "-c", code, str(tfds_folder), str(tfrecord_folder)], check=True)

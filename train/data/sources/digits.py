@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from train.data.sources.base import Source
-from train.data.sources.tfds import data_dir, records
+from train.data.sources.tfds import data_dir, open_tfds
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -52,7 +52,7 @@ def digits(root: Path | None = None) -> dict[str, Source]:
     place = Path("digits") / str(Digits.VERSION)
     if not (root / place / "features.json").exists():
         _prepare(root, place)
-    return records(str(place), root, None, None)
+    return open_tfds(str(place), root, None, None)
 
 
 def _prepare(root: Path, place: Path) -> None:

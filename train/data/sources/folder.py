@@ -50,7 +50,7 @@ class Files(Source):
         return self._fingerprint
 
 
-def folder(root: Path) -> dict[str, Source]:
+def open_folder(root: Path) -> dict[str, Source]:
     """The splits of a folder: `root/SPLIT/CLASS/...`, or the one split "train" of `root/CLASS/...`.
 
     The files of a class may lie in further folders. They are ordered by a hash of their paths, so that a slice such as

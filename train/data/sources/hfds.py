@@ -39,7 +39,7 @@ class HubSplit(Source):
         return self._fingerprint
 
 
-def hub(
+def open_hfds(
     name: str, root: Path | None = None, input_key: str | None = None, target_key: str | None = None
 ) -> dict[str, Source]:
     """The splits of a data set.

@@ -13,7 +13,7 @@ LABEL_COLUMNS = ("label", "class", "target")
 Table = dict[str, list[Any]]
 
 
-def manifest(file: Path, input_key: str | None = None, target_key: str | None = None) -> dict[str, Source]:
+def open_manifest(file: Path, input_key: str | None = None, target_key: str | None = None) -> dict[str, Source]:
     """The splits of a table of image files.
 
     One row an image: its path, absolute or relative to the table's folder, and its label, a class name or a number from

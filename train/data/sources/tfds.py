@@ -100,7 +100,7 @@ class TFRecords(Records):
         return self._info.features.deserialize_example_np(record, decoders=self._decoders)
 
 
-def records(name: str, root: Path | None, input_key: str | None, target_key: str | None) -> dict[str, Source]:
+def open_tfds(name: str, root: Path | None, input_key: str | None, target_key: str | None) -> dict[str, Source]:
     """The splits of a prepared data set.
 
     Args:
