@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 # In Python's words, port's and nfjax.parity's.
-MISSING = re.compile(r"(?:No module named '|needs |^)(torch|torchvision|timm)\b")
+MISSING = re.compile(r"(?:No module named '|needs |ImportError: |^)(torch|torchvision|timm)\b")
 
 
 def pytest_configure():

@@ -6,12 +6,12 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from replay import posterize
 
 from nfjax.augment import ops
 from nfjax.augment.ops import OPS, TRIVIAL_OPS
 from nfjax.augment.policies import Settings
 from nfjax.parity import oracle
+from tests.helpers.replay import posterize
 
 timm = oracle.timm()
 PHOTOS = {
