@@ -74,6 +74,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "registers": ("vit_medium_patch16_reg4_gap_256", SMALL),
     "rotary": ("vit_medium_patch16_rope_reg1_gap_256", SMALL),
     "differential": ("vit_dwee_patch16_reg1_gap_256", SMALL),
+    "parallel and differential": ("vit_dpwee_patch16_reg1_gap_256", SMALL),
     "attention pooling": ("test_vit3", SMALL),
 }
 
