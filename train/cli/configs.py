@@ -22,7 +22,7 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(Path(configs.__path__[0]).glob("*.py")) if path.stem != "__init__"}
 
 
-def load(source: str) -> Config:
+def load_config(source: str) -> Config:
     """The config of a recipe, of a Python file's `get_config()`, or of a run: its work folder or its config.json.
 
     A folder with the name of a recipe is written `./NAME`.

@@ -54,13 +54,13 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     Ends the process like a command: `--help` prints the help, status 0; mistakes are told, status 2.
     """
     try:
-        return read(argv)
+        return read_command(argv)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(MISTAKE) from None
 
 
-def read(argv: Sequence[str]) -> tuple[Config, Path, Options]:
+def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     """`parse`, but it raises UsageError: of each mistake what was given, what is expected, what may have been meant."""
     if argv[1:2] and argv[1].startswith("--tyro-"):
         _tyro(Command(), argv[1:], "nfjax-train")
@@ -70,7 +70,7 @@ def read(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     wrong = [mistakes.unknown(flag, given[flag], known) for flag in given if flag not in known and flag not in HELP]
     wrong += [mistakes.unexpected(rest)] if rest else []
     if HELP & given.keys() and not wrong:
-        default = Command(config=configs.load(source)) if source else Command()
+        default = Command(config=configs.load_config(source)) if source else Command()
         _tyro(default, ["--help"], mistakes.PROGRAM if argv[0].endswith(".py") else argv[0])
     values: dict[str, Any] = {}
     for flag in filter(known.get, given):
@@ -84,7 +84,7 @@ def read(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     options.check()
     if source is None:
         raise UsageError(f"--config is missing: a recipe ({', '.join(configs.recipes())}), FILE.py or a run.")
-    config = configs.load(source)
+    config = configs.load_config(source)
     for path, value in values.items():
         section, _, name = path.removeprefix("config.").rpartition(".")
         if path.startswith("config."):

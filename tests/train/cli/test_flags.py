@@ -12,7 +12,7 @@ import pytest
 
 from train.cli import configs
 from train.cli.fields import attribute_docs, fields
-from train.cli.flags import parse, read
+from train.cli.flags import parse, read_command
 from train.cli.mistakes import check
 from train.cli.options import Options, Profile
 from train.config import Augment, Config, Data, Group, Loss, Mix, Model, Optim
@@ -106,10 +106,10 @@ def other(field):
 @pytest.mark.parametrize("path", [path for path, field in fields().items() if field.settable])
 def test_each_field_can_be_set(path):
     value, text = other(fields()[path])
-    config = read(["main.py", DIGITS, f"--config.{path}={text}"])[0]
+    config = read_command(["main.py", DIGITS, f"--config.{path}={text}"])[0]
     given = fields(config)[path].value
     assert (given, type(given)) == (value, type(value))
-    default = fields(read(["main.py", DIGITS])[0])
+    default = fields(read_command(["main.py", DIGITS])[0])
     assert {p: f.value for p, f in fields(config).items() if p != path} == {
         p: f.value for p, f in default.items() if p != path
     }
@@ -123,7 +123,7 @@ def test_none_is_none(tmp_path):
         "    return Config(model=Model(weights='w', num_classes=3), optim=Optim(betas=(0.8, 0.9), clip_grad=0.1))\n"
     )
     optional = ["model.weights", "model.num_classes", "optim.betas", "optim.clip_grad"]
-    config = read(["main.py", f"--config={path}", *(f"--config.{name}=none" for name in optional)])[0]
+    config = read_command(["main.py", f"--config={path}", *(f"--config.{name}=none" for name in optional)])[0]
     assert [fields(config)[name].value for name in optional] == [None] * 4
 
 
@@ -132,7 +132,7 @@ def test_none_is_none(tmp_path):
     [("('a,b',)", ("a,b",)), ("stem/(a|b)", ("stem/(a|b)",)), ("", ()), ("()", ()), ('["x", "y"]', ("x", "y"))],
 )
 def test_tuples_of_texts(text, value):
-    assert read(["main.py", DIGITS, f"--config.optim.freeze={text}"])[0].optim.freeze == value
+    assert read_command(["main.py", DIGITS, f"--config.optim.freeze={text}"])[0].optim.freeze == value
 
 
 def test_other_spellings():
@@ -148,11 +148,13 @@ def test_other_spellings():
 
 def test_options():
     arguments = ["--coordinator=localhost:1234", "--num_processes=2", "--process_id=1", "--distributed=on"]
-    _, workdir, options = read(["main.py", DIGITS, "--workdir=w", "--profile=30:33", "--verbosity=info", *arguments])
+    _, workdir, options = read_command(
+        ["main.py", DIGITS, "--workdir=w", "--profile=30:33", "--verbosity=info", *arguments]
+    )
     assert workdir == Path("w")
     assert options == Options(Profile(30, 33), "localhost:1234", 2, 1, "on", "info")
     assert options.profile.steps(100) == range(30, 33)
-    counted = read(["main.py", DIGITS, "--profile=3"])[2].profile.steps(100)
+    counted = read_command(["main.py", DIGITS, "--profile=3"])[2].profile.steps(100)
     assert len(counted) == 3
     assert counted.start > 101  # the first step compiles
 
@@ -330,13 +332,13 @@ def test_completion(shell, capsys):
 
 def test_recipes_have_names(tmp_path, monkeypatch, capsys):
     """From any folder: they are part of the package."""
-    expected = read(["main.py", DIGITS])
+    expected = read_command(["main.py", DIGITS])
     monkeypatch.chdir(tmp_path)
-    assert read(["main.py", "--config=digits"]) == expected
+    assert read_command(["main.py", "--config=digits"]) == expected
     assert "Did you mean digits? Recipes: digits, " in refused(capsys, "--config=digitts")
     assert "Did you mean folder? " in refused(capsys, "--config=train/configs/foldr.py")
     (tmp_path / "mine.py").write_text("from train.config import *\ndef get_config(): return Config(epochs=7)\n")
-    assert read(["main.py", "--config=mine.py"])[:2] == (Config(epochs=7), Path("runs/mine"))
+    assert read_command(["main.py", "--config=mine.py"])[:2] == (Config(epochs=7), Path("runs/mine"))
 
 
 def test_the_config_of_another_run(tmp_path, monkeypatch, capsys):
@@ -349,9 +351,9 @@ def test_the_config_of_another_run(tmp_path, monkeypatch, capsys):
     run = tmp_path / "runs" / "first"
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
-    assert read(["main.py", "--config=runs/first"])[:2] == (config, Path("runs/first-2"))
-    assert read(["main.py", f"--config={run}/config.json"])[:2] == (config, Path("runs/first-2"))
-    assert read(["main.py", "--config=runs/first", "--workdir=w", "--config.epochs=1"])[:2] == (
+    assert read_command(["main.py", "--config=runs/first"])[:2] == (config, Path("runs/first-2"))
+    assert read_command(["main.py", f"--config={run}/config.json"])[:2] == (config, Path("runs/first-2"))
+    assert read_command(["main.py", "--config=runs/first", "--workdir=w", "--config.epochs=1"])[:2] == (
         dataclasses.replace(config, epochs=1),
         Path("w"),
     )
@@ -370,14 +372,14 @@ def test_the_config_of_another_run(tmp_path, monkeypatch, capsys):
     assert "  optim.eps=-1: expected a finite number, at least 0, or none\n" in message
     del old["data"]["mean"]
     path.write_text(json.dumps(old))
-    assert read(["main.py", "--config=runs/first-9"])[0] == dataclasses.replace(config, data=Data())  # defaults
+    assert read_command(["main.py", "--config=runs/first-9"])[0] == dataclasses.replace(config, data=Data())  # defaults
     for text in ("{", "[]", '{"optim": {"groups": [{}]}}'):
         path.write_text(text)
         assert "runs/first-9/config.json is not the config of a run: " in refused(capsys, "--config=runs/first-9")
 
 
 def test_several_values_of_a_tuple_may_stand_apart():
-    assert read(["main.py", DIGITS, "--config.optim.betas", "0.8", "0.9"])[0].optim.betas == (0.8, 0.9)
+    assert read_command(["main.py", DIGITS, "--config.optim.betas", "0.8", "0.9"])[0].optim.betas == (0.8, 0.9)
 
 
 def test_nothing_waits_for_jax():
