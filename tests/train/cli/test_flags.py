@@ -140,7 +140,7 @@ def test_other_spellings():
         "main.py --config.optim.lr 1 -config.mesh.data=-1 --config.ema.warmup --noconfig.log.tensorboard "
         "--config train/configs/digits.py --config.optim.lr=2"
     )
-    config, workdir, options = read(command.split())
+    config, workdir, options = read_command(command.split())
     assert (config.optim.lr, config.mesh.data, config.ema.warmup) == (2.0, -1, True)  # the last one counts
     assert not config.log.tensorboard
     assert (workdir, options) == (Path("runs/digits"), Options())
