@@ -85,7 +85,9 @@ def opened(name: str, weights: str | None = "pretrained") -> Iterator[Origin]:
             yield Origin(str(folder), state, digest([part for key in sorted(state) for part in (key, state[key])]))
         return
     location = resolve(name).location
-    identity = _hash(location) if isinstance(location, Path) else f"{name} {location}"
+    identity = f"{name} {location}"
+    if isinstance(location, Path):
+        name, identity = f"local-dir:{location}", _hash(location)
     if weights != "pretrained":
         identity += " fresh" if weights is None else _hash(Path(weights))
     yield Origin(name, weights, identity)
