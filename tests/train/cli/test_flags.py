@@ -383,5 +383,6 @@ def test_several_values_of_a_tuple_may_stand_apart():
 
 
 def test_nothing_waits_for_jax():
-    code = "import sys, train.cli.flags as f; f.read_command(sys.argv); assert not {'jax', 'numpy', 'orbax'} & set(sys.modules)"
+    heavy = "{'jax', 'numpy', 'orbax'}"
+    code = f"import sys, train.cli.flags as f; f.read_command(sys.argv); assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, DIGITS, "--config.optim.lr=1"], check=True, cwd=ROOT)
