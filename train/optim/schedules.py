@@ -116,7 +116,9 @@ def make_schedule(schedule: Schedule, *, lr: float, epochs: int, steps_per_epoch
         ValueError: for numbers that mean nothing together.
     """
     if schedule.name == "step" and schedule.decay_epochs < 1:
-        raise ValueError(f"schedule.decay_epochs={schedule.decay_epochs}; schedule.name='step' expects at least 1.")
+        raise ValueError(
+            f"schedule.decay_epochs={schedule.decay_epochs}; expected at least 1 for schedule.name='step'."
+        )
     if epochs < 1 or steps_per_epoch < 1:
         raise ValueError(f"a schedule needs epochs and steps; found epochs={epochs}, {steps_per_epoch} steps each.")
     unit = steps_per_epoch if schedule.on_updates else 1

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -99,7 +100,7 @@ def test_what_is_kept_lies_beside_the_parameters(name):
 
 def test_the_updates_are_added(x64):
     """A step of plain gradient descent, by hand."""
-    params = {"stem/conv1/kernel": np.ones((1, 1, 2, 2)), "head/fc/bias": np.ones(2)}
+    params = {"stem/conv1/kernel": jnp.ones((1, 1, 2, 2)), "head/fc/bias": jnp.ones(2)}
     optim = Optim(momentum=0.0, weight_decay=0.5)
     tx = make_optimizer(optim, treatments(optim, params))
     updates, _ = tx.update({k: 2 * v for k, v in params.items()}, tx.init(params), params, learning_rate=0.1)
