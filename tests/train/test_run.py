@@ -164,7 +164,8 @@ def test_another_config_is_refused(whole):
 
 
 def test_other_images_are_refused(whole, monkeypatch):
-    monkeypatch.setattr(data.Split, "fingerprint", lambda self: "other")
+    images = type(data.for_config(tiny()).train.source)
+    monkeypatch.setattr(images, "fingerprint", lambda self: "other")
     with pytest.raises(ValueError, match="'fingerprint': 'other'"):
         run(tiny(), whole[1])
 
