@@ -103,7 +103,9 @@ def test_the_updates_are_added(x64):
     params = {"stem/conv1/kernel": jnp.ones((1, 1, 2, 2)), "head/fc/bias": jnp.ones(2)}
     optim = Optim(momentum=0.0, weight_decay=0.5)
     tx = make_optimizer(optim, treatments(optim, params))
-    updates, _ = tx.update({k: 2 * v for k, v in params.items()}, tx.init(params), params, learning_rate=jnp.asarray(0.1))
+    updates, _ = tx.update(
+        {k: 2 * v for k, v in params.items()}, tx.init(params), params, learning_rate=jnp.asarray(0.1)
+    )
     after = optax.apply_updates(params, updates)
     np.testing.assert_allclose(after["stem/conv1/kernel"], 1 - 0.1 * (2 + 0.5), rtol=1e-15)
     np.testing.assert_allclose(after["head/fc/bias"], 1 - 0.1 * 2, rtol=1e-15)
