@@ -88,6 +88,10 @@ def make_plan(source: ResolvedModel, asked: LoadOptions, state: Mapping[str, Any
     chans = source_chans if asked.in_chans is None else asked.in_chans
     size = data.input_size[1:] if asked.img_size is None else sides(asked.img_size)
 
+    rates = {"drop_rate": asked.drop_rate, "drop_path_rate": asked.drop_path_rate}
+    for option, rate in (rates | {k: v for k, v in asked.options.items() if k.endswith("drop_rate")}).items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"{option}={rate}; expected at least 0 and less than 1.")
     own = {} if state is None else source.entry.family.weights_options(source.entry.config, state)
     options = {**own, **args, **asked.options}
     options |= {"num_classes": classes, "in_chans": chans, "dtype": _floating(asked.dtype)}
@@ -212,7 +216,8 @@ def load(
 
 def sizes_of(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `load` that make model `name` fit the weights: input channels, classes and image size."""
-    entry, data = registry.find(name)
+    source = resolve(name)
+    entry, data = source.entry, source.data
     axes = {"in_chans": (data.first_conv, 1), "num_classes": (data.classifier, 0)}
     sizes: dict[str, Any] = {option: _rows(state, f"{layer}.weight", axis) for option, (layer, axis) in axes.items()}
     sizes["img_size"] = entry.family.weights_size(entry.config, [data.input_size[1:]], state)

@@ -78,6 +78,8 @@ def model_folder(folder: Path) -> Path:
         return folder / "final"
     if (folder / "checkpoints").is_dir():
         raise FileNotFoundError(f"{folder} is a run without a final model; expected {folder / 'final'}, its last step.")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} (working directory: {Path.cwd()}).")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json; expected a folder that nfjax.save or timm wrote.")
     return folder

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -118,10 +119,9 @@ def _help(commands: Mapping[str, Command], prog: str, about: str) -> str:
 
 def pixels(text: str) -> tuple[int, ...]:
     """A size as options take it: "224", or "96x64" for height and width."""
-    sides = tuple(map(int, text.lower().split("x")))
-    if len(sides) > 2:
-        raise ValueError(text)
-    return sides
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", text.lower()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected pixels as in 224 or 96x64")
+    return tuple(map(int, text.lower().split("x")))
 
 
 def weights(text: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -41,9 +42,14 @@ def exit_status(command: Callable[[], int], *, extra: str = "") -> int:
     A mistake is told in one line. Where a package is missing, that says to install `nfjax[EXTRA]`.
     """
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()  # whoever stopped reading is noticed here, not at exit
+        return status
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall Python's last flush fail
+        return 0
     except (ValueError, OSError, ImportError) as error:
         package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if extra and package not in ("", "nfjax", "port", "train"):

@@ -54,7 +54,7 @@ def whole_parser(file: Any) -> argparse.ArgumentParser:
         # With `parents` a parser takes the arguments of another one.
         sub = commands.add_parser(name, help=command.help, parents=[filled], add_help=False)
         for action in sub._actions:
-            if action.dest in ("model", "name", "names"):
+            if action.dest in ("model", "name", "names", "pattern"):
                 action.choices = list_models()
             elif action.type is Path or action.dest in FILES:
                 action.complete = file  # type: ignore[attr-defined]

@@ -24,10 +24,12 @@ Vectors = (
 )
 
 
-def sides(img_size: int | Size) -> Size:
+def sides(img_size: int | Sequence[int]) -> Size:
     """Height and width, given as two numbers or as one for both."""
-    height, width = np.broadcast_to(img_size, 2).tolist()
-    return height, width
+    numbers = np.atleast_1d(img_size).tolist()
+    if len(numbers) > 2:
+        raise ValueError(f"img_size={img_size}; expected one number, or height and width.")
+    return numbers[0], numbers[-1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,10 +101,10 @@ def find(name: str) -> tuple[Entry, DataConfig]:
     if entry is None:
         if "/" in name or "\\" in name:
             raise UnknownModelError(
-                f"{name!r} is not a model name but looks like a hub id or a path: write 'hf-hub:{name}' for the "
-                f"Hugging Face hub or 'local-dir:{name}' for a folder."
+                f"{name!r} is no model name, and there is no such folder here; of the Hugging Face hub it is "
+                f"'hf-hub:{name}'."
             )
-        shown = "nfjax.list_models() shows all names."
+        shown = "`nfjax list` or nfjax.list_models() shows all names."
         raise UnknownModelError(f"unknown model {name!r}; {hint(architecture, MODELS, shown, n=3, cutoff=0.5)}")
     for data in entry.data:
         if tag in ("", data.tag):

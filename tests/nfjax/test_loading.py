@@ -232,6 +232,9 @@ def test_local_dir_errors(tmp_path, state):
         {"num_classes": -1},
         {"in_chans": 0},
         {"in_chans_mode": "x", "in_chans": 1},
+        {"drop_rate": 2.0},
+        {"drop_path_rate": -1.0},
+        {"img_size": (160, 160, 3)},
     ],
     ids=str,
 )

@@ -154,6 +154,12 @@ def test_commands_take_any_width_and_name_their_files(tmp_path, capsys):
     nfjax.save(nfjax.load("test_nfnet", weights=None, num_classes=10, in_chans=1), tmp_path / "ten")
     assert main(["export", str(tmp_path / "ten"), str(tmp_path / "again"), "--model", "test_nfnet"]) == 0
     assert nfjax.load(f"local-dir:{tmp_path / 'again'}").in_chans == 1
+    # A folder as --model: its config, and so its preprocessing and labels, go with the weights.
+    config = json.loads((tmp_path / "ten" / "config.json").read_text())
+    config["label_names"] = [f"digit {i}" for i in range(10)]
+    (tmp_path / "ten" / "config.json").write_text(json.dumps(config))
+    assert main(["convert", str(tmp_path / "ten"), str(tmp_path / "labelled"), "--model", str(tmp_path / "ten")]) == 0
+    assert nfjax.load(tmp_path / "labelled").data_config.label_names == tuple(config["label_names"])
     assert main(["export", str(tmp_path / "ten"), str(tmp_path / "folder")]) == 2
     assert "expected a file name ending in .safetensors" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "none.pth"), str(tmp_path / "a.safetensors")]) == 2

@@ -193,7 +193,7 @@ def test_sizes_are_a_side_or_two(capsys):
         assert parser.parse_args(["a", "--img-size", *typed]).img_size == sizes
     with pytest.raises(SystemExit):
         parser.parse_args(["a", "--img-size", "1x2x3"])
-    assert "invalid pixels value: '1x2x3'" in capsys.readouterr().err
+    assert "'1x2x3' is no size; expected pixels as in 224 or 96x64" in capsys.readouterr().err
 
 
 def test_weights_may_be_none(tmp_path, capsys):
@@ -266,3 +266,13 @@ def test_bash_completes(tmp_path, capsys):
     registered, *found = result.stdout.splitlines()
     assert registered == "complete -o bashdefault -F _nfjax nfjax", result.stderr
     assert dict(zip(expected, map(str.split, found), strict=True)) == expected
+
+
+def test_nobody_reads_on():
+    """As in `nfjax list | head -1`."""
+    command = [sys.executable, "-m", "nfjax", "list", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait() == 0
+        assert process.stderr.read() == b""
