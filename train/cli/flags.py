@@ -5,7 +5,9 @@ A mistake is told before anything is loaded or computed: nothing here may import
 """
 
 import dataclasses
+import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ from train.cli.options import Options, UsageError, shown
 from train.config import Config
 
 HELP = {"--help", "--h", "--helpfull"}
+
+NARROWEST = 20  # columns; tyro lays out its help for ever in a few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +128,8 @@ def _tyro(default: Command, args: Sequence[str], prog: str) -> NoReturn:
             return None  # a section, or a choice, which tyro asks about as if it were a type
         return shown(field.type_name, () if args == ["--help"] else field.words)
 
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     style = (tyro.conf.FlagConversionOff,)
     tyro.cli(Command, prog=prog, args=args, default=default, use_underscores=True, registry=registry, config=style)
     raise SystemExit

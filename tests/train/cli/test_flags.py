@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -386,3 +387,8 @@ def test_nothing_waits_for_jax():
     heavy = "{'jax', 'numpy', 'orbax'}"
     code = f"import sys, train.cli.flags as f; f.read_command(sys.argv); assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, DIGITS, "--config.optim.lr=1"], check=True, cwd=ROOT)
+
+
+def test_help_in_a_terminal_of_one_column():
+    command = [sys.executable, "-m", "train.main", "--help"]
+    subprocess.run(command, env=os.environ | {"COLUMNS": "1"}, cwd=ROOT, check=True, timeout=60, capture_output=True)
