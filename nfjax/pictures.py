@@ -19,5 +19,6 @@ def make_figure(width: float, height: float, layout: Literal["constrained"] | No
 
 def save_figure(figure: "Figure", path: Path, dpi: float | None = None) -> None:
     """Write a figure, atomically, in the format of the path's suffix."""
+    path = path if path.suffix else path.with_name(f"{path.name}.png")  # as matplotlib would
     with replacing(path) as partial:
         figure.savefig(partial, dpi="figure" if dpi is None else dpi)

@@ -2,8 +2,11 @@
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+_LOCK = threading.RLock()  # imports of modules that import each other, by several threads at once, wait for each other
 
 
 def lazy(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -15,12 +18,14 @@ def lazy(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
 
     def get(name: str) -> Any:
         if name in homes:
-            value = getattr(importlib.import_module(homes[name]), name)
+            with _LOCK:
+                value = getattr(importlib.import_module(homes[name]), name)
             setattr(sys.modules[package], name, value)  # from now on without this function
             return value
         if not name.startswith("_"):
             try:
-                return importlib.import_module(f"{package}.{name}")
+                with _LOCK:
+                    return importlib.import_module(f"{package}.{name}")
             except ModuleNotFoundError as error:
                 if error.name != f"{package}.{name}":
                     raise

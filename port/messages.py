@@ -43,7 +43,8 @@ def exit_status(command: Callable[[], int], *, extra: str = "") -> int:
     """
     try:
         status = command()
-        sys.stdout.flush()  # whoever stopped reading is noticed here, not at exit
+        if sys.stdout is not None:
+            sys.stdout.flush()  # whoever stopped reading is noticed here, not at exit
         return status
     except KeyboardInterrupt:
         return 130
