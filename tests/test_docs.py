@@ -20,16 +20,22 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-# Runs the blocks of a page in one process, so that later ones see what earlier ones made.
+# Runs the blocks of a page in one process, so that later ones see what earlier ones made. With "processes" each command
+# has its own; else those of nfjax share this one, which saves what they import.
 DRIVER = """
-import json, subprocess, sys
+import json, shlex, subprocess, sys
+from nfjax.__main__ import main
 namespace = {"__name__": "__main__"}
 for language, code in json.load(open(sys.argv[1])):
     if language == "python":
         exec(compile(code, "the page", "exec"), namespace)
     elif language == "sh":
         for line in code.splitlines():
-            subprocess.run(line, shell=True, check=True)
+            program, *arguments = shlex.split(line, comments=True) or [""]
+            if program != "nfjax" or "processes" in sys.argv:
+                subprocess.run(line, shell=True, check=True)
+            elif main(arguments):
+                sys.exit(f"{line}: a status that is not 0")
 """
 
 
@@ -49,12 +55,13 @@ def hub(tmp_path_factory):
     server.stop()
 
 
+@pytest.mark.parametrize("how", ["", pytest.param("processes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "page",
     # A whole comparison at full size: two minutes. The test below runs its command at a small size.
     [pytest.param(page, marks=pytest.mark.slow) if page == "docs/parity.md" else page for page in PAGES],
 )
-def test_page(page, hub, tmp_path):
+def test_page(page, how, hub, tmp_path):
     found = blocks(page)
     if page == "README.md":
         found = found[1:]  # installs and tests; checked below
@@ -80,7 +87,7 @@ def test_page(page, hub, tmp_path):
     }
     if page == "docs/parity.md":
         environment["XLA_FLAGS"] = ""  # programs as users have them, not as tests/conftest.py wants them
-    command = [sys.executable, "-c", DRIVER, "blocks.json"]
+    command = [sys.executable, "-c", DRIVER, "blocks.json", how]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 

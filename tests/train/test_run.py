@@ -46,6 +46,27 @@ def weights(workdir):
     return nfjax.state_dict(nfjax.load(f"local-dir:{workdir / 'final'}"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """One experiment, compiled once, for all runs of a config here. Runs in other processes: test_kill.py."""
+    experiments, steps = {}, {}
+
+    def build_once(config):
+        if (key := repr(config)) not in experiments:
+            experiments[key] = build(config)
+        return experiments[key]
+
+    def compile_once(experiment):
+        if id(experiment) not in steps:
+            steps[id(experiment)] = compile_train_step(experiment)
+        return steps[id(experiment)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.loop.build", build_once)
+        patch.setattr("train.loop.compile_train_step", compile_once)
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
@@ -149,7 +170,8 @@ def test_asked_to_stop_in_an_evaluation(whole, tmp_path, monkeypatch, last):
         run(tiny(), tmp_path)
     assert run(tiny(), tmp_path).top1 == whole[0].top1
     assert lines(tmp_path) == lines(whole[1])
-    assert all(value.tobytes() == weights(tmp_path)[key].tobytes() for key, value in weights(whole[1]).items())
+    first, second = weights(whole[1]), weights(tmp_path)
+    assert all(first[key].tobytes() == second[key].tobytes() for key in first)
 
 
 def test_a_finished_run_is_not_trained_again(whole):
