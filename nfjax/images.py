@@ -1,7 +1,10 @@
 """Image files and Pillow images of any mode, as RGB: what timm does, and where timm's way would spoil the pixels."""
 
+import functools
 import os
-from collections.abc import Sequence
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
@@ -14,18 +17,76 @@ INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box")
 }
 
-# Of image files in folders; other files are ignored.
-IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Those of Pillow's formats that are read. Others would call another program, or are no pictures.
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA"),
+    *("TIFF", "WEBP"),
+)
+JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}  # folders that systems make
 
 
 class ImageError(ValueError):
     """A file that is no image or is damaged, or pixels that have no agreed scale."""
 
 
-def is_image_file(entry: Path | os.DirEntry[str]) -> bool:
-    """Is a folder's entry an image, by its suffix? Hidden files, whose names begin with a dot, are not."""
-    name = entry.name
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and entry.is_file()
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that the installed Pillow can read."""
+    Image.init()  # it loads them
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@functools.cache
+def image_suffixes() -> tuple[str, ...]:
+    """Endings of image files, sorted."""
+    return tuple(sorted(end for end, name in Image.registered_extensions().items() if name in formats()))
+
+
+def walk(
+    root: str | os.PathLike[str],
+    passed: Counter[str] | None = None,
+    *,
+    _above: frozenset[tuple[int, int]] = frozenset(),
+) -> Iterator[tuple[str, int]]:
+    """The image files in a folder and in the folders within it: paths relative to it, with "/", and sizes in bytes.
+
+    By name, folder by folder. Links to folders are followed, but not round in a circle. Hidden files and folders, whose
+    names begin with a dot, and what is no regular file are passed over.
+
+    Args:
+        passed: counts what is passed over, by its ending or by what it is.
+    """
+    passed = Counter() if passed is None else passed
+    status = os.stat(root)
+    above = _above | {(status.st_dev, status.st_ino)}
+    with os.scandir(root) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        ending = os.path.splitext(entry.name)[1].lower()
+        try:
+            status = entry.stat()
+        except OSError:  # it leads nowhere, or to itself
+            passed["broken links"] += 1
+            continue
+        if entry.name.startswith(".") or entry.name in JUNK:
+            passed["hidden"] += 1
+        elif stat.S_ISDIR(status.st_mode):
+            if (status.st_dev, status.st_ino) in above:
+                passed["links in a circle"] += 1
+                continue
+            for path, size in walk(entry.path, passed, _above=above):
+                yield f"{entry.name}/{path}", size
+        elif not stat.S_ISREG(status.st_mode):
+            passed["no regular files"] += 1
+        elif ending in image_suffixes():
+            yield entry.name, status.st_size
+        else:
+            passed[ending or "without an ending"] += 1
+
+
+def passed_over(passed: Counter[str]) -> str:
+    """What `walk` has counted, in words: "3 .txt, 1 hidden"; empty if it is nothing."""
+    return ", ".join(f"{count} {what}" for what, count in passed.most_common())
 
 
 def load_image(file: ImageFile, mode: Mode = "RGB", *, exif: bool = False) -> Image.Image:
@@ -45,14 +106,14 @@ def load_image(file: ImageFile, mode: Mode = "RGB", *, exif: bool = False) -> Im
     if isinstance(file, bytes):
         raise ImageError(f"found {len(file)} bytes, expected a path or a file; wrap contents as io.BytesIO(data).")
     name = os.fspath(file) if isinstance(file, str | os.PathLike) else getattr(file, "name", repr(file))
+    if isinstance(file, str | os.PathLike) and os.path.exists(file):
+        _require_regular(file)
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=formats()) as image:
             image.load()
             return convert(image, mode, exif=exif)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {name} (working directory: {Path.cwd()}).") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name} is a folder; pass the image files in it one by one.") from None
     except PermissionError:
         raise
     except UnidentifiedImageError:
@@ -61,6 +122,25 @@ def load_image(file: ImageFile, mode: Mode = "RGB", *, exif: bool = False) -> Im
         raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # damaged data makes Pillow's decoders raise almost any error
         raise ImageError(f"{name} cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def _require_regular(file: str | os.PathLike[str]) -> None:
+    """Refuse folders, and what could be read for ever: pipes and devices."""
+    kind = os.stat(file).st_mode
+    if stat.S_ISDIR(kind):
+        raise ImageError(f"{os.fspath(file)} is a folder; pass the image files in it one by one.")
+    if not stat.S_ISREG(kind):
+        raise ImageError(f"{os.fspath(file)} is no regular file, but a pipe or a device.")
+
+
+def identify(file: str | os.PathLike[str]) -> None:
+    """Open an image file without decoding it; an ImageError or OSError if it is none."""
+    _require_regular(file)
+    try:
+        with Image.open(file, formats=formats()):
+            pass
+    except UnidentifiedImageError:
+        raise ImageError(f"{os.fspath(file)} is not an image that Pillow can read: {_beginning(file)}.") from None
 
 
 def to_rgb(image: Image.Image, *, exif: bool = False) -> Image.Image:

@@ -115,6 +115,11 @@ def build(
         raise ValueError(
             f"data.batch_size={batch_size} is more than the {images} training images that {config.data.name} has."
         )
+    if dataset.num_classes == 1 and config.model.num_classes is None:
+        raise ValueError(
+            f"{config.data.name} has one class, {dataset.class_names[0]!r}: there is nothing to tell apart. Is "
+            "data.root one folder too high or too low? To train on it nevertheless, set model.num_classes=1."
+        )
     model = build_model(config, dataset) if model is None else model
     graphdef, params = split(model)
     due = treatments(config.optim, params)

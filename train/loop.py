@@ -16,6 +16,7 @@ from train import data
 from train.checkpoints.manager import Checkpoints
 from train.cli.options import Profile
 from train.config import Config
+from train.data.broken import require_images
 from train.experiment import Experiment, build
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
@@ -72,6 +73,7 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
     """
     with Interrupt() as interrupt:
         experiment = build(config)
+        require_images(experiment.dataset.test.source)
         with locked(workdir):
             claim(workdir, dataclasses.asdict(config))
             size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes))

@@ -4,6 +4,7 @@ import argparse
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 import nfjax
 from nfjax import cache
-from nfjax.images import IMAGE_SUFFIXES, is_image_file, load_image
+from nfjax.images import image_suffixes, load_image, passed_over, walk
 from nfjax.meter import Meter
 from port.messages import require
 
@@ -42,23 +43,30 @@ def img_size_of(args: argparse.Namespace) -> tuple[int, int] | None:
 def find_images(patterns: Sequence[str]) -> list[Path]:
     """The image files that files, folders and shell patterns stand for, in the order given, folders sorted.
 
+    Says on stderr how many other files in folders were passed over.
+
     Raises:
         FileNotFoundError: for a name or pattern that stands for nothing.
     """
     found: list[Path] = []
+    passed: Counter[str] = Counter()
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if is_image_file(p))
-            what = f"a folder without images ({', '.join(IMAGE_SUFFIXES)})"
-        elif path.exists():
-            files, what = [path], ""
-        else:
-            files, what = sorted(Path(p) for p in glob.glob(pattern, recursive=True)), "no file, folder or pattern"
+        path = Path(pattern).expanduser()
+        paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        if not paths:
+            raise FileNotFoundError(f"{pattern} is no file, folder or pattern.")
+        files = [file for path in paths for file in _files(path, passed)]
         if not files:
-            raise FileNotFoundError(f"{pattern} is {what}.")
+            there = f" It has {passed_over(passed)}." if passed else ""
+            raise FileNotFoundError(f"{pattern} is a folder without images ({', '.join(image_suffixes())}).{there}")
         found += files
+    if passed:
+        print(f"passed over in folders: {passed_over(passed)}", file=sys.stderr)
     return list(dict.fromkeys(found))
+
+
+def _files(path: Path, passed: Counter[str]) -> list[Path]:
+    return [path / name for name, _ in walk(path, passed)] if path.is_dir() else [path]
 
 
 class Images:

@@ -1,5 +1,6 @@
-"""Images that cannot be read, in training: which they are, and how many are too many."""
+"""Images that cannot be read: which they are, and how many are too many."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nfjax.images import ImageError, Mode
@@ -7,6 +8,28 @@ from train.data.decode import decode
 from train.data.sources.base import Source, brief
 
 REPORT = "broken_images.txt"
+
+
+def require_images(source: Source) -> None:
+    """Open all images of a source, without decoding them: a missing one should not end a run at its first evaluation.
+
+    Raises:
+        ImageError: names those that cannot be opened.
+    """
+
+    def fault(index: int) -> str:
+        try:
+            source.look(index)
+        except (ValueError, OSError) as error:
+            return f"{source.key(index)} ({error})"
+        return ""
+
+    with ThreadPoolExecutor() as pool:
+        faults = list(filter(None, pool.map(fault, range(len(source)), chunksize=256)))
+    if faults:
+        raise ImageError(
+            f"{len(faults)} of {len(source)} test images cannot be read: {brief(faults)}. Repair or remove them."
+        )
 
 
 class BrokenImages:

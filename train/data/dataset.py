@@ -13,16 +13,16 @@ from nfjax.augment.policies import Policy
 from nfjax.models.data_config import DataConfig
 from nfjax.names import resolve
 from nfjax.transforms import EvalTransform, create_transform
+from port.text import read_text
 from train.config import Augment, Config, Data
 from train.data.pipeline import Decoded, Split, Transform
 from train.data.sources import slices
-from train.data.sources.base import Relabelled, Source, select, stratify
+from train.data.sources.base import Relabelled, Source, Splits, select, stratify
 from train.data.sources.folder import open_folder
 from train.data.sources.hfds import open_hfds
 from train.data.sources.manifest import open_manifest
 from train.data.sources.tfds import open_tfds
 
-VAL_SPLITS = ("validation", "val", "valid", "test")
 NAMED = ("tfds", "hfds")  # kinds that have many data sets in one place
 Opener = Callable[[Data, str], Mapping[str, Source]]
 
@@ -36,6 +36,7 @@ class Dataset:
     policy: Policy | None  # of the training images, on the host or on the device; None for none
     # for a model that is trained on it: image sizes, mean, std, class names, cropping of test images
     data_config: DataConfig
+    notes: tuple[str, ...] = ()  # what a user should know of the images that are not used
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ def load_dataset(
     Raises:
         ValueError, FileNotFoundError: says what is wrong with `data`, and what to give instead.
     """
-    train, test = find_sources(data) if images is None else images
+    train, test, notes = (*images, ()) if images else _find(data)
     config = _data_config(data, model or DataConfig(), train.class_names)
     channels, *size = config.input_size
     augmentation = create_train_transform(config, **dataclasses.asdict(augment or Augment(no_aug=True)))
@@ -81,52 +82,64 @@ def load_dataset(
         Split(test, Evaluation(evaluation), (*evaluation.size, channels), Decoded() if data.cache else None),
         augmentation.policy,
         config,
+        notes,
     )
 
 
 def find_sources(data: Data) -> tuple[Source, Source]:
     """The images to train on and those to test on."""
-    splits = _splits(data)
-    train = select(splits, data.train_split)
-    found = next((name for name in VAL_SPLITS if name in splits and name != data.train_split), None)
+    return _find(data)[:2]
+
+
+def _find(data: Data) -> tuple[Source, Source, tuple[str, ...]]:
+    """The images to train on, those to test on, and notes about the others."""
+    splits, notes = _splits(data)
+    sizes = {name: len(source) for name, source in splits.items()}
+    train, used = select(splits, data.train_split), {name for name, _ in slices.parse(data.train_split, sizes)}
+    found = [name for name in slices.for_testing(splits) if name not in used]
     if data.val_split is not None:
-        _check_apart(data.train_split, data.val_split, splits)
+        _check_apart(data.train_split, data.val_split, sizes)
         test = select(splits, data.val_split)
+        used |= {name for name, _ in slices.parse(data.val_split, sizes)}
     elif found:
-        test = splits[found]
+        test = splits[found[0]]
+        used.add(found[0])
     else:
         train, test = stratify(train, data.val_share)
     for source in (train, test):
         source.require()
-    return train, test
+    unused = [f"{name} ({size} images)" for name, size in sizes.items() if name not in used]
+    return train, test, notes + ((f"splits that are not used: {', '.join(unused)}",) if unused else ())
 
 
 def evaluation_source(data: Data) -> tuple[Source, str]:
     """The images to evaluate a model on, and the split that they are; there need be none to train on.
 
-    They are those of `data.val_split`; without it, of the first there is of `VAL_SPLITS`, or of the only split.
+    They are those of `data.val_split`; without it, of the first there is for testing, or of the only split.
     """
-    splits = _splits(data)
-    found = [data.val_split] if data.val_split else [name for name in VAL_SPLITS if name in splits] or list(splits)
-    if len(found) > 1 and found[0] not in VAL_SPLITS:
+    splits, _ = _splits(data)
+    usual = slices.for_testing(splits)
+    found = [data.val_split] if data.val_split else usual or list(splits)
+    if len(found) > 1 and not usual:
         raise ValueError(f"none of the splits {', '.join(splits)} is for testing; name one as data.val_split.")
     source = select(splits, found[0])
     source.require()
     return source, found[0]
 
 
-def _splits(data: Data) -> Mapping[str, Source]:
-    """All images that a config names, by split."""
+def _splits(data: Data) -> tuple[Mapping[str, Source], tuple[str, ...]]:
+    """All images that a config names, by split, and notes about them."""
     kind, _, name = data.name.partition("/")
     nameless = kind in NAMED and not name and data.root is None
     if kind not in SOURCES or (name and kind not in NAMED) or nameless:
         known = "digits, folder, manifest, tfds/NAME or hfds/ORG/NAME"
         raise ValueError(f"data.name={data.name!r} is not known; expected {known}.")
     splits = SOURCES[kind](data, name)
+    notes = splits.notes if isinstance(splits, Splits) else ()
     if data.class_map is not None:
         names = _class_map(data.class_map)
         splits = {split: Relabelled(source, names) for split, source in splits.items()}
-    return splits
+    return splits, notes
 
 
 def _root(data: Data) -> Path:
@@ -139,9 +152,8 @@ def _optional_root(data: Data) -> Path | None:
     return None if data.root is None else _root(data)
 
 
-def _check_apart(train: str, val: str, splits: Mapping[str, Source]) -> None:
+def _check_apart(train: str, val: str, sizes: Mapping[str, int]) -> None:
     """Refuse to test on images that were trained on."""
-    sizes = {name: len(source) for name, source in splits.items()}
     for name, rows in slices.parse(train, sizes):
         for other, tested in slices.parse(val, sizes):
             if name == other and rows.start < tested.stop and tested.start < rows.stop:
@@ -171,7 +183,7 @@ _OWN: dict[str, dict[str, Any]] = {"digits": {"in_chans": 1, "mean": (0.5,), "st
 
 def _class_map(file: str) -> list[str]:
     """The names in a file, one a line."""
-    names = [line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8").splitlines()]
+    names = [line.strip() for line in read_text(Path(file).expanduser()).splitlines()]
     names = [name for name in names if name]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -153,7 +153,7 @@ def inspect(dataset: Dataset, out: Path, limit: int | None = None) -> bool:
     """
     splits = {"train": dataset.train, "test": dataset.test}
     looks = {name: list(look_through(split.source, limit)) for name, split in splits.items()}
-    print("\n".join(classes(splits, looks)))
+    print("\n".join([*dataset.notes, *classes(splits, looks)]))
     for name, split in splits.items():
         print("\n".join(split_report(name, split, looks[name])))
     leaked = in_both(looks["train"], looks["test"])

@@ -54,6 +54,11 @@ class Split:
     def read(self, index: int, rng: np.random.Generator) -> Element:
         """One image, ready for a batch; an ImageError or OSError if it cannot be read."""
         image, label = self._image(index)
+        if not 0 <= label < len(self.source.class_names):
+            raise ValueError(
+                f"{self.source.key(index)} has the label {label}, expected 0 to {len(self.source.class_names) - 1}; "
+                "leave images without a label out, for example with data.train_split."
+            )
         try:
             pixels = self.transform(image, rng)
         except Exception as error:
@@ -100,7 +105,7 @@ class Rows(grain.MapDataset):
         self._batch_size, self._start, self._count = batch_size, rows.start, rows.stop - rows.start
 
     def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * self._count
+        return min(len(self._parent) // self._batch_size * self._count, sys.maxsize // 2)  # grain adds to it
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):

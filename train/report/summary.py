@@ -47,6 +47,7 @@ def overview(
             f"{name} {_bytes(size)}" for name, v in kept.items() if (size := bytes_per_device(v))
         ),
     }
+    rows |= {"not used": "; ".join(experiment.dataset.notes)} if experiment.dataset.notes else {}
     if compiled is not None:
         rows |= _costs(compiled, config, mesh.size)
     return _table(rows, width or min(shutil.get_terminal_size((100, 24)).columns, 100))

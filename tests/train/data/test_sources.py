@@ -3,19 +3,24 @@
 import json
 import os
 import pickle
+import shutil
+import unicodedata
 from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nfjax.images import ImageError
 from nfjax.parity import oracle
 from tests.helpers.photos import make_folder
 from train.config import Data
-from train.data import find_sources
+from train.data import find_sources, load_dataset
+from train.data.broken import require_images
 from train.data.sources import slices
-from train.data.sources.base import Relabelled, Selection, Strings, labels_of, select, stratify
+from train.data.sources.base import Relabelled, Selection, Strings, labels_of, labels_of_column, select, stratify
 from train.data.sources.folder import open_folder
+from train.data.sources.hfds import open_hfds
 from train.data.sources.manifest import open_manifest
 from train.data.sources.tfds import open_tfds
 
@@ -130,6 +135,85 @@ def test_folders_that_are_no_splits(tmp_path):
     write(tmp_path / "cat" / "a.png", tmp_path / "train" / "steam" / "b.png")
     assert list(open_folder(tmp_path)) == ["train"]
     assert open_folder(tmp_path)["train"].class_names == ("cat", "train")
+
+
+@pytest.mark.parametrize(
+    ("around", "train", "test"),
+    [
+        ("", "train", "eval"),
+        ("", "Train", "Val"),
+        ("", "TRAINING", "valid"),
+        ("", "training_set", "test-images"),
+        ("archive", "train", "val"),
+        ("archive/archive", "train", "dev"),
+    ],
+)
+def test_usual_names_and_folders_around_all(tmp_path, around, train, test):
+    for split in (train, test):
+        write(*(tmp_path / around / split / name / f"{number}.png" for name in ("cat", "dog") for number in range(2)))
+    write(tmp_path / around / "samples" / "x.png")
+    (tmp_path / "__MACOSX").mkdir()
+    splits = open_folder(tmp_path)
+    assert {name: (len(source), source.class_names) for name, source in splits.items()} == dict.fromkeys(
+        (train, test), (4, ("cat", "dog"))
+    )
+    assert "folders that are no splits with a folder per class: samples" in splits.notes
+    found = find_sources(Data(name="folder", root=str(tmp_path)))
+    assert [source.key(0) for source in found] == [splits[train].key(0), splits[test].key(0)]
+    assert find_sources(Data(name="folder", root=str(tmp_path), train_split=train, val_split=test))
+
+
+def test_a_folder_around_the_classes_of_each_split(tmp_path):
+    for split in ("train", "val"):
+        write(*(tmp_path / split / "images" / name / "0.png" for name in ("cat", "dog")))
+    assert open_folder(tmp_path)["val"].class_names == ("cat", "dog")
+
+
+def test_two_levels_of_which_either_could_be_the_classes(tmp_path):
+    write(*(tmp_path / site / name / "0.png" for site in ("a", "b") for name in ("cat", "dog")))
+    with pytest.raises(
+        ValueError, match=r"folders, a, b, have no images but folders of them, cat, dog: which .* data\.root=.*/a\?"
+    ):
+        open_folder(tmp_path)
+
+
+def test_one_folder_in_each_class(tmp_path):
+    """As Tiny ImageNet has them."""
+    write(*(tmp_path / name / "images" / "0.png" for name in ("n01", "n02")))
+    assert open_folder(tmp_path)["train"].class_names == ("n01", "n02")
+
+
+def test_what_is_passed_over(tmp_path):
+    write(tmp_path / "real" / "0.png", tmp_path / "data" / "dog" / "0.jpe", tmp_path / "data" / "0.png")
+    root = tmp_path / "data"
+    (root / "cat").symlink_to(tmp_path / "real")
+    (root / "dog" / "round").symlink_to(root)
+    (root / "dog" / "itself").symlink_to(root / "dog" / "itself")
+    (root / "fox").mkdir()
+    for name in ("._0.jpe", "b.heic", "README", "c.heic"):
+        (root / "dog" / name).touch()
+    os.mkfifo(root / "dog" / "pipe.jpg")
+    splits = open_folder(root)
+    assert splits["train"].class_names == ("cat", "dog")
+    assert len(splits["train"]) == 2
+    passed, empty = splits.notes
+    assert set(passed.removeprefix("passed over: ").split(", ")) == {
+        "2 .heic", "1 hidden", "1 without an ending", "1 links in a circle", "1 broken links", "1 no regular files",
+        "1 images beside the class folders",
+    }  # fmt: skip
+    assert empty == "class folders without images: data/fox"
+
+
+def test_a_split_that_is_not_used(tmp_path):
+    for split, name in ((s, n) for s in ("train", "val", "test") for n in ("cat", "dog")):
+        write(tmp_path / split / name / "0.png")
+    assert load_dataset(Data(name="folder", root=str(tmp_path))).notes == ("splits that are not used: test (2 images)",)
+
+
+def test_names_in_two_forms_of_unicode(tmp_path):
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        write(*(tmp_path / split / unicodedata.normalize(form, name) / "0.png" for name in ("caf\u00e9", "tea")))
+    assert open_folder(tmp_path)["val"].class_names == ("caf\u00e9", "tea")
 
 
 def test_a_split_with_a_class_that_training_lacks(tmp_path):
@@ -276,6 +360,74 @@ def test_tables_that_cannot_be(tmp_path, name, text, message):
         open_manifest(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("values", "names", "found"),
+    [
+        ([1.0, 0.0, 2.0], ("0", "1", "2"), [1, 0, 2]),  # pandas', of a column in which something is missing
+        (["1", "0"], ("0", "1"), [1, 0]),
+        ([True, False], ("False", "True"), [1, 0]),
+        (["b", "a"], ("a", "b"), [1, 0]),
+        ([np.int64(1), np.str_("x")], ("1", "x"), [0, 1]),
+    ],
+)
+def test_labels_that_are_classes(values, names, found):
+    numbers, known = labels_of_column(values, str)
+    assert (numbers.tolist(), known) == (found, names)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (["cat", "x"], r"row 1: found \['cat', 'x'\], .* one class\. Several labels an image are not supported yet"),
+        ({"name": "cat"}, r"row 1: found \{'name': 'cat'\}, expected the name or the number of one class"),
+        (None, r"row 1: found no label \(None\)"),
+        (float("nan"), r"row 1: found no label \(nan\)"),
+        ("", r"row 1: found no label"),
+        (-1, r"row 1: found the label -1, expected a name, or a whole number from 0"),
+        ("-1", r"row 1: found the label -1"),
+        (0.5, r"row 1: found the label 0\.5"),
+        (2**31, r"row 1: found the label 2147483648"),
+        (300_000_000, r"row 1: found the label 300000000"),
+    ],
+)
+def test_labels_that_are_no_classes(value, message):
+    with pytest.raises(ValueError, match=message):
+        labels_of_column([0, value], lambda row: f"row {row}")
+
+
+def test_a_negative_number_is_no_name():
+    with pytest.raises(ValueError, match="row 1: found the label -1, expected the name of a class"):
+        labels_of_column(["cat", "-1"], lambda row: f"row {row}")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+def test_tables_as_programs_write_them(tmp_path, encoding, between):
+    write(tmp_path / "a.png", tmp_path / "b.png")
+    rows = [("path", "label"), ("a.png", "caf\u00e9"), ("b.png", "tea, green" if between != "," else "tea")]
+    (tmp_path / "t.csv").write_text("\r\n".join(map(between.join, rows)), encoding=encoding, newline="")
+    source = open_manifest(tmp_path / "t.csv")["train"]
+    assert source.class_names == ("caf\u00e9", rows[2][1])
+
+
+def test_a_table_in_another_encoding(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\na.png,caf\u00e9\n", encoding="latin-1")
+    with pytest.raises(
+        ValueError, match=r"t\.csv, line 2: byte 0xe9 is not UTF-8; save the file in UTF-8 \(from Latin-1"
+    ):
+        open_manifest(tmp_path / "t.csv")
+
+
+def test_missing_test_images_are_told_before_the_first_step(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "copy")
+    (tmp_path / "copy" / "val" / "cat" / "empty.jpg").touch()
+    (tmp_path / "copy" / "train" / "cat" / "empty.jpg").touch()  # training puts up with some
+    train, test = find_sources(Data(name="folder", root=str(tmp_path / "copy")))
+    require_images(Selection([(train, np.array([0]))]))
+    with pytest.raises(ImageError, match=r"1 of 9 test images cannot be read: cat/empty\.jpg \(.*it is empty.*Repair"):
+        require_images(test)
+
+
 # Hugging Face.
 
 
@@ -292,7 +444,18 @@ def test_hugging_face(photos, tmp_path):
         files = [str(photos / name / source.key(index)) for index in range(len(source))]
         saved[name] = datasets.Dataset.from_dict({"img": files, "label": labels(source)}, features=features)
     saved["test"] = datasets.Dataset.from_dict({"img": files, "label": [-1] * len(files)}, features=features)
+    saved["part"] = datasets.Dataset.from_dict({"img": files, "label": [-1, *labels(source)[1:]]}, features=features)
     datasets.DatasetDict(saved).save_to_disk(tmp_path / "saved")
+    part = open_hfds("", tmp_path / "saved")
+    assert [part["part"].key(0), part["part"][0]["label"]] == ["part[1]", labels(source)[1]]
+    assert part.notes == tuple(
+        f"{count} of 8 images of {split} are left out: their label is -1, unknown"
+        for count, split in ((8, "test"), (1, "part"))
+    )
+    saved["part"] = datasets.Dataset.from_dict({"img": files, "label": [None, *labels(source)[1:]]}, features=features)
+    datasets.DatasetDict(saved).save_to_disk(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"hfds, label of part\[0\]: found no label \(None\)"):
+        open_hfds("", tmp_path / "none")
     train, test = find_sources(Data(name="hfds", root=str(tmp_path / "saved")))
     for theirs, source in ((train, ours["train"]), (test, ours["val"])):
         assert theirs.class_names == source.class_names

@@ -2,13 +2,18 @@
 
 import abc
 import hashlib
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 
 from train.data.sources import slices
+
+MISSING = (None, "", "nan", "NaN", "<NA>")  # as tables have them
+MOST_CLASSES = 2**20  # more by far than any data set has
 
 
 class Example(TypedDict):
@@ -44,6 +49,9 @@ class Source(abc.ABC):
     def require(self) -> None:  # noqa: B027 # most kinds have looked when they were made
         """Raise an OSError if the files are not there, or not whole; called before a split is used."""
 
+    def look(self, index: int) -> None:  # noqa: B027 # records were looked at when they were prepared
+        """Raise an OSError or ValueError if an image is not there or is none; it is not decoded."""
+
     def key(self, index: int) -> str:
         """The name of an image."""
         return self[index]["key"]
@@ -51,6 +59,14 @@ class Source(abc.ABC):
     def labels(self) -> np.ndarray | None:
         """All labels `(images,)`, or None if all images would have to be read for it."""
         return None
+
+
+class Splits(dict[str, Source]):
+    """The splits of a data set by name, and what a user should know that is not in them."""
+
+    def __init__(self, splits: Mapping[str, Source], notes: Sequence[str] = ()):
+        super().__init__(splits)
+        self.notes = tuple(notes)  # one line each, without a full stop
 
 
 class Selection(Source):
@@ -80,6 +96,10 @@ class Selection(Source):
     def key(self, index: int) -> str:
         source, row = self._find(index)
         return source.key(row)
+
+    def look(self, index: int) -> None:
+        source, row = self._find(index)
+        source.look(row)
 
     def labels(self) -> np.ndarray | None:
         found = []
@@ -140,6 +160,9 @@ class Relabelled(Source):
 
     def key(self, index: int) -> str:
         return self._source.key(index)
+
+    def look(self, index: int) -> None:
+        self._source.look(index)
 
     def labels(self) -> np.ndarray | None:
         labels = self._source.labels()
@@ -202,14 +225,14 @@ def stratify(source: Source, share: float) -> tuple[Source, Source]:
 def labels_of(classes: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
     """The int32 label of each image, from the names of their classes, and the names by label.
 
-    Without `class_names` the names that occur are put in natural order: "9" comes before "10", as in timm.
+    Without `class_names` the names that occur are put in natural order: "9" comes before "10", as in timm. The same
+    letters in another of Unicode's forms (macOS writes names in one of its own) are the same name.
 
     Raises:
         ValueError: a class is not among `class_names`.
     """
-    classes = list(classes)
-    if class_names is None:
-        class_names = sorted(sorted(set(classes)), key=natural)
+    classes = list(map(nfc, classes))
+    class_names = list(map(nfc, class_names)) if class_names is not None else sorted(sorted(set(classes)), key=natural)
     place = {name: label for label, name in enumerate(class_names)}
     if unknown := sorted(set(classes) - set(place), key=natural):
         known = f"the {len(class_names)} known ones, {brief(class_names)}"
@@ -217,13 +240,46 @@ def labels_of(classes: Iterable[str], class_names: Sequence[str] | None = None) 
     return np.array([place[name] for name in classes], np.int32), tuple(class_names)
 
 
-def labels_of_column(values: Iterable[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`labels_of` a column of a table; if all values are numbers from 0, then those are the labels."""
-    classes = [str(value) for value in values]
-    if not all(map(str.isdecimal, classes)):
-        return labels_of(classes)
-    labels = np.array(classes, np.int32)
+def labels_of_column(values: Iterable[Any], where: Callable[[int], str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`labels_of` a column of a table; if all values are numbers from 0, then those are the labels.
+
+    Args:
+        values: names, or whole numbers, also as floats or as text.
+        where: of a row, counted from 0, for messages.
+
+    Raises:
+        ValueError: names the first row whose value is no class, and what it is.
+    """
+    found = [_class_of(value, row, where) for row, value in enumerate(values)]
+    numbers = [float(value) if re.fullmatch(r"[+-]?\d+(\.\d+)?", str(value)) else None for value in found]
+    named = any(number is None for number in numbers)
+    for row, number in enumerate(numbers):
+        if number is not None and not (number >= 0 if named else number in range(MOST_CLASSES)):
+            expected = "the name of a class" if named else f"a name, or a whole number from 0 to {MOST_CLASSES - 1}"
+            raise ValueError(f"{where(row)}: found the label {found[row]}, expected {expected}.")
+    if named:
+        return labels_of(map(str, found))
+    labels = np.array(numbers, np.int32)
     return labels, tuple(map(str, range(labels.max() + 1)))
+
+
+def _class_of(value: Any, row: int, where: Callable[[int], str]) -> str | int:
+    """A value of a column as the name or the number of a class."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value in MISSING or value != value:  # NaN is not equal to itself
+        raise ValueError(f"{where(row)}: found no label ({value!r}); give it one, or leave the row out.")
+    if isinstance(value, str | bool):  # true and false are names
+        return str(value)
+    if isinstance(value, int | float):
+        return int(value) if math.isfinite(value) and value == int(value) else str(value)
+    several = " Several labels an image are not supported yet." if isinstance(value, list | tuple) else ""
+    raise ValueError(f"{where(row)}: found {value!r:.60}, expected the name or the number of one class.{several}")
+
+
+def nfc(name: str) -> str:
+    """A name in the form of Unicode in which the same letters are the same characters."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:

@@ -2,15 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nfjax.images import IMAGE_SUFFIXES, is_image_file
-from train.data.sources.base import Example, Source, Strings, brief, digest, labels_of
+from nfjax.images import identify, image_suffixes, passed_over, walk
+from train.data.sources.base import Example, Source, Splits, Strings, brief, digest, labels_of, nfc
+from train.data.sources.slices import usual
 
-SPLITS = {"train", "training", "val", "valid", "validation", "eval", "evaluation", "test", "testing"}
+Paths = Mapping[str, int]  # of image files, relative to a folder, with "/": sizes in bytes
 
 
 class Files(Source):
@@ -40,6 +42,9 @@ class Files(Source):
         with open(os.path.join(self.root, key), "rb") as file:
             return {"image": file.read(), "label": int(self._labels[index]), "index": index, "key": key}
 
+    def look(self, index: int) -> None:
+        identify(os.path.join(self.root, self._paths[index]))
+
     def key(self, index: int) -> str:
         return self._paths[index]
 
@@ -50,44 +55,100 @@ class Files(Source):
         return self._fingerprint
 
 
-def open_folder(root: Path) -> dict[str, Source]:
+def open_folder(root: Path) -> Splits:
     """The splits of a folder: `root/SPLIT/CLASS/...`, or the one split "train" of `root/CLASS/...`.
 
-    The files of a class may lie in further folders. They are ordered by a hash of their paths, so that a slice such as
-    `train[:10%]` has some of every class. Names that begin with a dot are passed over. Classes are those of the split
-    "train", or of all splits where there is none, in natural order, as in timm.
+    Splits are known by their usual names (`slices.USUAL`). A folder around all others, as archives have, is passed
+    through. The images of a class lie in its folder, and may lie in folders within it too. They are ordered by a hash
+    of their paths, so that a slice such as `train[:10%]` has some of every class. What `nfjax.images.walk` passes over
+    is not there. Classes are those of the split for training, or of all splits where there is none, in natural order,
+    as in timm.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it has no images in folders, or a split has classes that "train" lacks.
+        ValueError: it has no images in folders; a split has classes that the one for training lacks; or it cannot be
+            told which of its folders are the classes.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"data.root: there is no folder {root} (working directory: {Path.cwd()}).")
-    splits = _splits(root)
-    found = {entry.name: _scan(entry) for entry in splits} if splits else {"train": _scan(root)}
-    found = {name: files for name, files in found.items() if files}
-    if not found:
+    passed: Counter[str] = Counter()
+    every = dict(walk(root, passed))
+    around, files = _unwrapped(every)
+    root = root / around
+    folders = _by_folder(files)
+    names = _splits(folders)
+    splits = {name: _unwrapped(folders[name]) for name in names} if names else {"train": ("", files)}
+    roots = {name: root / (name if names else "") / inner for name, (inner, _) in splits.items()}
+    found = {name: {path: own[path] for path in own if "/" in path} for name, (_, own) in splits.items()}
+    if not any(found.values()):
         there = brief(sorted(entry.name for entry in root.iterdir())) or "nothing"
         raise ValueError(
             f"{root} has no images in a folder per class; expected {root}/CLASS/NAME.jpg, or "
             f"{root}/train/CLASS/NAME.jpg and {root}/val/CLASS/NAME.jpg. It contains {there}. Known "
-            f"endings: {' '.join(IMAGE_SUFFIXES)}."
+            f"endings: {' '.join(image_suffixes())}."
         )
-    named = [found["train"]] if "train" in found else found.values()
-    class_names = labels_of(_class(path) for files in named for path in files)[1]
-    return {name: _files(root / name if splits else root, files, class_names) for name, files in found.items()}
+    for name, own in found.items():
+        _check_level(roots[name], own)
+    trained = [own for name, own in found.items() if usual(name) == "train"]
+    class_names = labels_of(_class(path) for own in trained or found.values() for path in own)[1]
+    beside = [name for name in folders if names and name and name not in names]
+    if stray := len(every) - sum(map(len, [*found.values(), *(folders[name] for name in beside)])):
+        passed["images beside the class folders"] = stray
+    empty = [f"{at.name}/{name}" for at in roots.values() for name in _folders(at) if nfc(name) not in class_names]
+    notes = [f"passed over: {passed_over(passed)}"] if passed else []
+    notes += [f"class folders without images: {brief(empty)}"] if empty else []
+    notes += [f"folders that are no splits with a folder per class: {brief(beside)}"] if beside else []
+    return Splits({name: _files(roots[name], own, class_names) for name, own in found.items()}, notes)
 
 
-def _splits(root: Path) -> list[Path]:
-    """The folders in a folder that are splits; none if they are classes."""
-    folders = _folders(root)
-    named = [entry for entry in folders if entry.name.lower() in SPLITS]
-    if any(_has_images(entry, deep=False) for entry in folders if entry not in named):
-        return []  # there is a class "train", of vehicles or of courses, beside others
-    return [entry for entry in named if any(map(_has_images, _folders(entry)))]
+def _by_folder(files: Paths) -> dict[str, dict[str, int]]:
+    """The files of each folder, relative to it; those in none have the name ""."""
+    found: dict[str, dict[str, int]] = {}
+    for path, size in files.items():
+        folder, _, rest = path.partition("/") if "/" in path else ("", "", path)
+        found.setdefault(folder, {})[rest] = size
+    return found
 
 
-def _files(root: Path, files: Mapping[str, int], class_names: Sequence[str]) -> Files:
+def _unwrapped(files: Paths, around: str = "") -> tuple[str, Paths]:
+    """Files without a folder that is around all others, or several: its name, and what is in it."""
+    folders = _by_folder(files)
+    names = [name for name in folders if name]
+    if len(names) != 1 or usual(names[0]) or any("/" not in path for path in folders[names[0]]):
+        return around, files
+    return _unwrapped(folders[names[0]], f"{around}{names[0]}/")
+
+
+def _splits(folders: Mapping[str, Paths]) -> list[str]:
+    """Those of the folders that are splits; none if they are classes."""
+    named = [name for name in folders if usual(name) and _has_classes(folders[name])]
+    kinds = {usual(name) for name in named}
+    classes = any("/" not in path for name in folders if name and not usual(name) for path in folders[name])
+    # Beside classes a "train" alone is one of them: a class of vehicles.
+    return [] if classes and ("train" not in kinds or len(kinds) == 1) else named
+
+
+def _has_classes(files: Paths) -> bool:
+    """Has a folder classes in it? A class itself may have images and a folder of more."""
+    folders = _by_folder(files)
+    direct = "" in folders
+    return len(folders) - direct > direct
+
+
+def _check_level(root: Path, files: Paths) -> None:
+    """Refuse folders in folders of which either could be the classes."""
+    folders = {name: set(_by_folder(own)) for name, own in _by_folder(files).items()}
+    if any("" in inner for inner in folders.values()) or all(len(inner) == 1 for inner in folders.values()):
+        return
+    outer, inner = sorted(folders), sorted(set().union(*folders.values()))
+    raise ValueError(
+        f"{root}: its folders, {brief(outer)}, have no images but folders of them, {brief(inner)}: which are the "
+        f"classes? Did you mean data.root={root}/{outer[0]}? Else move the images into a folder per class, or list "
+        "them in a table, for data.name=manifest."
+    )
+
+
+def _files(root: Path, files: Paths, class_names: Sequence[str]) -> Files:
     paths = sorted(files, key=lambda path: hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest())
     try:
         labels, known = labels_of(map(_class, paths), class_names)
@@ -100,28 +161,6 @@ def _class(path: str) -> str:
     return path.partition("/")[0]
 
 
-def _folders(root: Path) -> list[Path]:
+def _folders(root: Path) -> list[str]:
     with os.scandir(root) as entries:
-        return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _has_images(root: Path, deep: bool = True) -> bool:
-    """Whether there is an image in a folder, or in the folders within it."""
-    with os.scandir(root) as entries:
-        if any(is_image_file(entry) for entry in entries):
-            return True
-    return deep and any(_has_images(inner) for inner in _folders(root))
-
-
-def _scan(root: Path) -> dict[str, int]:
-    """Paths, relative to a folder, of the images in the folders within it, and their sizes in bytes."""
-    return {path: size for inner in _folders(root) for path, size in _walk(inner, inner.name)}
-
-
-def _walk(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if is_image_file(entry):
-                yield f"{prefix}/{entry.name}", entry.stat().st_size
-            elif entry.is_dir() and not entry.name.startswith("."):
-                yield from _walk(Path(entry), f"{prefix}/{entry.name}")
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data.sources.base import Example, Source, digest, labels_of_column
+from train.data.sources.base import Example, Selection, Source, Splits, digest, labels_of_column
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 
@@ -41,7 +41,7 @@ class HubSplit(Source):
 
 def open_hfds(
     name: str, root: Path | None = None, input_key: str | None = None, target_key: str | None = None
-) -> dict[str, Source]:
+) -> Splits:
     """The splits of a data set.
 
     Args:
@@ -68,14 +68,30 @@ def open_hfds(
     features = next(iter(found.values())).features
     image = _column(features, "data.input_key", input_key, IMAGE_COLUMNS)
     label = _column(features, "data.target_key", target_key, LABEL_COLUMNS)
-    values = {split: np.asarray(rows.with_format("numpy")[label][:]) for split, rows in found.items()}
-    values = {split: column for split, column in values.items() if -1 not in column}  # labels that were kept secret
-    labels, known = labels_of_column(np.concatenate(list(values.values())).tolist())
-    if isinstance(features[label], datasets.ClassLabel):
+    named = isinstance(features[label], datasets.ClassLabel)  # for which -1 says that a label was kept secret
+    values = {split: list(rows.with_format(None)[label][:]) for split, rows in found.items()}
+    kept = {
+        split: [row for row, value in enumerate(own) if not (named and value == -1)] for split, own in values.items()
+    }
+    places = [(split, row) for split, rows in kept.items() for row in rows]
+    if not places:
+        raise ValueError(f"hfds: no image of {', '.join(found)} has a label: all are -1.")
+    labels, known = labels_of_column(
+        [values[split][row] for split, row in places], lambda i: f"hfds, {label} of {places[i][0]}[{places[i][1]}]"
+    )
+    if named:
         known = tuple(features[label].names)
-    ends = np.cumsum([len(column) for column in values.values()])
-    of_split = dict(zip(values, np.split(labels, ends[:-1]), strict=True))
-    return {split: HubSplit(found[split], split, image, own, known) for split, own in of_split.items()}
+    splits, notes = dict[str, Source](), []
+    ends = np.cumsum([len(rows) for rows in kept.values()])
+    for (split, rows), own in zip(kept.items(), np.split(labels, ends[:-1]), strict=True):
+        column = np.full(len(values[split]), -1, np.int32)
+        column[rows] = own
+        if secret := len(column) - len(rows):
+            notes.append(f"{secret} of {len(column)} images of {split} are left out: their label is -1, unknown")
+        if rows:
+            whole = HubSplit(found[split], split, image, column, known)
+            splits[split] = Selection([(whole, np.array(rows))]) if secret else whole
+    return Splits(splits, notes)
 
 
 def _column(columns: Iterable[str], option: str, name: str | None, usual: tuple[str, ...]) -> str:

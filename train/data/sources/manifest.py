@@ -1,11 +1,13 @@
 """Image files that a table lists: CSV, JSON lines or parquet."""
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
-from train.data.sources.base import Source, brief, labels_of_column
+from port.text import read_text
+from train.data.sources.base import Splits, brief, labels_of_column
 from train.data.sources.folder import Files
 
 PATH_COLUMNS = ("path", "file_name", "filename", "image")
@@ -13,14 +15,15 @@ LABEL_COLUMNS = ("label", "class", "target")
 Table = dict[str, list[Any]]
 
 
-def open_manifest(file: Path, input_key: str | None = None, target_key: str | None = None) -> dict[str, Source]:
+def open_manifest(file: Path, input_key: str | None = None, target_key: str | None = None) -> Splits:
     """The splits of a table of image files.
 
     One row an image: its path, absolute or relative to the table's folder, and its label, a class name or a number from
     0. A column `split` divides the images; without it all are the split "train". Their order is that of the rows.
 
     Args:
-        file: `.csv` with a header, `.jsonl` with an object a line, or `.parquet`, which needs pyarrow.
+        file: `.csv` with a header and commas, semicolons or tabs between, `.jsonl` with an object a line, or
+            `.parquet`, which needs pyarrow. Text is UTF-8, or UTF-16 with its mark.
         input_key: the column of paths; None for the first there is of `PATH_COLUMNS`.
         target_key: the column of labels; None for the first there is of `LABEL_COLUMNS`.
 
@@ -34,20 +37,21 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
     if file.suffix.lower() not in readers:
         raise ValueError(f"data.root={file}: expected a file that ends in {', '.join(readers)}.")
     table = readers[file.suffix.lower()](file)
-    paths = [str(path) for path in _column(table, file, "data.input_key", input_key, PATH_COLUMNS)]
-    labels, known = labels_of_column(_column(table, file, "data.target_key", target_key, LABEL_COLUMNS))
+    paths = [str(path) for path in _column(table, file, "data.input_key", input_key, PATH_COLUMNS)[1]]
+    name, values = _column(table, file, "data.target_key", target_key, LABEL_COLUMNS)
+    labels, known = labels_of_column(values, lambda row: f"{file}, row {row + 1} of {name}")
     if not (first := file.parent / paths[0]).is_file():
         raise FileNotFoundError(f"{file}: the first image, {first}, is not there; paths are relative to the table.")
-    splits = _column(table, file, "split", "split", ()) if "split" in table else ["train"] * len(paths)
-    found: dict[str, Source] = {}
+    splits = _column(table, file, "split", "split", ())[1] if "split" in table else ["train"] * len(paths)
+    found = Splits({})
     for name in dict.fromkeys(splits):
         rows = [row for row, split in enumerate(splits) if split == name]
         found[str(name)] = Files(file.parent, [paths[row] for row in rows], labels[rows], known)
     return found
 
 
-def _column(table: Table, file: Path, option: str, name: str | None, usual: tuple[str, ...]) -> list[Any]:
-    """A column, all rows of which must have a value."""
+def _column(table: Table, file: Path, option: str, name: str | None, usual: tuple[str, ...]) -> tuple[str, list[Any]]:
+    """A column, by its name, all rows of which must have a value."""
     names = usual if name is None else (name,)
     found = next((name for name in names if name in table), None)
     if found is None:
@@ -57,36 +61,36 @@ def _column(table: Table, file: Path, option: str, name: str | None, usual: tupl
         raise ValueError(f"{file}: {found} is empty in {len(empty)} rows: {brief([str(row) for row in empty])}.")
     if not table[found]:
         raise ValueError(f"{file} has no rows.")
-    return table[found]
+    return found, table[found]
 
 
 def _csv(file: Path) -> Table:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.reader(stream)
-        names = next(rows, [])
-        table: Table = {name: [] for name in names}
-        for number, row in enumerate(rows, start=2):
-            if not row:
-                continue
-            if len(row) != len(names):
-                columns = f"the {len(names)} columns {', '.join(names)}"
-                raise ValueError(f"{file}, line {number}: {len(row)} values for {columns}.")
-            for name, value in zip(names, row, strict=True):
-                table[name].append(value)
+    text = read_text(file)
+    header = text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    names = [name.strip() for name in next(rows, [])]
+    table: Table = {name: [] for name in names}
+    for number, row in enumerate(rows, start=2):
+        if not row:
+            continue
+        if len(row) != len(names):
+            columns = f"the {len(names)} columns {', '.join(names)}"
+            raise ValueError(f"{file}, line {number}: {len(row)} values for {columns}.")
+        for name, value in zip(names, row, strict=True):
+            table[name].append(value.strip())
     return table
 
 
 def _jsonl(file: Path) -> Table:
     rows = []
-    with file.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except ValueError as error:
-                raise ValueError(f"{file}, line {number}: {error}; expected a JSON object a line.") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{file}, line {number}: found {line.strip():.40}, expected a JSON object.")
-            rows += [row] if row else []
+    for number, line in enumerate(io.StringIO(read_text(file)), start=1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: {error}; expected a JSON object a line.") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}, line {number}: found {line.strip():.40}, expected a JSON object.")
+        rows += [row] if row else []
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
