@@ -20,8 +20,8 @@ KINDS = {
     "nf_regnet_b0": {"sizes": [(64, 96)], "depths": SHORT},
     "nf_seresnet26": {"sizes": [ODD_MAPS], "depths": SHORT},
     "test_vit2": {},  # average pool, LayerScale
-    "test_vit3": {},  # attention pool of all tokens
-    "test_vit4": {},  # RMSNorm
+    "test_vit3": {"sizes": [(64, 96)], "depth": 3},  # attention pool of all tokens
+    "test_vit4": {"sizes": [(64, 96)], "depth": 3},  # RMSNorm
     "vit_tiny_patch16_224": {"sizes": [(64, 96)], "depth": 3},  # class token, no LayerScale
     "vit_little_patch16_reg4_gap_256": {"sizes": [(64, 96)], "depth": 3},  # position embedding of patches alone
     "vit_pwee_patch16_reg1_gap_256": {"sizes": [(64, 96)], "depth": 3},

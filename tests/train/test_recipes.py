@@ -49,15 +49,28 @@ def test_a_recipe_opens_with_what_a_reader_needs(name):
     assert "ardware" in text
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_can_be_traced(name, noise):
+def experiment_of(name):
     options = [f"--config.data.{option}" for option in SMALL if name != "digits"]
     config, _, _ = parse(["main", f"--config={name}", "--config.model.weights=none", *options])
-    experiment = build(config)
-    size, shape = config.data.batch_size, experiment.dataset.train.shape
+    return build(config)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_can_be_built(name, noise):
+    experiment = experiment_of(name)
     if name not in ("digits", "folder"):
-        assert config.data.image_size is None
-        assert shape == (*experiment.model.data_config.input_size[1:], 3)
+        assert experiment.config.data.image_size is None
+        assert experiment.dataset.train.shape == (*experiment.model.data_config.input_size[1:], 3)
+
+
+# The deep ones take as long as all others, and their blocks are those of eca_nfnet_l0 and test_nfnet.
+DEEP = {"eca_nfnet_l1", "eca_nfnet_l2", "dm_nfnet_f0", "nfnet_l0"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in RECIPES])
+def test_a_recipe_can_be_traced(name, noise):
+    experiment = experiment_of(name)
+    size, shape = experiment.config.data.batch_size, experiment.dataset.train.shape
     batch = {
         "image": jax.ShapeDtypeStruct((size, *shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),

@@ -1,6 +1,7 @@
 """Look through a data set: classes, sizes, broken images, and a contact sheet.
 
-Its images are in a folder for each class, or where a config says: --config=FILE [--config.data.FIELD=VALUE ...].
+Its images are in a folder for each class, in a table (.csv, .jsonl, .parquet), in tfds/NAME, or where
+a config says: --config=FILE [--config.data.FIELD=VALUE ...].
 The exit status is 1 if there are broken images, or the same images in both splits.
 """
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def options(parser: Parser) -> None:
-    parser.add_argument("folder", nargs="?", metavar="DIR", help="images in a folder for each class; or else --config")
+    parser.add_argument("place", nargs="?", metavar="PLACE", help="a folder, a table, or tfds/NAME; or else --config")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("contact_sheet.png"), metavar="PNG", help="file of the contact sheet"
     )
@@ -32,20 +33,19 @@ def inspect(argv: Sequence[str], prog: str) -> int:
     parser = Parser(prog=prog, description=__doc__, others=("--config", "--noconfig"))
     options(parser)
     args, fields = parser.parse_known_args(argv)
-    if args.folder is not None and fields:
-        parser.error(f"{' '.join(fields)}: fields of a config need --config=FILE, which takes the place of a folder.")
+    if args.place is not None and fields:
+        parser.error(f"{' '.join(fields)}: fields of a config need --config=FILE, which takes the place of PLACE.")
     from train.cli.flags import parse
     from train.config import Augment, Data
 
-    config = parse([prog, *fields])[0] if args.folder is None else None
+    config = parse([prog, *fields])[0] if args.place is None else None
 
     def run() -> int:
         from train.data.dataset import for_config, load_dataset
         from train.data.inspect import inspect
+        from train.data.place import place
 
-        dataset = (
-            for_config(config) if config else load_dataset(Data(name="folder", root=args.folder), augment=Augment())
-        )
+        dataset = for_config(config) if config else load_dataset(Data(**place(args.place)), augment=Augment())
         return 0 if inspect(dataset, args.output, args.limit) else 1
 
     return exit_status(run, extra="train")

@@ -117,8 +117,10 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
     """
     split, height, width = dataset.train, *dataset.train.shape[:2]
     tested = dataclasses.replace(dataset.test, source=split.source)
-    sheet = Image.new("RGB", ((columns + 2) * (width + MARGIN), rows * (height + TITLE + MARGIN)), "white")
+    sheet = Image.new("RGB", ((columns + 2) * (width + MARGIN), TITLE + rows * (height + TITLE + MARGIN)), "white")
     draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(("whole", "as tested", "as training changes it")):
+        draw.text((column * (width + MARGIN) + 2, 0), title, "gray")
     for row, index in enumerate(_varied(split.source, rows, seed)):
         example = split.source[index]
         whole = Image.fromarray(decode(example["image"], example["key"], split.mode))
@@ -126,7 +128,7 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
         reads = [tested.read(index, np.random.default_rng(0))]
         reads += [split.read(index, np.random.default_rng((seed, index, column))) for column in range(columns)]
         tiles = [whole, *(Image.fromarray(read["image"].squeeze()) for read in reads)]
-        top = row * (height + TITLE + MARGIN)
+        top = TITLE + row * (height + TITLE + MARGIN)
         draw.text((2, top), f"{split.source.class_names[example['label']]}   {example['key']}", "black")
         for column, tile in enumerate(tiles):
             tile.thumbnail((width, height))

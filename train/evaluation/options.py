@@ -7,6 +7,7 @@ from typing import Any
 
 from port.commands import Parser
 from train.cli.fields import fields
+from train.data.place import place
 
 DESCRIPTION = """Count how often models are right about images: top-1 and top-5, exactly, on all devices and processes.
 
@@ -27,7 +28,6 @@ DATA_FIELDS = (
     "name", "root", "val_split", "class_map", "input_key", "target_key", "test_size", "crop_pct", "crop_mode",
     "interpolation", "mean", "std", "batch_size", "workers", "stall_seconds",
 )  # fmt: skip
-KINDS = ("digits", "tfds", "hfds")  # of data sets that need no folder
 
 
 def parse(argv: Sequence[str], prog: str = "python -m train.evaluate") -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -44,7 +44,11 @@ def parse(argv: Sequence[str], prog: str = "python -m train.evaluate") -> tuple[
     )
     options(parser)
     args = parser.parse_args(argv)
-    known, given = fields(), _shortcut(args.data) if args.data else {}
+    known = fields()
+    try:
+        given = place(args.data) if args.data else {}
+    except FileNotFoundError as error:
+        parser.error(f"--data={error}")
     for name in DATA_FIELDS:
         text, field = getattr(args, f"data.{name}"), known[f"data.{name}"]
         if text is not None:
@@ -81,16 +85,3 @@ def options(parser: Parser) -> None:
         field = known[f"data.{name}"]
         doc = field.doc.replace("%", "%%")
         group.add_argument(f"--{field.path}", metavar="VALUE", help=f"{field.type_name}: {doc}")
-
-
-def _shortcut(text: str) -> dict[str, Any]:
-    """The fields that `--data=TEXT` stands for."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        kinds = {"features.json": "tfds", "dataset_dict.json": "hfds"}
-        return {"name": next((kind for file, kind in kinds.items() if (path / file).is_file()), "folder"), "root": text}
-    if path.suffix.lower() in (".csv", ".jsonl", ".parquet"):
-        return {"name": "manifest", "root": text}
-    if text.partition("/")[0] in KINDS:
-        return {"name": text}
-    return {"name": "folder", "root": text}

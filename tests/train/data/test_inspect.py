@@ -11,6 +11,7 @@ from PIL import Image
 from tests.helpers.photos import make_folder
 from train.config import Augment, Data
 from train.data import load_dataset
+from train.data.__main__ import main
 from train.data.inspect import contact_sheet, inspect
 
 
@@ -37,7 +38,7 @@ def test_a_sound_folder(root, tmp_path, capsys):
     assert "  24 JPEG RGB; " in "\n".join(lines)
     assert not [line for line in lines if "BROKEN" in line or "LEAKED" in line or "copies" in line]
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (10 * 52, 8 * 66)
+        assert sheet.size == (10 * 52, 14 + 8 * 66)
 
 
 def test_what_is_wrong_is_found(root, tmp_path, capsys):
@@ -61,7 +62,7 @@ def test_a_contact_sheet_shows_images_as_training_sees_them(root):
     plain, changed = (np.asarray(contact_sheet(dataset, rows=4, columns=3)) for dataset in datasets)
 
     def tile(sheet, row, column):
-        return sheet[row * 66 + 14 : row * 66 + 62, column * 52 : column * 52 + 48]
+        return sheet[row * 66 + 28 : row * 66 + 76, column * 52 : column * 52 + 48]
 
     for row in range(4):
         assert np.array_equal(tile(plain, row, 1), tile(changed, row, 1))  # as tested
@@ -95,4 +96,14 @@ def test_the_command(root, tmp_path):
     assert (status, errors) == (0, "")
     assert (tmp_path / "sheet.png").exists()
     assert "train: 24 images; used as 224x224x3" in out
-    assert command(str(tmp_path / "nowhere"))[0] == 2
+    status, _, errors = command(str(tmp_path / "nowhere"))
+    assert status == 2
+    assert "nowhere: there is no such folder; expected a folder, a table (.csv, .jsonl, .parquet), digits, " in errors
+
+
+def test_a_table_and_what_is_not_used(root, tmp_path, capsys):
+    files = [str(path) for path in sorted(root.rglob("*.jpg"))[:4]]
+    (tmp_path / "t.csv").write_text("path,label,split\n" + "".join(f"{f},x{i % 2},{s}\n" for i, (f, s) in enumerate(
+        zip(files, ("train", "train", "val", "test"), strict=True))))  # fmt: skip
+    assert main(["inspect", str(tmp_path / "t.csv"), "-o", str(tmp_path / "sheet.png")]) == 0
+    assert "splits that are not used: test (1 images)" in capsys.readouterr().out

@@ -59,9 +59,12 @@ def differences(photos):
     index = np.array([NAMES.index(name) for name in names])
     images = np.tile(photos, (len(cases), 1, 1, 1))
 
-    @jax.jit
     def run(images, index, x, chance, bicubic):
         return change(images, *arguments(NAMES, index, x, chance), bicubic, FILL)
+
+    run = jax.jit(
+        run, compiler_options={"xla_backend_optimization_level": 3}
+    )  # it computes for longer than it compiles
 
     found = np.asarray(run(images, index, jnp.asarray(x), jnp.asarray(chance), bicubic), int)
     expected = np.stack([by_pillow(*case) for case in zip(names, x, chance, bicubic, images, strict=True)])

@@ -141,7 +141,6 @@ def test_patterns():
         ("tfds/imagenet2012", {"name": "tfds/imagenet2012"}),
         ("digits", {"name": "digits"}),
         ("table.csv", {"name": "manifest", "root": "table.csv"}),
-        ("nowhere", {"name": "folder", "root": "nowhere"}),
     ],
 )
 def test_where_images_are(place, expected):
@@ -158,6 +157,10 @@ def test_where_images_are(place, expected):
         (["--model", "x", "--data.rot=y"], r"--data.rot=y: there is no such option. Did you mean --data.root"),
         (["--model", "x", "--data.test_size=big"], "--data.test_size=big: expected an integer, at least 1, or none"),
         (["--model", "x", "--data.batch_size=0"], "--data.batch_size=0: expected an integer, at least 1"),
+        (
+            ["--model", "test_nfnet", "--data", "nowhere"],
+            "error: --data=nowhere: there is no such folder; expected a folder",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, message, capsys):
@@ -171,7 +174,6 @@ def test_mistakes_on_the_command_line(arguments, message, capsys):
     ("arguments", "message"),
     [
         ([], "which images? --data=DIR"),
-        (["--data", "nowhere"], "there is no folder nowhere"),
         (["--data", "digits", "--data.val_split=exam"], "there is no split 'exam'; there is"),
         (["--data", "digits", "--real", "real.json"], "--real: there is no file real.json"),
     ],
