@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 
 from nfjax.models.data_config import DataConfig
 from tests.helpers import data_run
@@ -24,6 +25,13 @@ SHARED = Path("/dev/shm")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("photos"), train=6, val=2, size=48, classes=3)
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory):
+    """One test of this file at a time: the shared memory of another one would look like something left behind."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "shared_memory.lock"):
+        yield
 
 
 def shared_memory():
