@@ -18,6 +18,7 @@ from nfjax.models.base import ImageModel, Size, sides, take_indices
 from nfjax.models.data_config import DataConfig
 from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
+from port.pickled import state_in
 
 logger = logging.getLogger("nfjax")
 
@@ -268,7 +269,7 @@ def _read(place: str | Path | Mapping[str, Any] | None) -> tuple[Mapping[str, An
     if place is None:
         return None, ""
     if isinstance(place, Mapping):
-        return {key: np.asarray(value) for key, value in place.items()}, "the given mapping"
+        return state_in(place, "the given mapping"), "the given mapping"
     if isinstance(place, Path):
         return port.read_weights(place), str(place)
     from port import hub  # here: it takes 60 ms to import

@@ -1,13 +1,11 @@
 """Reading and writing weight files, as `{timm name: numpy array}`.
 
 safetensors files are memory-mapped: an array is a read-only view of the file until it is copied. Pickled files
-(.bin, .pth, .pt, .tar) go through torch with `weights_only=True`, so no code in them runs.
+(.bin, .pth, .pt, .tar) are `port.pickled`'s.
 """
 
-import argparse
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,8 @@ from safetensors.numpy import save_file
 
 from port.atomic import replacing
 from port.errors import WeightsFileError
+from port.pickled import State, plain_names, read_pickled
 from port.rules import to_timm
-
-State = dict[str, np.ndarray]
 
 PICKLED = (".bin", ".pth", ".pt", ".tar")
 INDEX = ".index.json"
@@ -38,10 +35,6 @@ _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32,
     "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
-# A training checkpoint wraps the weights; the averaged ones come first, as in timm's load_state_dict.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# Prefixes that DistributedDataParallel and torch.compile put before names, in either order.
-_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
 
 
 def read_weights(path: str | os.PathLike[str]) -> State:
@@ -66,9 +59,9 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     if path.name.endswith(INDEX):
         return _read_shards(path)
     if path.suffix == ".safetensors":
-        return _plain_names(_read_safetensors(path), path)
+        return plain_names(_read_safetensors(path), str(path))
     if path.suffix in PICKLED:
-        return _plain_names(_unwrap(_read_pickled(path), path), path)
+        return read_pickled(path)
     raise WeightsFileError(
         f"{path}: unknown kind of weights file {path.suffix!r}; expected .safetensors, "
         f".safetensors{INDEX}, {', '.join(PICKLED)}, or a folder with one of these."
@@ -143,66 +136,6 @@ def _read_shards(index: Path) -> State:
             )
         state |= content
     return state
-
-
-def _read_pickled(path: Path) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"reading {path} needs torch, because it is a pickle: pip install torch, or convert it to "
-            f"safetensors once on a machine that has it (nfjax convert {path} FILE.safetensors --to timm)."
-        ) from error
-    try:
-        # timm's training checkpoints carry their arguments as a Namespace, which is harmless.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsFileError(
-            f"{path} holds more than tensors, or is no torch file; nothing in it was executed. Only files that "
-            f"torch.load(..., weights_only=True) accepts are read. torch says: {str(error).splitlines()[0]}"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise WeightsFileError(
-            f"{path} is not a readable torch file ({path.stat().st_size} bytes): {error}. It may be truncated or "
-            f"of another kind: download or export it again."
-        ) from error
-
-
-def _unwrap(checkpoint: Any, path: Path) -> State:
-    """The state dict inside a checkpoint, as numpy arrays."""
-    if isinstance(checkpoint, Mapping):
-        key = next((k for k in _WRAPPERS if checkpoint.get(k) is not None), None)
-        checkpoint = checkpoint if key is None else checkpoint[key]
-    if not isinstance(checkpoint, Mapping) or not checkpoint:
-        raise WeightsFileError(f"{path} holds a {type(checkpoint).__name__}; expected a state dict of tensors.")
-    strangers = [str(k) for k, v in checkpoint.items() if not hasattr(v, "detach")]
-    if strangers:
-        raise WeightsFileError(
-            f"{path}: entries that are not tensors: {', '.join(strangers[:8])}. Expected a state dict, or a "
-            f"checkpoint with one under {', '.join(_WRAPPERS)}."
-        )
-    return {name: _to_numpy(tensor) for name, tensor in checkpoint.items()}
-
-
-def _plain_names(state: State, path: Path) -> State:
-    plain: State = {}
-    for name, array in state.items():
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-        if name in plain:
-            raise WeightsFileError(f"{path}: {name} is there twice, with and without a wrapper's prefix.")
-        plain[name] = array
-    return plain
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    import torch
-
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # numpy itself has no such dtype
-        return tensor.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
-    return tensor.numpy()
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """Weight files: what is read, and what is refused with which words."""
 
+import argparse
+import fractions
 import json
 import os
 import pickle
+from pathlib import Path, PureWindowsPath
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -146,6 +150,50 @@ def test_code_in_a_pickle_is_not_run(zipped, tmp_path):
     with pytest.raises(WeightsFileError, match="nothing in it was executed"):
         nfjax.load("test_nfnet", weights=path)
     assert not evidence.exists()
+
+
+def test_what_trainers_keep_beside_the_weights(tmp_path):
+    import torch
+
+    beside = {
+        "args": argparse.Namespace(lr=0.1, output=Path("runs"), seen=PureWindowsPath("C:/runs")),
+        "best": np.float64(0.5),
+        "seen": [np.int64(3), np.bool_(True), np.arange(3.0)],
+    }
+    torch.save({"state_dict": {"module.a": torch.arange(3.0)}, **beside}, tmp_path / "model.pth")
+    state = read_weights(tmp_path / "model.pth")
+    assert list(state) == ["a"]
+    np.testing.assert_array_equal(state["a"], [0, 1, 2])
+
+
+def test_what_is_refused_is_named(tmp_path):
+    import torch
+
+    torch.save({"state_dict": {"a": torch.ones(2)}, "rate": fractions.Fraction(1, 2)}, tmp_path / "model.pth")
+    with pytest.raises(
+        WeightsFileError, match=r"holds a fractions\.Fraction, which .*torch\.save\(model\.state_dict"
+    ) as error:
+        read_weights(tmp_path / "model.pth")
+    assert "\x1b" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mapping_is_read_as_a_file_is(tmp_path):
+    """Of torch tensors in bfloat16 that require gradients, wrapped and with a prefix; of jax arrays as well."""
+    import torch
+
+    model = nfjax.load("test_nfnet", weights=None, seed=3)
+    state = nfjax.state_dict(model)
+    tensors = {f"module.{k}": torch.nn.Parameter(torch.tensor(v).to(torch.bfloat16)) for k, v in state.items()}
+    rounded = {k: jnp.asarray(v, jnp.bfloat16) for k, v in state.items()}
+    for mapping in ({"epoch": 3, "state_dict": tensors}, tensors, rounded):
+        found = nfjax.state_dict(nfjax.load("test_nfnet", mapping))
+        for name, array in rounded.items():
+            np.testing.assert_array_equal(found[name], np.asarray(array, np.float32))
+    with pytest.raises(
+        WeightsFileError, match=r"the given mapping: entries that are not arrays: a\. Expected a state dict"
+    ):
+        nfjax.load("test_nfnet", {"a": "b"})
 
 
 def test_truncated_pickle(tmp_path):
