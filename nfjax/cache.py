@@ -12,6 +12,8 @@ from typing import Any
 import filelock
 import jax
 
+from port.paths import user_path
+
 logger = logging.getLogger("nfjax")
 
 SWITCH = "NFJAX_CACHE"
@@ -45,7 +47,7 @@ def enable() -> Path | None:
     folder = Path(choice or f"{caches}/nfjax/jax")
     options = {option: value for option, value in OPTIONS.items() if option.upper() not in os.environ}
     try:
-        folder = folder.expanduser().absolute()
+        folder = user_path(folder).absolute()
         _prepare(folder, stamped=options.get(SIZE, config.jax_compilation_cache_max_size) != -1 and _stamps())
     # RuntimeError: a user without a home, or (NotImplementedError is one) a file system without locks.
     except (OSError, RuntimeError) as error:

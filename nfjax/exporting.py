@@ -28,6 +28,7 @@ from nfjax.params import merge, split
 from nfjax.serving import CONFIG, FORMAT, PROGRAM, VERSION
 from port import write_safetensors
 from port.atomic import replacing
+from port.paths import user_path
 
 Weights = Literal["inside", "beside"]
 Format = Literal["zip", "stablehlo-text"]
@@ -71,7 +72,7 @@ def export(
         ValueError: a model or an option that cannot be exported; it says why.
         ImportError: flatbuffers is not installed.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.suffix != SUFFIX[format]:
         raise ValueError(f"{path}: expected a file name ending in {SUFFIX[format]} for the format {format}.")
     if importlib.util.find_spec("flatbuffers") is None:

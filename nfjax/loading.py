@@ -18,6 +18,7 @@ from nfjax.models.base import ImageModel, Size, sides, take_indices
 from nfjax.models.data_config import DataConfig
 from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
+from port.paths import user_path
 from port.pickled import state_in
 
 logger = logging.getLogger("nfjax")
@@ -252,7 +253,7 @@ def _place(weights: Weights, source: ResolvedModel, name: Name) -> str | Path | 
     if weights is None or isinstance(weights, Mapping):
         return weights
     if weights != "pretrained":
-        return Path(weights)
+        return user_path(weights)
     if source.location is None:
         others = [d.name for d in source.entry.data if d.hf_hub_id] or registry.list_models(
             f"*{source.data.architecture.split('_')[-1]}*", pretrained=True

@@ -11,6 +11,7 @@ from nfjax.models import registry
 from nfjax.models.base import sides
 from nfjax.models.data_config import DataConfig, frozen
 from port.files import read_config
+from port.paths import user_path
 
 logger = logging.getLogger("nfjax")
 
@@ -61,11 +62,12 @@ def resolve(name: Name) -> ResolvedModel:
 def folder_of(name: Name) -> Path | None:
     """The folder that a name stands for, as `resolve` understands it; None if it stands for something else."""
     if not isinstance(name, str):
-        return Path(name)
+        return user_path(name)
     scheme, _, rest = name.partition(":")
     if scheme.lower().replace("_", "-") == "local-dir":
-        return Path(rest)
-    return Path(name) if Path(name).is_dir() and not registry.is_known(name) else None
+        return user_path(rest)
+    path = user_path(name)
+    return path if path.is_dir() and not registry.is_known(name) else None
 
 
 def model_folder(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from nfjax.models import registry
 from nfjax.models.base import ImageModel
 from nfjax.params import named_params
 from port.atomic import replacing
+from port.paths import user_path
 
 
 def state_dict(model: ImageModel) -> dict[str, np.ndarray]:
@@ -39,7 +40,7 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
     """
     if model.out_indices is not None:
         raise ValueError("a features_only model has lost its classifier; save the model it came from.")
-    folder = Path(path)
+    folder = user_path(path)
     state = state_dict(model)
     port.write_safetensors(state, folder / "model.safetensors", format="pt")
     with replacing(folder / "config.json") as partial:

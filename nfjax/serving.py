@@ -83,7 +83,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
         ExportedFileError: the content does not have the recorded checksum, or is not what it should be.
         ImportError: flatbuffers, or safetensors for weights beside, is not installed.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no exported model at {path}: there is no such file.")
     config, program = _read(path)

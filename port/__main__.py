@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from port.commands import Command, Parser, dispatch, pixels, weights
+from port.paths import user_path
 
 if TYPE_CHECKING:
     from port.files import State
@@ -64,7 +65,7 @@ def export_options(parser: Parser) -> None:
 def _source_and_dest(parser: Parser) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="weights file or folder, or hf-hub:organisation/name[@revision]")
-    add("dest", type=Path, metavar="DEST", help="file to write, or with --model a folder")
+    add("dest", type=user_path, metavar="DEST", help="file to write, or with --model a folder")
     add("--model", metavar="NAME", help="require that the weights are exactly those of this model")
 
 

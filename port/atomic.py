@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from port.paths import user_path
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -16,7 +18,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> with replacing("config.json") as partial:
     ...     partial.write_text("{}")
     """
-    path = Path(path)
+    path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # the suffix still says what it is
     try:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from port.atomic import replacing
 from port.errors import WeightsFileError
+from port.paths import user_path
 from port.pickled import State, plain_names, read_pickled
 from port.rules import to_timm
 
@@ -51,7 +52,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
         FileNotFoundError: no such file, no weights in the folder, or a missing shard.
         WeightsFileError: the file is truncated, corrupt, of another kind, or holds code.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.is_dir():
         path = _weights_in(path)
     if not path.is_file():

@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from port.commands import Parser
 from port.messages import exit_status
+from port.paths import user_path
 
 EXAMPLES = """examples:
   %(prog)s RUN                     all checkpoints; others: --last 3, --steps 1000 2000
@@ -26,12 +26,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m train.average
 
 
 def options(parser: Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the --workdir of the run")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="the --workdir of the run")
     which = parser.add_mutually_exclusive_group()
     for kind, meaning in {"last": "the newest N", "best": "the best N"}.items():
         which.add_argument(f"--{kind}", type=int, metavar="N", help=meaning)
     which.add_argument("--steps", type=int, nargs="+", metavar="STEP", help="these")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder to write; by default RUN/average")
+    parser.add_argument("-o", "--output", type=user_path, metavar="DIR", help="folder to write; by default RUN/average")
     parser.hidden("--out", instead_of="--output")
 
 

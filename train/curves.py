@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from port.commands import Parser
+from port.paths import user_path
 
 EXAMPLE = "example:\n  %(prog)s runs/a runs/b --output compared.png"
 
@@ -27,9 +28,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m train.curves"
 
 
 def options(parser: Parser) -> None:
-    parser.add_argument("run", nargs="+", type=Path, metavar="RUN", help="work folder of a run")
+    parser.add_argument("run", nargs="+", type=user_path, metavar="RUN", help="work folder of a run")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE",
+        "-o", "--output", type=user_path, metavar="FILE",
         help="picture to write, .png, .svg or .pdf; RUN/curves.png for one run, else curves.png",
     )  # fmt: skip
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from flax import nnx
 
 import nfjax
 from nfjax.params import split
+from port.paths import user_path
 from train.checkpoints.averages import run_weights
 from train.cli.mistakes import check
 from train.config import Config
@@ -154,8 +154,8 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
             "labels of."
         )
     weights: Any = options.weights
-    if weights is not None and (Path(weights) / "checkpoints").is_dir():
-        weights = run_weights(Path(weights))
+    if weights is not None and (user_path(weights) / "checkpoints").is_dir():
+        weights = run_weights(user_path(weights))
     model = nfjax.load(
         options.name,
         weights=weights,

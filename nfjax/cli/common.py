@@ -19,6 +19,7 @@ from nfjax import cache
 from nfjax.images import image_suffixes, load_image, passed_over, walk
 from nfjax.meter import Meter
 from port.messages import require
+from port.paths import user_path
 
 
 def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageModel, Any]:
@@ -51,7 +52,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     passed: Counter[str] = Counter()
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = user_path(pattern)
         paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
         if not paths:
             raise FileNotFoundError(f"{pattern} is no file, folder or pattern.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from port.commands import Parser, pixels, weights
+from port.paths import user_path
 
 MODEL = "name, folder with a model or of a run, or hf-hub:organisation/name"
 WEIGHTS = "file or folder with the weights, instead of the published ones; none for fresh ones"
@@ -44,8 +45,8 @@ def classify(parser: Parser) -> None:
     _images(parser)
     parser.add_argument("--topk", type=int, default=5, help="classes per image (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="for the result; parquet needs one")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw each image beside the bars of its classes")
+    parser.add_argument("-o", "--output", type=user_path, metavar="FILE", help="for the result; parquet needs one")
+    parser.add_argument("--plot", type=user_path, metavar="PNG", help="draw each image beside the bars of its classes")
 
 
 def embed(parser: Parser) -> None:
@@ -57,7 +58,7 @@ def embed(parser: Parser) -> None:
   %(prog)s photos/ --model vit_base_patch14_reg4_dinov2 --img-size 224 -o photos.npz"""
     _images(parser)
     endings = "file name ending in .npz or .parquet"
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=endings)
+    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE", help=endings)
     parser.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
 
 
@@ -71,9 +72,9 @@ def features(parser: Parser) -> None:
   %(prog)s cat.jpg --model nfnet_l0 -o features.png
   %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png"""
     add = parser.add_argument
-    add("image", type=Path, metavar="IMAGE", help="the image")
+    add("image", type=user_path, metavar="IMAGE", help="the image")
     _model(parser)
-    add("-o", "--output", type=Path, default=Path("features.png"), metavar="PNG", help="default: %(default)s")
+    add("-o", "--output", type=user_path, default=Path("features.png"), metavar="PNG", help="default: %(default)s")
     add("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
     add("--channels", type=int, default=7, help="channels or heads per line (default: %(default)s)")
     add("--attention", action="store_true", help="attention maps of a transformer")
@@ -91,7 +92,7 @@ Then, on a machine with jax and flatbuffers but without nfjax:
     add = parser.add_argument
     parser.add_model(MODEL)
     _weights(parser)
-    add("-o", "--output", type=Path, metavar="FILE", help="default: the model's name, .zip or .mlir")
+    add("-o", "--output", type=user_path, metavar="FILE", help="default: the model's name, .zip or .mlir")
     add("--format", choices=FORMATS, default="zip", help="stablehlo-text: for other compilers")
     where = "inside the program, or beside it as .safetensors (default: %(default)s)"
     add("--weights-in", choices=["inside", "beside"], default="inside", help=where)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from port.messages import did_you_mean
+from port.paths import user_path
 from train import configs
 from train.cli import mistakes
 from train.cli.options import UsageError
@@ -30,7 +31,7 @@ def load_config(source: str) -> Config:
     Raises:
         UsageError: there is none, it fails, or its values do not fit; with all of them, or file and line.
     """
-    path = recipes().get(source, Path(source))
+    path = recipes().get(source, user_path(source))
     path = path / RUN if (path / RUN).is_file() else path
     if not path.is_file():
         known = recipes()
@@ -48,7 +49,7 @@ def load_config(source: str) -> Config:
 
 def workdir(source: str) -> Path:
     """Where a run goes that is told no other place: runs/NAME; of another run's config beside that one, as NAME-2."""
-    path = Path(source)
+    path = user_path(source)
     path = path.parent if path.name == RUN else path
     if source in recipes() or not (path / RUN).is_file():
         return Path("runs") / path.stem

@@ -17,6 +17,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from port.messages import MISTAKE
+from port.paths import user_path
 from train.cli import configs, mistakes
 from train.cli.fields import Field, fields
 from train.cli.options import Options, UsageError, shown
@@ -93,7 +94,7 @@ def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:
         section, _, name = path.removeprefix("config.").rpartition(".")
         if path.startswith("config."):
             setattr(getattr(config, section) if section else config, name, value)
-    return config, Path(values.get("workdir") or configs.workdir(source)), options
+    return config, user_path(values.get("workdir") or configs.workdir(source)), options
 
 
 def _given(arguments: Sequence[str], known: Mapping[str, Field]) -> tuple[dict[str, list[str]], list[str]]:

@@ -1,6 +1,7 @@
 """What is wrong with a config or a flag, and what may have been meant."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ PROGRAM = "nfjax train"
 
 
 def check(config: Config) -> None:
-    """Refuse values that do not fit their fields, and attributes that are no fields.
+    """Refuse values that do not fit their fields, and attributes that are no fields; `pathlib.Path`s become text.
 
     Raises:
         ValueError: all mistakes, a line each: the field, what was found and what is expected.
@@ -28,6 +29,9 @@ def _mistakes(config: Any, prefix: str) -> list[str]:
     wrong = [f"{path}: there is no such field.{did_you_mean(path)}" for path in sorted(unknown)]
     for field in found:
         path, value = field.path, field.value
+        if field.item is str and isinstance(value, os.PathLike):
+            value = os.fspath(value)
+            setattr(config, path.removeprefix(prefix), value)
         if not field.accepts(value):
             wrong.append(f"{path}={value!r:.80}: expected {field.expected}")
         elif field.is_section:

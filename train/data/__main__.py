@@ -11,6 +11,7 @@ from pathlib import Path
 
 from port.commands import Command, Parser, dispatch
 from port.messages import exit_status
+from port.paths import user_path
 
 COMMANDS = {"inspect": Command("classes, sizes, broken images, and a contact sheet", "train.data.__main__:inspect")}
 
@@ -22,7 +23,12 @@ def main(argv: Sequence[str]) -> int:
 def options(parser: Parser) -> None:
     parser.add_argument("place", nargs="?", metavar="PLACE", help="a folder, a table, or tfds/NAME; or else --config")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("contact_sheet.png"), metavar="PNG", help="file of the contact sheet"
+        "-o",
+        "--output",
+        type=user_path,
+        default=Path("contact_sheet.png"),
+        metavar="PNG",
+        help="file of the contact sheet",
     )
     parser.hidden("--out", instead_of="--output")
     parser.add_argument("--limit", type=int, metavar="N", help="read only so many images of each split")

@@ -1,9 +1,9 @@
 """A data set by one word, as commands take it; nothing is read yet."""
 
-from pathlib import Path
 from typing import Any
 
 from port.messages import hint
+from port.paths import user_path
 
 KINDS = ("digits", "tfds", "hfds")  # of data sets that need no folder
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -15,7 +15,7 @@ def place(text: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: it is none of them.
     """
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_dir():
         kinds = {"features.json": "tfds", "dataset_dict.json": "hfds"}
         return {"name": next((kind for file, kind in kinds.items() if (path / file).is_file()), "folder"), "root": text}

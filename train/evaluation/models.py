@@ -10,6 +10,7 @@ from typing import Any
 
 import nfjax
 from nfjax.names import folder_of, resolve
+from port.paths import user_path
 from train.checkpoints.averages import architecture, run_weights
 from train.checkpoints.files import steps
 from train.cli.configs import filled
@@ -36,7 +37,7 @@ def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        if not set("*?[") & set(name) or ":" in name or Path(name).exists():
+        if not set("*?[") & set(name) or ":" in name or user_path(name).exists():
             found.append(name)
             continue
         matching = nfjax.list_models(name, pretrained=pretrained)
@@ -89,7 +90,7 @@ def opened(name: str, weights: str | None = "pretrained") -> Iterator[Origin]:
     if isinstance(location, Path):
         name, identity = f"local-dir:{location}", _hash(location)
     if weights != "pretrained":
-        identity += " fresh" if weights is None else _hash(Path(weights))
+        identity += " fresh" if weights is None else _hash(user_path(weights))
     yield Origin(name, weights, identity)
 
 

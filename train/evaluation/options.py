@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from port.commands import Parser
+from port.paths import user_path
 from train.cli.fields import fields
 from train.data.place import place
 
@@ -65,12 +66,12 @@ def options(parser: Parser) -> None:
     add("--model", nargs="+", action="extend", required=True, metavar="NAME",
         help="names or patterns of nfjax's models, hf-hub:ORG/NAME, local-dir:PATH, work folders of runs")  # fmt: skip
     add("--data", metavar="PLACE", help="a folder of images in a folder per class, a table, tfds/NAME or hfds/ORG/NAME")
-    add("-o", "--output", dest="out", type=Path, default=Path("evaluation"), metavar="DIR",
+    add("-o", "--output", dest="out", type=user_path, default=Path("evaluation"), metavar="DIR",
         help="for the results (%(default)s)")  # fmt: skip
     parser.hidden("--out", instead_of="--output")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in (%(default)s)")
     add("--weights", default="pretrained", help="a file or folder instead of a model's own; none for fresh ones")
-    add("--real", type=Path, metavar="FILE", help="real.json, ImageNet's reassessed labels (arXiv 2006.07159)")
+    add("--real", type=user_path, metavar="FILE", help="real.json, ImageNet's reassessed labels (arXiv 2006.07159)")
     add("--restrict-classes", action="store_true", help="outputs that are no class of the data set do not compete")
     add = parser.add_argument_group("several processes").add_argument
     add("--coordinator", metavar="HOST:PORT", help="process 0, where no cluster tells; with the next two")

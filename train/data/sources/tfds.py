@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from port.paths import user_path
 from train.data.sources.base import Example, Source, digest
 
 _HEADER = struct.Struct("<QI")  # of a tfrecord: the length of the data, and a checksum of the length
@@ -134,7 +135,7 @@ def open_tfds(name: str, root: Path | None, input_key: str | None, target_key: s
 
 def data_dir() -> Path:
     """Where TensorFlow Datasets keeps what it has prepared."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    return user_path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
 
 
 def _find(name: str, root: Path) -> Path:
