@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from port.atomic import replacing
+from port.atomic import replacing, require_writable
 from port.messages import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp", ".tif", ".tiff")
 
 
 def make_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
@@ -17,8 +20,20 @@ def make_figure(width: float, height: float, layout: Literal["constrained"] | No
     return figure
 
 
+def require_picture(path: Path) -> Path:
+    """The file of a figure, before the work that goes into it; without an ending a .png, as matplotlib has it.
+
+    Raises:
+        ValueError: matplotlib writes no such format.
+        OSError: it cannot be written.
+    """
+    require("matplotlib", "pictures")
+    path = path if path.suffix else path.with_name(f"{path.name}.png")
+    return require_writable(path, ENDINGS)
+
+
 def save_figure(figure: "Figure", path: Path, dpi: float | None = None) -> None:
     """Write a figure, atomically, in the format of the path's suffix."""
-    path = path if path.suffix else path.with_name(f"{path.name}.png")  # as matplotlib would
+    path = require_picture(path)
     with replacing(path) as partial:
         figure.savefig(partial, dpi="figure" if dpi is None else dpi)

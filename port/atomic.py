@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +13,16 @@ from port.paths import user_path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A file to write that then replaces `path`, whose folder is made if needed.
 
-    Readers of `path` see the old file or the whole new one. If writing fails, the old one stays.
+    Readers of `path` see the old file or the whole new one. If writing fails, the old one stays. A link stays a link;
+    what is no file, as /dev/stdout, is written itself.
 
     >>> with replacing("config.json") as partial:
     ...     partial.write_text("{}")
     """
-    path = user_path(path)
+    path = Path(os.path.realpath(user_path(path)))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # the suffix still says what it is
     try:
@@ -26,3 +30,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_writable(path: str | os.PathLike[str], endings: Collection[str] = ()) -> Path:
+    """The file `path`, before the work that goes into it; its folder is made.
+
+    Args:
+        endings: those that its name may have; empty for any.
+
+    Raises:
+        ValueError: another ending.
+        OSError: it is a folder, or cannot be written.
+    """
+    path = user_path(path)
+    if endings and path.suffix.lower() not in endings:
+        *others, last = endings
+        raise ValueError(f"{path}: expected a file name ending in {', '.join(others)}{' or ' if others else ''}{last}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror} ({error.filename}).") from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: no permission.")
+    return path

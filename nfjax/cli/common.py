@@ -18,6 +18,7 @@ import nfjax
 from nfjax import cache
 from nfjax.images import image_suffixes, load_image, passed_over, walk
 from nfjax.meter import Meter
+from port.atomic import replacing
 from port.messages import require
 from port.paths import user_path
 
@@ -123,4 +124,5 @@ def write_parquet(columns: dict[str, Any], path: Path) -> None:
         if isinstance(values, np.ndarray) and values.ndim == 2:
             flat = pyarrow.array(values.reshape(-1))
             columns = columns | {name: pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])}
-    parquet.write_table(pyarrow.table(columns), path)
+    with replacing(path) as partial:
+        parquet.write_table(pyarrow.table(columns), partial)

@@ -1,11 +1,11 @@
 """`nfjax completion`: a script that lets a shell complete commands, options and names of models."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from nfjax.cli.table import COMMANDS
 from port.commands import Parser, parser_of
+from port.paths import user_path
 
 # shtab takes only --option VALUE; bash hands over --option=VALUE as three words.
 EQUALS = """
@@ -56,6 +56,6 @@ def whole_parser(file: Any) -> argparse.ArgumentParser:
         for action in sub._actions:
             if action.dest in ("model", "name", "names", "pattern"):
                 action.choices = list_models()
-            elif action.type is Path or action.dest in FILES:
+            elif action.type is user_path or action.dest in FILES:
                 action.complete = file  # type: ignore[attr-defined]
     return parser

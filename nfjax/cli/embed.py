@@ -5,11 +5,11 @@ import argparse
 import numpy as np
 
 from nfjax.cli.common import Images, find_images, load_model, write_parquet
+from port.atomic import replacing, require_writable
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.output.suffix not in (".npz", ".parquet"):
-        raise ValueError(f"{args.output}: expected a file name ending in .npz or .parquet.")
+    require_writable(args.output, (".npz", ".parquet"))
     files = find_images(args.images)
     model, transform = load_model(args, num_classes=0)
     images = Images(files, transform, args.batch_size)
@@ -18,8 +18,9 @@ def run(args: argparse.Namespace) -> int:
     embeddings = np.stack([e for _, e in results]) if results else np.zeros((0, model.head_hidden_size), np.float32)
     if args.normalize:
         embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    if args.output.suffix == ".npz":
-        np.savez(args.output, files=np.array(names), embeddings=embeddings)
+    if args.output.suffix.lower() == ".npz":
+        with replacing(args.output) as partial:
+            np.savez(partial, files=np.array(names), embeddings=embeddings)
     else:
         write_parquet({"files": names, "embeddings": embeddings}, args.output)
     print(f"{args.output}: {embeddings.shape[0]} embeddings of {embeddings.shape[1]} features from {model.name}")

@@ -11,10 +11,11 @@ from nfjax.cli.common import load_model
 from nfjax.images import load_image
 from nfjax.models.base import take_indices
 from nfjax.models.vit import VisionTransformer
-from nfjax.pictures import make_figure, save_figure
+from nfjax.pictures import make_figure, require_picture, save_figure
 
 
 def run(args: argparse.Namespace) -> int:
+    require_picture(args.output)
     image = load_image(args.image)  # before the model, which takes longer
     model, transform = load_model(args, num_classes=0)
     x = transform(image)

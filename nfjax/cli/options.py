@@ -43,9 +43,9 @@ def classify(parser: Parser) -> None:
     parser.epilog = """example:
   %(prog)s photos/ cat.jpg 'more/*.png' --model nfnet_l0 --topk 3 --plot top3.png"""
     _images(parser)
-    parser.add_argument("--topk", type=int, default=5, help="classes per image (default: %(default)s)")
-    parser.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table")
-    parser.add_argument("-o", "--output", type=user_path, metavar="FILE", help="for the result; parquet needs one")
+    parser.add_argument("--topk", type=int, help="classes per image (default: 5, or as many as there are)")
+    parser.add_argument("--format", choices=("table", "json", "csv", "parquet"), help="default: as FILE ends, or table")
+    parser.add_argument("-o", "--output", type=user_path, metavar="FILE", help=".json, .csv, .parquet, .tsv or .txt")
     parser.add_argument("--plot", type=user_path, metavar="PNG", help="draw each image beside the bars of its classes")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nfjax.images import ImageError
+from port.atomic import replacing, require_writable
 from train.data.dataset import Dataset
 from train.data.decode import decode
 from train.data.pipeline import Split
@@ -153,6 +154,7 @@ def inspect(dataset: Dataset, out: Path, limit: int | None = None) -> bool:
     Returns:
         Whether all images that were read are sound, and none of the test images is among those for training.
     """
+    out = require_writable(out, (".png", ".jpg", ".jpeg", ".webp"))
     splits = {"train": dataset.train, "test": dataset.test}
     looks = {name: list(look_through(split.source, limit)) for name, split in splits.items()}
     print("\n".join([*dataset.notes, *classes(splits, looks)]))
@@ -161,6 +163,7 @@ def inspect(dataset: Dataset, out: Path, limit: int | None = None) -> bool:
     leaked = in_both(looks["train"], looks["test"])
     if leaked:
         print(f"LEAKED: {len(leaked)} test images are also training images: {brief(leaked, 10)}")
-    contact_sheet(dataset).save(out)
+    with replacing(out) as partial:
+        contact_sheet(dataset).save(partial)
     print(f"contact sheet: {out}: each image whole, as tested, and as training changes it")
     return not leaked and all(look.size for of_split in looks.values() for look in of_split)

@@ -78,7 +78,7 @@ def test_the_packages_import_nothing_until_a_name_is_used():
         (["convert", "a.safetensors", "folder", "--to", "flax"], "expected a file name ending in .safetensors"),
         (["evaluate", "--modle", "x"], "Did you mean --model?"),
         (["average", "nowhere", "--bset", "1"], "Did you mean --best?"),
-        (["inspect", ".", "--config.seed=1"], "takes the place of a folder"),
+        (["inspect", ".", "--config.seed=1"], "takes the place of PLACE"),
         (["verify-training", "--steps", "0"], "--steps=0: expected at least 1."),
     ],
 )

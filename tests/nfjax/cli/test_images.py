@@ -161,3 +161,66 @@ def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert f"nfjax {command} " in capsys.readouterr().out.split("example")[1]
+
+
+def test_the_ending_decides(saved, photos, tmp_path, capsys):
+    model, photo = f"local-dir:{saved}/nfnet", photos / "a.png"
+    for ending, head in {"json": "[", "csv": "file,rank", "tsv": "file\trank", "txt": "file\trank"}.items():
+        output = tmp_path / "new folder" / f"x.{ending}"
+        code, out, err = classify(capsys, photo, "--model", model, "-o", output)
+        assert (code, out) == (0, "")
+        assert output.read_text().startswith(head)
+        assert f"{output}: 1 images" in err
+
+
+def test_as_many_classes_as_there_are(photos, tmp_path, capsys):
+    nfjax.save(nfjax.load("test_nfnet", weights=None, num_classes=2), tmp_path / "two")
+    code, out, _ = classify(capsys, photos / "a.png", "--model", tmp_path / "two", "--format", "csv")
+    assert code == 0
+    assert len(out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (["-o", "x.xml"], "x.xml: expected a file name ending in .json, .csv, .parquet, .tsv or .txt."),
+        (["-o", "x.csv", "--format", "json"], "--format json and -o x.csv, which ends as csv does"),
+        (["-o", "FOLDER"], "is a folder; expected the name of a file."),
+        (["-o", "FILE/x.csv"], "/x.csv cannot be written: "),
+        (["--plot", "x.gif"], "x.gif: expected a file name ending in .png"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_the_work(output, said, photos, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    output = [text.replace("FOLDER", str(tmp_path)).replace("FILE", str(tmp_path / "file")) for text in output]
+    code, _, err = classify(capsys, photos / "a.png", "--model", "no_such_model", *output)
+    assert code == 2
+    assert said in err
+
+
+def test_a_picture_of_many_images_is_a_grid(tmp_path, saved, capsys):
+    pytest.importorskip("matplotlib")
+    for i in range(25):
+        Image.new("RGB", (40, 40), (i * 10, 0, 0)).save(tmp_path / f"{i}.png")
+    plot = tmp_path / "grid.jpg"
+    model = f"local-dir:{saved}/nfnet"
+    code, _, err = classify(capsys, tmp_path, "--model", model, "--plot", plot, "--batch-size", 25)
+    assert code == 0
+    assert "shows the first 24 of 25 images" in err
+    with Image.open(plot) as picture:
+        width, height = picture.size
+    assert 0.5 < width / height < 2
+
+
+def test_classes_of_the_same_name_have_bars_of_their_own(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from nfjax.cli import classify as command
+
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (40, 40)).save(photo)
+    drawn = []
+    monkeypatch.setattr(command, "save_figure", lambda figure, path, dpi: drawn.append(figure))
+    command._plot([{"file": str(photo), "name": "crane", "probability": p} for p in (0.6, 0.3)], tmp_path / "x.png")
+    bars = drawn[0].axes[1].patches
+    assert [round(float(bar.get_width()), 3) for bar in bars] == [0.6, 0.3]
+    assert len({bar.get_y() for bar in bars}) == 2
