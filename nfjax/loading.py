@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +16,20 @@ from nfjax.input_channels import InChansMode, adapt_in_chans
 from nfjax.models import registry
 from nfjax.models.base import ImageModel, Size, sides, take_indices
 from nfjax.models.data_config import DataConfig
+from nfjax.models.options import check_types
 from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
 from port.paths import user_path
 from port.pickled import state_in
 
 logger = logging.getLogger("nfjax")
+
+# Options of timm.create_model that have another name here.
+OF_TIMM = {
+    "pretrained": 'weights: "pretrained", which is the default, or None for fresh ones',
+    "checkpoint_path": "weights=PATH",
+    "pretrained_cfg": "the name: architecture.tag, or hf-hub:organisation/name",
+}
 
 Weights = str | os.PathLike[str] | Mapping[str, Any] | None
 
@@ -40,6 +48,12 @@ class LoadOptions:
     dtype: Any = jnp.float32
     in_chans_mode: InChansMode = "timm"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_types(vars(self), get_type_hints(type(self)))
+        _floating(self.dtype)
+        for option in [option for option in OF_TIMM if option in self.options]:
+            raise ValueError(f"{option} is timm's; here it is {OF_TIMM[option]}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +212,9 @@ def load(
         in_chans_mode=in_chans_mode,
         options={option: value for option, value in given.items() if value is not None} | overrides,
     )
+    check_types({"seed": seed}, {"seed": int})
+    if seed < 0:
+        raise ValueError(f"seed={seed}; expected at least 0.")
     source = resolve(name)
     place = _place(weights, source, name)
     if isinstance(place, str) and asked != LoadOptions():  # a mistake is told before anything is fetched
@@ -252,6 +269,11 @@ def _place(weights: Weights, source: ResolvedModel, name: Name) -> str | Path | 
     """Where `load` takes the weights from: a hub id, a file or folder, a mapping, or nowhere."""
     if weights is None or isinstance(weights, Mapping):
         return weights
+    if not isinstance(weights, str | os.PathLike):
+        raise ValueError(
+            f"weights={weights!r:.80}; expected 'pretrained', None, the path of a file or folder, or a mapping "
+            "from names to arrays."
+        )
     if weights != "pretrained":
         return user_path(weights)
     if source.location is None:
@@ -281,7 +303,7 @@ def _read(place: str | Path | Mapping[str, Any] | None) -> tuple[Mapping[str, An
 
 def _floating(dtype: Any) -> Any:
     with contextlib.suppress(TypeError):
-        if jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        if dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating):  # numpy's None is float64
             return jnp.dtype(dtype)
     raise ValueError(f"dtype={dtype!r}; expected floating point, such as 'float32' or 'bfloat16'.")
 

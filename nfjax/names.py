@@ -39,6 +39,8 @@ def resolve(name: Name) -> ResolvedModel:
         nfjax.UnknownModelError: no such name; the closest are suggested.
         FileNotFoundError: the folder holds no model.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"name={name!r:.80}; expected the name of a model, or the path of a folder.")
     folder = folder_of(name)
     if folder is not None:
         folder = model_folder(folder)

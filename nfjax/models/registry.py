@@ -4,14 +4,15 @@ import dataclasses
 import fnmatch
 import inspect
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_type_hints
 
 from nfjax.models.base import ImageModel
 from nfjax.models.data_config import DataConfig
 from nfjax.models.eva import Eva
 from nfjax.models.nfnet import NormFreeNet
 from nfjax.models.nfnet_configs import NFNET_DATA, NFNETS
+from nfjax.models.options import check_types
 from nfjax.models.vit import VisionTransformer
 from nfjax.models.vit_configs import EVAS, VIT_DATA, VITS
 from port.messages import hint
@@ -45,12 +46,17 @@ class Entry:
         return model
 
     def configured(self, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The config with its fields among the options, and the other options, which are arguments of the family."""
+        """The config with its fields among the options, and the other options, which are arguments of the family.
+
+        Raises:
+            ValueError: an option that there is not, or a value of another type.
+        """
         known = self.options()
         unknown = [name for name in options if name not in known]
         if unknown:
             said = f"{self.data[0].architecture} has no option {', '.join(unknown)}"
             raise ValueError(f"{said}; {hint(unknown[0], sorted(known))}")
+        check_types(options, get_type_hints(self.family.__init__) | get_type_hints(type(self.config)))
         arguments = {name: value for name, value in options.items() if name in _arguments(self.family)}
         fields = {name: value for name, value in options.items() if name not in arguments}
         return dataclasses.replace(self.config, **fields), arguments
@@ -76,17 +82,20 @@ MODELS: dict[str, Entry] = {
 }
 
 
-def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+def list_models(pattern: str | Sequence[str] = "*", *, pretrained: bool = False) -> list[str]:
     """Names of the known models, in natural order.
 
     Args:
-        pattern: shell pattern, as in `fnmatch`: "eca*", "*l[01]*".
+        pattern: shell pattern, as in `fnmatch`: "eca*", "*l[01]*"; or several, any of which may match.
         pretrained: return `architecture.tag` names of published weights instead of architectures. The
             pattern may then match with or without the tag.
     """
     published = [d.name for entry in MODELS.values() for d in entry.data if d.hf_hub_id]
     names = published if pretrained else list(MODELS)
-    matched = [n for n in names if any(fnmatch.fnmatchcase(said, pattern) for said in (n, n.split(".")[0]))]
+    check_types({"pattern": pattern, "pretrained": pretrained}, {"pattern": str | Sequence[str], "pretrained": bool})
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    said = {n: (n, n.split(".")[0]) for n in names}
+    matched = [n for n in names if any(fnmatch.fnmatchcase(one, p) for one in said[n] for p in patterns)]
     return sorted(matched, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
 
 

@@ -242,3 +242,55 @@ def test_options_that_make_no_sense(options, state):
     (option,) = [k for k in options if k != "in_chans" or len(options) == 1]
     with pytest.raises(ValueError, match=f"{option}="):
         nfjax.load("test_nfnet", weights=state, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_classes": "10"}, "num_classes='10'; expected a whole number or None."),
+        ({"num_classes": 2.5}, "num_classes=2.5; expected a whole number or None."),
+        ({"num_classes": True}, "num_classes=True; expected a whole number or None."),
+        ({"in_chans": "3"}, "in_chans='3'; expected a whole number"),
+        ({"img_size": 160.0}, "img_size=160.0; expected a whole number"),
+        ({"img_size": (160, "160")}, "img_size=\\(160, '160'\\); expected"),
+        ({"img_size": (160, 160, 3)}, "img_size=\\(160, 160, 3\\); expected one number, or height and width"),
+        ({"drop_rate": "0.5"}, "drop_rate='0.5'; expected a number."),
+        ({"drop_rate": 2.0}, "drop_rate=2.0; expected at least 0 and less than 1."),
+        ({"features_only": "yes"}, "features_only='yes'; expected True or False."),
+        ({"features_only": True, "out_indices": "1"}, "out_indices='1'; expected a whole number or several"),
+        ({"dtype": "int8"}, "dtype='int8'; expected floating point"),
+        ({"dtype": None}, "dtype=None; expected floating point"),
+        ({"seed": "0"}, "seed='0'; expected a whole number."),
+        ({"seed": -1}, "seed=-1; expected at least 0"),
+        ({"weights": True}, "weights=True; expected 'pretrained', None, the path"),
+        ({"weights": [1]}, "weights=\\[1\\]; expected 'pretrained', None, the path"),
+        ({"pretrained": True}, "pretrained is timm's; here it is weights: "),
+        ({"checkpoint_path": "x"}, "checkpoint_path is timm's; here it is weights=PATH"),
+        ({"global_pool": 3}, "global_pool=3; expected text"),
+        ({"alpha": "0.2"}, "alpha='0.2'; expected a number."),
+        ({"depths": 3}, "depths=3; expected several of them, each a whole number."),
+        ({"extra_conv": 1}, "extra_conv=1; expected True or False."),
+    ],
+    ids=str,
+)
+def test_a_wrong_type_is_one_sentence_before_anything_is_fetched(options, said, monkeypatch):
+    monkeypatch.setattr("port.hub.fetch_weights", lambda *_: pytest.fail("fetched"))
+    with pytest.raises(ValueError, match=said):
+        nfjax.load("test_nfnet", **options)
+
+
+def test_the_name_of_a_model_is_text():
+    with pytest.raises(ValueError, match="name=5; expected the name of a model, or the path of a folder"):
+        nfjax.load(5)
+
+
+def test_numbers_of_numpy_are_numbers():
+    model = nfjax.load(
+        "test_nfnet", None, num_classes=np.int64(3), drop_rate=np.float32(0.5), img_size=(np.int64(64), 96)
+    )
+    assert model.num_classes == 3
+    assert model.data_config.input_size == (3, 64, 96)
+
+
+def test_several_patterns():
+    assert nfjax.list_models(["eca_nfnet_l0", "nfnet_l0"]) == ["eca_nfnet_l0", "nfnet_l0"]
