@@ -16,7 +16,7 @@ from nfjax.input_channels import InChansMode, adapt_in_chans
 from nfjax.models import registry
 from nfjax.models.base import ImageModel, Size, sides, take_indices
 from nfjax.models.data_config import DataConfig
-from nfjax.models.options import check_types
+from nfjax.models.options import check_types, plain_numbers
 from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
 from port.paths import user_path
@@ -50,6 +50,8 @@ class LoadOptions:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for option, value in vars(self).items():  # as Python's, which config.json can hold
+            object.__setattr__(self, option, plain_numbers(value))
         check_types(vars(self), get_type_hints(type(self)))
         _floating(self.dtype)
         for option in [option for option in OF_TIMM if option in self.options]:

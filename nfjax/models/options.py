@@ -22,6 +22,17 @@ def check_types(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
             raise ValueError(f"{option}={value!r:.80}; expected {_words(kind)}.")
 
 
+def plain_numbers(value: Any) -> Any:
+    """numpy's numbers as Python's, in tuples, lists and mappings too."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(plain_numbers, value))
+    return {name: plain_numbers(one) for name, one in value.items()} if isinstance(value, Mapping) else value
+
+
 def _fits(value: Any, kind: Any) -> bool:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -29,11 +40,13 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return value in args
     if origin in (tuple, Sequence):
-        return isinstance(value, (Sequence, np.ndarray)) and all(_fits(item, args[0]) for item in value)
+        return (
+            isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(item, args[0]) for item in value)
+        )
     if kind in (int, float):  # True is an int for Python
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if kind is bool:
-        return isinstance(value, (bool, np.bool_))
+        return isinstance(value, bool)
     return isinstance(value, kind) if kind in (str, type(None)) else True
 
 

@@ -285,7 +285,7 @@ def test_the_name_of_a_model_is_text():
 
 
 def test_numbers_of_numpy_are_numbers():
-    numbers = {"num_classes": np.int64(3), "drop_rate": np.float32(0.5), "img_size": (64, 96)}
+    numbers = {"num_classes": np.int64(3), "drop_rate": np.float32(0.5), "img_size": np.array([64, 96])}
     model = nfjax.load("test_nfnet", None, **numbers)
     assert model.num_classes == 3
     assert model.data_config.input_size == (3, 64, 96)
