@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from nfjax import cache
 from nfjax.fast import WinogradConv, compiled, winograd
 from nfjax.fast.backend import backend
 from nfjax.models.base import ImageModel
+from nfjax.models.calling import require_array
 from nfjax.nn.layers import Conv, ScaledStdConv
 from nfjax.params import merge, split
 
@@ -89,21 +91,52 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
     convolutions of float32 models become Winograd's products, which round a little more: each by about 1e-6 of its
     largest output.
 
+    A batch on several devices is computed there: the weights are copied to each, unless they are spread over them, and
+    the outputs are sharded as the batch is.
+
     Args:
         model: any model; later changes to it do not reach the function.
-        x: an example batch `(batch, height, width, in_chans)`, or its `jax.ShapeDtypeStruct`.
+        x: an example batch `(batch, height, width, in_chans)`, or its `jax.ShapeDtypeStruct`, either with a sharding.
 
     Returns:
         A function of an array of that shape and dtype, with the outputs of `model(x)`; another shape is a ValueError.
+        It is for arrays, and not for use inside `jax.jit`, `grad` or `vmap`: the model itself is.
+
+    Raises:
+        ValueError: the batch is on several devices without a mesh.
     """
     cache.enable()
     graphdef, params = prepare(model)
-    shape = tuple(x.shape)
-    call = compiled(lambda params, x: merge(graphdef, params)(x), params, x)
+    shape, sharding = tuple(x.shape), getattr(x, "sharding", None)
+    several = sharding is not None and len(sharding.device_set) > 1
+
+    def function(params: Any, x: Any) -> Any:
+        return merge(graphdef, params)(x)
+
+    call: Callable[[Any], Any]
+    if several:
+        call = functools.partial(jax.jit(function).lower(placed := _placed(params, sharding), x).compile(), placed)
+    else:
+        call = compiled(function, params, x)
 
     def checked(x: Any) -> Any:
+        require_array(x)
+        if isinstance(x, jax.core.Tracer):
+            raise ValueError(
+                "a function of nfjax.compile is compiled already, and cannot be called inside jax.jit, grad or vmap: "
+                "call the model itself there."
+            )
         if tuple(x.shape) != shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; this function was compiled for {shape}.")
-        return call(x)
+        return call(jax.device_put(x, sharding) if several else x)
 
     return checked
+
+
+def _placed(params: dict[str, jax.Array], sharding: Any) -> dict[str, jax.Array]:
+    """The parameters on the devices of a batch."""
+    if not isinstance(sharding, NamedSharding):
+        raise ValueError(f"the batch is sharded by a {type(sharding).__name__}; expected a jax.sharding.NamedSharding.")
+    whole = NamedSharding(sharding.mesh, PartitionSpec())
+    there = sharding.device_set
+    return {path: a if a.sharding.device_set == there else jax.device_put(a, whole) for path, a in params.items()}

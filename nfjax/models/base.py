@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from nfjax.models.calling import anywhere
 from nfjax.models.data_config import DataConfig
 from nfjax.nn.head import ClassifierHead
 from nfjax.params import initialize, named_params
@@ -128,6 +129,7 @@ class ImageModel(nnx.Module):
     def global_pool(self) -> str:
         return self.head.pool_type
 
+    @anywhere
     def __call__(self, x: Images, *, key: PRNGKeyArray | None = None) -> Any:
         """Logits of a batch of images.
 
@@ -146,6 +148,7 @@ class ImageModel(nnx.Module):
             key, head_key = jax.random.split(key)
         return self.forward_head(self.forward_features(x, key=key), key=head_key)
 
+    @anywhere
     def forward_features(self, x: Images, *, key: PRNGKeyArray | None = None) -> Features:
         """The last map, after its activation, or all tokens, normalised if the model does that before it pools."""
         return self.forward_intermediates(x, (), key=key)[0]
@@ -174,6 +177,7 @@ class ImageModel(nnx.Module):
         """
         raise NotImplementedError
 
+    @anywhere
     def forward_head(self, features: Features, *, pre_logits: bool = False, key: PRNGKeyArray | None = None) -> Vectors:
         """Logits of what `forward_features` returns; with `pre_logits`, the pooled features."""
         return self.head(features, pre_logits=pre_logits, key=key)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfjax.fast import gelu, scale, silu
 from nfjax.models.base import Feature, ImageModel, Images, take_indices
+from nfjax.models.calling import anywhere
 from nfjax.models.data_config import DataConfig
 from nfjax.nn.conv import Padding
 from nfjax.nn.head import ClassifierHead
@@ -273,6 +274,7 @@ class NormFreeNet(ImageModel):
         self.final_conv = config.conv(last_chs, self.num_features, 1) if config.num_features else None
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate)
 
+    @anywhere
     def forward_intermediates(
         self,
         x: Images,

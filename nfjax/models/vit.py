@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfjax.fast import row_major
 from nfjax.models.base import Feature, ImageModel, Images, Size, take_indices
+from nfjax.models.calling import anywhere
 from nfjax.models.data_config import DataConfig
 from nfjax.models.vit_blocks import BLOCKS, ViTCfg
 from nfjax.nn.layers import Linear, dropout, split_key
@@ -114,6 +115,7 @@ class VisionTransformer(ImageModel):
     def head_hidden_size(self) -> int:
         return self.num_features
 
+    @anywhere
     def forward_intermediates(
         self,
         x: Images,
@@ -145,6 +147,7 @@ class VisionTransformer(ImageModel):
             maps = [(spatial, y[:, :prefix]) for spatial, y in zip(maps, outputs, strict=True)]
         return maps if intermediates_only else (self._norm(tokens), maps)
 
+    @anywhere
     def attention_maps(
         self, x: Images, indices: int | Sequence[int] | None = None
     ) -> list[Float[Array, "batch heads tokens tokens"]]:
@@ -193,6 +196,7 @@ class VisionTransformer(ImageModel):
         prefix = 0 if self.config.pool_include_prefix else self.num_prefix_tokens
         return global_pool_nlc(x, self.pool_type, prefix) if self.attn_pool is None else self.attn_pool(x[:, prefix:])
 
+    @anywhere
     def forward_head(self, features: Tokens, *, pre_logits: bool = False, key: PRNGKeyArray | None = None) -> Vectors:
         """Logits of what `forward_features` returns; with `pre_logits`, the pooled features."""
         x = self.pool(features)

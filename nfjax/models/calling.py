@@ -1,0 +1,106 @@
+"""How methods of models are called: as one compiled program outside of jit, and on meshes of any axis types."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nfjax.params import merge, split
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def anywhere(method: Method) -> Method:
+    """A pure method of a model, `method(self, x, ..., key=...)`, for callers of every kind.
+
+    With concrete arrays it runs as one compiled program, kept by architecture, shapes and options: op by op, a small
+    network would be some five hundred compilations. On a mesh of Explicit axes, as `jax.make_mesh` makes them, it
+    runs with Auto ones, and its results are sharded as the batch is. Inside jit it is what it is without all this.
+    """
+    parameters = list(inspect.signature(method).parameters)[1:]  # without self
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        given = dict(zip(parameters, args, strict=False)) | options
+        x, key = given.pop(parameters[0], None), given.pop("key", None)
+        if len(args) > len(parameters) or x is None:
+            return method(self, *args, **options)  # which says what is wrong
+        require_array(x)
+        mesh = _explicit_mesh(self, x)
+        concrete = not any(isinstance(value, jax.core.Tracer) for value in (x, key, _first(self)))
+        whole = concrete and not jax.config.jax_disable_jit and _is_ours(self)  # type: ignore[attr-defined]
+        if mesh is None and not whole:
+            return method(self, *args, **options)
+        graphdef, params = split(self)
+        fixed = tuple((name, tuple(v) if isinstance(v, (list, np.ndarray)) else v) for name, v in sorted(given.items()))
+        run = _compiled if whole or (mesh is not None and _is_ours(self)) else _on_mesh
+        return run(method, graphdef, fixed, mesh and NamedSharding(mesh, P(*_batch_axis(x))), params, x, key)
+
+    return call  # type: ignore[return-value]
+
+
+def require_array(x: Any) -> None:
+    """Refuse images that are no array of jax's or numpy's, with a sentence.
+
+    Raises:
+        ValueError: a torch tensor, a list, a picture.
+    """
+    if isinstance(x, (jax.Array, np.ndarray)) or hasattr(x, "__jax_array__"):
+        return
+    hint = " Pass x.permute(0, 2, 3, 1).numpy(), if it is NCHW." if hasattr(x, "detach") else " See nfjax.load_image."
+    kind = f"{type(x).__module__}.{type(x).__qualname__}"
+    wanted = "an array of jax or numpy, (batch, height, width, channels)"
+    raise ValueError(f"input of type {kind}; expected {wanted}.{hint}")
+
+
+def _on_mesh(
+    method: Callable[..., Any], graphdef: Any, fixed: tuple[Any, ...], out: NamedSharding | None, *arrays: Any
+) -> Any:
+    def run(params: Any, x: Any, key: Any) -> Any:
+        random = {} if key is None else {"key": key}
+        return method(merge(graphdef, params), x, **random, **dict(fixed))
+
+    if out is not None:
+        run = jax.sharding.auto_axes(run, out_sharding=out)
+    return run(*arrays)
+
+
+_compiled = jax.jit(_on_mesh, static_argnums=(0, 1, 2, 3))
+
+
+def _first(model: Any) -> Any:
+    """One of the parameters, for all of them."""
+    return next((node.get_value() for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Param)), None)
+
+
+def _is_ours(model: Any) -> bool:
+    """Is all of the model pure? A module of the user's may print, count or keep what it saw."""
+    for _, node in nnx.iter_graph(model):
+        foreign = isinstance(node, nnx.Module) and not type(node).__module__.startswith(("nfjax.", "flax."))
+        if foreign or (isinstance(node, nnx.Variable) and not _is_array(node)):
+            return False
+    return True
+
+
+def _is_array(variable: Any) -> bool:
+    return isinstance(variable, nnx.Param) and isinstance(variable.get_value(), (jax.Array, np.ndarray))
+
+
+def _explicit_mesh(model: Any, x: Any) -> Any:
+    """The mesh with Explicit axes that the images or the parameters are on."""
+    for array in (x, _first(model)):
+        if isinstance(array, jax.Array):
+            mesh = jax.typeof(array).sharding.mesh
+            if not mesh.empty and AxisType.Explicit in mesh.axis_types:
+                return mesh
+    return None
+
+
+def _batch_axis(x: Any) -> tuple[Any, ...]:
+    return tuple(jax.typeof(x).sharding.spec)[:1] if isinstance(x, jax.Array) else ()
