@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         maps = jax.jit(lambda x: model.forward_intermediates(x, indices, intermediates_only=True))(jnp.asarray(x)[None])
         grids = [feature_grids(np.asarray(m[0], np.float32), args.channels) for m in maps]
-    names = [taps[i].module for i in sorted(take_indices(len(taps), indices))]
+    names = [taps[i].module for i in take_indices(len(taps), indices)]
     _draw(x * np.asarray(transform.std) + np.asarray(transform.mean), names, grids, args.channels, args.output)
     print(f"{args.output}: {', '.join(names)} of {model.name}")
     return 0

@@ -75,8 +75,10 @@ class FeatureInfo(Sequence[Feature]):
         return [f.module for f in self]
 
 
-def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
+def take_indices(count: int, indices: int | Sequence[int] | None, *, least: int = 1) -> list[int]:
     """Absolute positions in a list of `count` taps: None all, an int the last n, negatives from the end.
+
+    At least `least` of them, in the order and as often as they are asked for.
 
     Source: timm `feature_take_indices`.
     """
@@ -87,7 +89,7 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
             raise ValueError(f"the last {indices} feature maps were asked for; the model has {count}.")
         return list(range(count - indices, count))
     taken = [count + i if i < 0 else i for i in indices]
-    if not taken or not all(0 <= i < count for i in taken):
+    if len(taken) < least or not all(0 <= i < count for i in taken):
         raise ValueError(f"feature indices {list(indices)} asked for; the model has 0 to {count - 1}.")
     return taken
 
@@ -162,7 +164,7 @@ class ImageModel(nnx.Module):
         intermediates_only: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> Any:
-        """Feature maps, in the order of the network.
+        """Feature maps, in the order and as often as they are asked for.
 
         Args:
             x: normalised images, floating point.

@@ -286,12 +286,12 @@ class NormFreeNet(ImageModel):
     ) -> list[AnyMap] | tuple[AnyMap, list[AnyMap]]:
         """Maps at strides 2 to 32, each before an activation: the stem's, and of the stages; `norm` changes nothing."""
         count = len(self.config.depths) + 1
-        taken = take_indices(count, indices) if indices != () else []
+        taken = take_indices(count, indices, least=int(intermediates_only))
         stages = self.stages[: max(taken)] if intermediates_only else self.stages
-        maps = []
+        maps = {}
         x, tap = self.stem(self.check_input(x))
         if 0 in taken:
-            maps.append(tap)
+            maps[0] = tap
         keys = iter(split_key(key, sum(self.config.depths)))
         for i, stage in enumerate(stages, start=1):
             for block in stage:
@@ -300,8 +300,9 @@ class NormFreeNet(ImageModel):
             if i == count - 1 and self.final_conv is not None:
                 x = self.final_conv(x)
             if i in taken:
-                maps.append(x)
-        return maps if intermediates_only else (self.config.act(x), maps)
+                maps[i] = x
+        found = [maps[i] for i in taken]
+        return found if intermediates_only else (self.config.act(x), found)
 
     def feature_taps(self) -> list[Feature]:
         cfg = self.config

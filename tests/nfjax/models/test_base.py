@@ -52,7 +52,7 @@ def test_parts_make_the_whole(model):
 
 
 def test_intermediate_indices(model):
-    cases = ((2, [3, 4]), ([0, -1], [0, 4]), ([3, 1], [1, 3]), ((0,), [0]))
+    cases = ((2, [3, 4]), ([0, -1], [0, 4]), ([3, 1, 3], [3, 1, 3]), ((0,), [0]))
 
     @jax.jit  # one program: what the calls have in common is computed once
     def call(x):
@@ -173,3 +173,12 @@ def test_no_array_is_in_the_definition(model):
     """A model is its parameters: nothing else holds memory, so nothing is left out of a checkpoint."""
     leaves = jax.tree.leaves(split(model)[1])
     assert sum(leaf.size for leaf in leaves) == 383_080
+
+
+@pytest.mark.parametrize("name", ["test_nfnet", "vit_tiny_patch16_224"])
+def test_feature_info_is_in_the_order_that_was_asked_for(name):
+    model = nfjax.load(name, weights=None, img_size=64, features_only=True, out_indices=(4, 1, 4))
+    maps = jax.eval_shape(lambda x: model(x), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+    assert [f.index for f in model.feature_info] == [4, 1, 4]
+    for feature, found in zip(model.feature_info, maps, strict=True):
+        assert found.shape == (1, 64 // feature.reduction, 64 // feature.reduction, feature.num_chs)
