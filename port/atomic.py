@@ -8,6 +8,8 @@ from pathlib import Path
 
 from port.paths import user_path
 
+_partial: set[Path] = set()  # what is being written
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -25,10 +27,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # the suffix still says what it is
+    _partial.add(partial)
     try:
         yield partial
         os.replace(partial, path)
     finally:
+        partial.unlink(missing_ok=True)
+        _partial.discard(partial)
+
+
+def remove_partial() -> None:
+    """Remove what is being written: for a process that ends at once."""
+    for partial in list(_partial):
         partial.unlink(missing_ok=True)
 
 

@@ -75,6 +75,10 @@ def dispatch(
         about: first lines of the help.
         version: what `--version` prints; None if there is no such option.
     """
+    return exit_status(lambda: _dispatch(commands, argv, prog, about, version))
+
+
+def _dispatch(commands: Mapping[str, Command], argv: Sequence[str], prog: str, about: str, version: str | None) -> int:
     name, rest = (argv[0], argv[1:]) if argv else ("", [])
     if name in ("-h", "--help", "help"):
         print(_help(commands, prog, about))

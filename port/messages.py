@@ -1,11 +1,15 @@
 """What every command says in the same way: a name that may have been meant, what to install, a mistake in one line."""
 
+import contextlib
 import difflib
 import importlib
 import os
+import select
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from port import interrupts
 
 MISTAKE = 2  # exit status of a command that could not do what it was asked
 
@@ -41,22 +45,44 @@ def exit_status(command: Callable[[], int], *, extra: str = "") -> int:
 
     A mistake is told in one line. Where a package is missing, that says to install `nfjax[EXTRA]`.
     """
+    with _as_program() if interrupts.is_program() else contextlib.nullcontext():
+        try:
+            try:
+                return command()
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # whoever stopped reading is noticed here, not at exit
+        except KeyboardInterrupt:
+            return interrupts.INTERRUPTED
+        except (ValueError, OSError, ImportError) as error:
+            if isinstance(error, BrokenPipeError) and nobody_reads(sys.stdout):  # `| head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall Python's last flush fail
+                return 0
+            package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+            if extra and package not in ("", "nfjax", "port", "train"):
+                error = ImportError(f"{package} is not installed, and this needs it: pip install 'nfjax[{extra}]'.")
+            print(f"error: {error}", file=sys.stderr)
+            return MISTAKE
+
+
+@contextlib.contextmanager
+def _as_program() -> Iterator[None]:
+    """What concerns the whole process: Ctrl-C, and a shell that has closed the output, `>&-`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 # for as long as the process lives
+    with interrupts.ends_at_once():
+        yield
+
+
+def nobody_reads(stream: Any) -> bool:
+    """Whether what is written to a stream is lost: a pipe or a terminal whose other end is closed."""
     try:
-        status = command()
-        if sys.stdout is not None:
-            sys.stdout.flush()  # whoever stopped reading is noticed here, not at exit
-        return status
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `| head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall Python's last flush fail
-        return 0
-    except (ValueError, OSError, ImportError) as error:
-        package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        if extra and package not in ("", "nfjax", "port", "train"):
-            error = ImportError(f"{package} is not installed, and this needs it: pip install 'nfjax[{extra}]'.")
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return bool(poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # no file
+        return False
 
 
 def require(module: str, purpose: str, extra: str = "cli") -> Any:

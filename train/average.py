@@ -13,11 +13,11 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m train.average") -> int:
-    parser = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
-    options(parser)
-    args = parser.parse_args(argv)
 
     def average() -> int:
+        parser = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
+        options(parser)
+        args = parser.parse_args(argv)
         from train.checkpoints.averages import run
 
         return run(args.run, args.output or args.run / "average", last=args.last, best=args.best, steps=args.steps)

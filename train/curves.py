@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from port.commands import Parser
+from port.messages import exit_status
 from port.paths import user_path
 
 EXAMPLE = "example:\n  %(prog)s runs/a runs/b --output compared.png"
@@ -15,16 +15,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m train.curves"
     parser = Parser(prog=prog, description=__doc__, epilog=EXAMPLE)
     options(parser)
     args = parser.parse_args(argv)
-    for run in args.run:
-        if not (run / "metrics.jsonl").exists():
-            parser.error(f"{run} is not the work folder of a run: it has no metrics.jsonl.")
-    output = args.output or (args.run[0] if len(args.run) == 1 else Path()) / "curves.png"
-    if output.suffix not in (".png", ".svg", ".pdf"):
-        parser.error(f"--output={output}: expected a name that ends in .png, .svg or .pdf.")
-    from train.report.curves import draw_runs
 
-    print(draw_runs(args.run, output))
-    return 0
+    def draw() -> int:
+        from train.report.curves import draw_runs
+
+        print(draw_runs(args.run, args.output))
+        return 0
+
+    return exit_status(draw, extra="train")
 
 
 def options(parser: Parser) -> None:

@@ -1,5 +1,6 @@
 """The training loop: what happens between a config and a finished run."""
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -12,7 +13,10 @@ import numpy as np
 import nfjax
 from nfjax.params import merge
 from nfjax.saving import hub_config
+from port.interrupts import INTERRUPTED
 from train import data
+from train.checkpoints import averages
+from train.checkpoints.files import load_weights
 from train.checkpoints.manager import Checkpoints
 from train.cli.options import Profile
 from train.config import Config
@@ -25,6 +29,7 @@ from train.report import curves, summary
 from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError, Watch
 from train.report.progress import Progress
+from train.report.screen import Screen
 from train.report.workdir import claim, locked, record_environment, require_space
 from train.step import compile_train_step, make_eval_step
 
@@ -47,19 +52,18 @@ class RunResult:
 class Stopped(Exception):
     """The run was asked to stop, by a signal, and has saved where it was."""
 
-    def __init__(self, message: str, signal: signal.Signals):
+    def __init__(self, message: str, number: signal.Signals):
         super().__init__(message)
-        self.signal = signal
+        self.signal = number
 
-
-def say(text: str) -> None:
-    """Print a line, once for all processes."""
-    if jax.process_index() == 0:
-        print(text, flush=True)
+    @property
+    def status(self) -> int:
+        """Exit status of a command: where a machine is taken away or a terminal closed, nothing has gone wrong."""
+        return INTERRUPTED if self.signal is signal.SIGINT else 0
 
 
 def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> RunResult:
-    """Train, or continue the run that `workdir` holds, and save the model in `workdir/final`.
+    """Train, or continue the run that `workdir` holds, and save the last and the best model in it, `final` and `best`.
 
     Args:
         config: of the run.
@@ -69,9 +73,10 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
     Raises:
         ValueError: for a config that cannot be run, or a work folder of another run.
         NonFiniteError: the loss or the gradient was not finite.
-        Stopped: SIGTERM or SIGINT came; everything is saved.
+        Stopped: a signal asked for it, or nobody reads standard output any more; everything is saved.
     """
     with Interrupt() as interrupt:
+        interrupt.nothing_to_save = True  # until the first step
         experiment = build(config)
         require_images(experiment.dataset.test.source)
         with locked(workdir):
@@ -79,8 +84,15 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
             size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes))
             require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
             record_environment(workdir)
-            with Checkpoints(workdir, config.checkpoint) as checkpoints:
-                return _Run(experiment, workdir, checkpoints, interrupt, profile).run()
+            screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE))
+            try:
+                with Checkpoints(workdir, config.checkpoint) as checkpoints:
+                    result = _Run(experiment, workdir, checkpoints, interrupt, screen, profile).run()
+            except BaseException as error:
+                screen.log(str(error) or type(error).__name__)
+                raise
+            screen.log(str(result))
+            return result
 
 
 class _Run:
@@ -92,11 +104,13 @@ class _Run:
         workdir: Path,
         checkpoints: Checkpoints,
         interrupt: Interrupt,
+        screen: Screen,
         profile: Profile | None,
     ):
         self.experiment, self.config = experiment, experiment.config
-        self.workdir, self.checkpoints, self.interrupt, self.profile = workdir, checkpoints, interrupt, profile
-        self.eval_step = make_eval_step(experiment)
+        self.workdir, self.checkpoints, self.interrupt = workdir, checkpoints, interrupt
+        self.screen, self.profile = screen, profile
+        self.eval_step, self.compiled = make_eval_step(experiment), False
         self.total = experiment.learning_rate.total_steps
         self.eval_every = experiment.every(self.config.eval_epochs)
         self.save_every = experiment.every(self.config.checkpoint.every_epochs)
@@ -106,10 +120,17 @@ class _Run:
     def run(self) -> RunResult:
         state = self._first_state()
         start = int(state.step)
-        per_epoch, images = self.experiment.steps_per_epoch, self.config.data.batch_size
         with (
             Metrics(self.workdir, self.config.log, start) as self.metrics,
-            Progress(self.total, start, images_per_step=images, steps_per_epoch=per_epoch) as self.progress,
+            Progress(
+                self.total,
+                start,
+                images_per_step=self.config.data.batch_size,
+                steps_per_epoch=self.experiment.steps_per_epoch,
+                console=self.screen.console,
+                say=self.screen.print,
+                averaged=bool(self.config.ema.decay),
+            ) as self.progress,
         ):
             if start and self._is_due(start) and self.evaluated < start:  # the evaluation was interrupted
                 state = self._evaluate(state, start)
@@ -120,7 +141,7 @@ class _Run:
 
     def _first_state(self) -> State:
         """The newest checkpoint, or the state before the first step."""
-        restored = self.checkpoints.restore(self.experiment.state_shapes, say)
+        restored = self.checkpoints.restore(self.experiment.state_shapes, self.screen.print)
         if restored is None:
             return self.experiment.init()
         state, meta = restored
@@ -129,8 +150,13 @@ class _Run:
                 f"{self.workdir}: the run was trained on {meta['data']}, and now there is {self._data_meta()}; "
                 "continuing would be neither run. Restore the images, or choose another --workdir."
             )
+        if int(state.step) > self.total:
+            raise ValueError(
+                f"{self.workdir}: the run has done {int(state.step)} steps, and epochs={self.config.epochs} are only "
+                f"{self.total}."
+            )
         self.evaluated, self.scores = meta["evaluated"], meta["scores"]
-        say(f"continuing {self.workdir} at step {int(state.step)} of {self.total}")
+        self.screen.print(f"continuing {self.workdir} at step {int(state.step)} of {self.total}")
         return state
 
     def _train(self, state: State, start: int) -> State:
@@ -144,8 +170,11 @@ class _Run:
                 f"{start + 1} to {self.total}."
             )
         experiment, watch = self.experiment, Watch(self.workdir)
-        train_step = compile_train_step(experiment)
-        self.progress.print(summary.overview(experiment, self.workdir, start=start, compiled=train_step))
+        self.progress.print(summary.overview(experiment, self.workdir, start=start))
+        with self.progress.compiling("the training step"):
+            train_step = compile_train_step(experiment)
+        if told := summary.costs(experiment, train_step):
+            self.progress.print(told)
         train, report = experiment.dataset.train, self.workdir / data.REPORT
         batches = data.train_batches(train, self.config.data, self.config.seed, start, report)
         try:
@@ -154,6 +183,7 @@ class _Run:
                     self._trace(step, traced, state)
                     batch = next(batches)
                     state, metrics = train_step(state, put_batch(experiment.mesh, {k: batch[k] for k in DEVICE_KEYS}))
+                    self.interrupt.nothing_to_save = False
                     self.progress.step(step)
                     for done, values in watch.add(step, batch, metrics):
                         self._log(done, values)
@@ -164,7 +194,8 @@ class _Run:
                         self._log(done, values)
                     if due and not stop:
                         state = self._evaluate(state, step)
-                    self._save(state, step)
+                    with self.progress.paused():
+                        self._save(state, step)
                     self._stop_if_asked(step)
         except NonFiniteError as error:
             newest = self.checkpoints.newest
@@ -180,7 +211,7 @@ class _Run:
         return step % self.eval_every == 0 or step == self.total
 
     def _stop_if_asked(self, step: int) -> None:
-        """Raise `Stopped` after SIGTERM or SIGINT, unless nothing is left to do."""
+        """Raise `Stopped` if the run was asked to stop, unless nothing is left to do."""
         if self.interrupt.signal is not None and self.evaluated < self.total:
             raise Stopped(f"{self.interrupt.signal.name}: saved step {step} of {self.total}", self.interrupt.signal)
 
@@ -197,9 +228,17 @@ class _Run:
             for batch in data.test_batches(test, self.config.data, size):
                 if self.interrupt():
                     return state
-                sums.append(self.eval_step(state.eval_params, put_batch(experiment.mesh, batch)))
+                with contextlib.nullcontext() if self.compiled else self.progress.compiling("the evaluation"):
+                    sums.append(self.eval_step(state.eval_params, put_batch(experiment.mesh, batch)))
+                self.compiled = True
                 advance()
             sums = jax.device_get(sums)
+        with self.progress.paused():
+            return self._evaluated(state, step, sums)
+
+    def _evaluated(self, state: State, step: int, sums: list[Any]) -> State:
+        """Tell everyone what an evaluation found."""
+        experiment = self.experiment
         total = {key: sum(float(part[key]) for part in sums) for key in sums[0]}
         self.scores = {f"test_{key}": total[key] / total["count"] for key in ("top1", "top5", "loss")}
         self.evaluated = step
@@ -236,8 +275,18 @@ class _Run:
             self.progress.print(f"trace of steps {steps.start} to {step - 1}: {self.workdir / 'profile'}")
 
     def _export(self, state: State) -> None:
-        """Write what was evaluated as a folder that timm and nfjax load."""
+        """Write what was evaluated last, and what was best, as folders that timm and nfjax load."""
         gather = jax.jit(lambda params: params, out_shardings=replicated(self.experiment.mesh))
         params = gather(state.eval_params)
         if jax.process_index() == 0:
-            nfjax.save(merge(self.experiment.graphdef, params), self.workdir / "final")
+            model = merge(self.experiment.graphdef, params)
+            said = f"{nfjax.save(model, self.workdir / 'final')}, after step {self.total}"
+            if self.config.checkpoint.keep_best:
+                self.checkpoints.wait()
+                metric, (step,) = self.config.checkpoint.metric, averages.choose(self.workdir, best=1)
+                if step == self.total:
+                    nfjax.save(model, self.workdir / "best")
+                else:
+                    averages.save(self.workdir, load_weights(self.workdir, step), step, self.workdir / "best")
+                said += f"; {self.workdir / 'best'}, after step {step}, the best by test {metric}"
+            self.screen.print(f"saved {said}; curves: {self.workdir / curves.FILE_NAME}")

@@ -8,11 +8,15 @@ from train.machine.huge_pages import use_huge_pages
 
 
 def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
-    """Run the command; the exit status is 0 also after SIGTERM, when everything was saved."""
+    """Run the command; the exit status is 130 after Ctrl-C, and 0 where another signal made it save and stop."""
+    return exit_status(lambda: _train([prog, *argv]), extra="train")
+
+
+def _train(command: Sequence[str]) -> int:
     from train.cli.flags import parse
 
-    config, workdir, options = parse([prog, *argv])  # first: a mistake should not wait for the rest to be imported
-    if list(argv) == sys.argv[-len(argv) :]:  # the process is the command's own
+    config, workdir, options = parse(command)
+    if list(command[1:]) == sys.argv[1 - len(command) :]:  # the process is the command's own
         use_huge_pages()
     from absl import logging
 
@@ -22,17 +26,13 @@ def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
 
     logging.set_verbosity(options.verbosity)  # the libraries under the loop tell of every step they take
     cache.enable()
-
-    def train() -> int:
-        initialize(options.distributed, options.coordinator, options.num_processes, options.process_id)
-        print(run(config, workdir, profile=options.profile))
-        return 0
-
+    initialize(options.distributed, options.coordinator, options.num_processes, options.process_id)
     try:
-        return exit_status(train, extra="train")
+        print(run(config, workdir, profile=options.profile))
     except Stopped as stopped:
         print(f"{stopped}; the same command continues from there.")
-        return 0 if stopped.signal.name == "SIGTERM" else 130
+        return stopped.status
+    return 0
 
 
 if __name__ == "__main__":

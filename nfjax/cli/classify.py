@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import nfjax
-from nfjax.cli.common import Images, find_images, load_model, write_parquet
+from nfjax.cli.common import Images, find_images, load_model
+from nfjax.cli.output import print_tables, write_parquet
 from nfjax.images import load_image
 from nfjax.pictures import make_figure, require_picture, save_figure
 from port.atomic import replacing, require_writable
@@ -80,7 +81,6 @@ def _write(rows: list[dict[str, Any]], form: str, output: Path | None) -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("image", "class", "probability")
@@ -90,7 +90,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
         if first and row is not rows[0]:
             table.add_section()
         table.add_row(row["file"] if first else "", row["name"], f"{row['probability']:.2%}")
-    Console().print(table)
+    print_tables(table)
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:

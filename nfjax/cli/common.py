@@ -18,8 +18,6 @@ import nfjax
 from nfjax import cache
 from nfjax.images import image_suffixes, load_image, passed_over, walk
 from nfjax.meter import Meter
-from port.atomic import replacing
-from port.messages import require
 from port.paths import user_path
 
 
@@ -115,14 +113,3 @@ class Images:
         if self.failed:
             print(f"{len(self.failed)} of {len(self.files)} images could not be read.", file=sys.stderr)
         return 1 if self.failed else 0
-
-
-def write_parquet(columns: dict[str, Any], path: Path) -> None:
-    """Write equally long columns as a parquet file; a 2-D array becomes a column of fixed-size lists."""
-    pyarrow, parquet = (require(module, "parquet files") for module in ("pyarrow", "pyarrow.parquet"))
-    for name, values in columns.items():
-        if isinstance(values, np.ndarray) and values.ndim == 2:
-            flat = pyarrow.array(values.reshape(-1))
-            columns = columns | {name: pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])}
-    with replacing(path) as partial:
-        parquet.write_table(pyarrow.table(columns), partial)

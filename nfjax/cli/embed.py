@@ -4,7 +4,8 @@ import argparse
 
 import numpy as np
 
-from nfjax.cli.common import Images, find_images, load_model, write_parquet
+from nfjax.cli.common import Images, find_images, load_model
+from nfjax.cli.output import write_parquet
 from port.atomic import replacing, require_writable
 
 

@@ -3,10 +3,10 @@
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nfjax.cli.output import print_tables, table_of
 from nfjax.models.data_config import DataConfig
 from nfjax.models.registry import MODELS, find, list_models
 from nfjax.names import resolve
@@ -25,7 +25,7 @@ def listed(args: argparse.Namespace) -> int:
         print(json.dumps(models, indent=2))
         return 0
     words = ["name", "hub id" if args.pretrained else "weights", "licence"]
-    table = _table(words, ["pixels", "params M", "GMACs", "act. M", "top-1 %", "top-5 %"])
+    table = table_of(words, ["pixels", "params M", "GMACs", "act. M", "top-1 %", "top-5 %"])
     for name, model in zip(names, models, strict=True):
         costs, results = model["counts"], {row["img_size"]: row for row in model["results"]}
         measured = [results[row["img_size"][0]] for row in costs if row["img_size"][0] in results]
@@ -40,7 +40,7 @@ def listed(args: argparse.Namespace) -> int:
             " / ".join(f"{row['top1']:.2f}" for row in measured),
             " / ".join(f"{row['top5']:.2f}" for row in measured),
         )
-    _print(table)
+    print_tables(table)
     return 0
 
 
@@ -53,18 +53,18 @@ def info(args: argparse.Namespace) -> int:
         rows = [dataclasses.asdict(layer) | {"param_count": layer.param_count} for layer in layers]
         print(json.dumps(model | ({"layers": rows} if args.layers else {}), indent=2))
         return 0
-    facts = _table(["", ""], [], show_header=False)
+    facts = table_of(["", ""], [], show_header=False)
     for key, value in model.items():
         if key not in ("counts", "results"):
             facts.add_row(key, " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
-    costs = _table([], ["pixels", "params M", "GMACs", "act. M"], title="one image")
+    costs = table_of([], ["pixels", "params M", "GMACs", "act. M"], title="one image")
     for row in profiles:
         numbers = row.params / 1e6, row.macs / 1e9, row.activations / 1e6
         costs.add_row(_by(row.img_size), *(f"{number:.2f}" for number in numbers))
-    results = _table([], list(model["results"][0]) if model["results"] else [], title="published by timm, in percent")
+    results = table_of([], list(model["results"][0]) if model["results"] else [], title="published by timm, in percent")
     for row in model["results"]:
         results.add_row(*map(str, row.values()))
-    _print(facts, costs, *([results] if model["results"] else []), *([_layer_table(layers)] if layers else []))
+    print_tables(facts, costs, *([results] if model["results"] else []), *([_layer_table(layers)] if layers else []))
     return 0
 
 
@@ -84,34 +84,13 @@ def _described(data: DataConfig, counted: Iterable[Counts]) -> dict[str, Any]:
 
 
 def _layer_table(layers: Sequence[Layer]) -> Any:
-    table = _table(["layer", "kind", "parameters", "output"], ["params", "MACs", "activations"], title="layers")
+    table = table_of(["layer", "kind", "parameters", "output"], ["params", "MACs", "activations"], title="layers")
     for layer in layers:
         shapes = " ".join(f"{name} {_by(shape)}" for name, shape in layer.params.items())
         output = "" if layer.output_shape is None else _by(layer.output_shape)
         numbers = layer.param_count, layer.macs, layer.activations
         table.add_row(layer.path or "(model)", layer.kind, shapes, output, *(f"{number:,}" for number in numbers))
     return table
-
-
-def _table(left: Sequence[str], right: Sequence[str], **options: Any) -> Any:
-    """A rich table: columns of words, then columns of numbers."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, title_justify="left", **options)
-    for name in left:
-        table.add_column(name, overflow="fold")
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _print(*tables: Any) -> None:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 1000  # nothing is wrapped for a file or another program
-    console = Console(width=width, highlight=False)
-    for table in tables:
-        console.print(table)
 
 
 def _tags(tags: Sequence[str]) -> str:

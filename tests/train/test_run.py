@@ -1,5 +1,6 @@
 """A run from config to final model: interrupted, continued, gone wrong, and what the user is told."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,11 +16,13 @@ import pytest
 import nfjax
 from train import config as c
 from train import data
+from train.checkpoints.averages import run_weights
 from train.checkpoints.manager import Checkpoints
 from train.cli.options import Profile
 from train.experiment import build
 from train.loop import Stopped, run
 from train.machine.mesh import put_batch
+from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError
 from train.step import compile_train_step, make_eval_step, make_train_step
 
@@ -78,7 +81,8 @@ def test_a_run_leaves_what_it_promises(whole):
     assert result.steps == 24
     assert str(result) == f"top1={result.top1:.4f} top5={result.top5:.4f} steps=24 workdir={workdir}"
     assert {p.name for p in workdir.iterdir() if not p.name.startswith(".")} == {
-        "checkpoints", "config.json", "curves.png", "environment.json", "final", "metrics.jsonl", "tensorboard",
+        "best", "checkpoints", "config.json", "curves.png", "environment.json", "final", "log.txt", "metrics.jsonl",
+        "tensorboard",
     }  # fmt: skip
     logged = lines(workdir)
     assert [line["step"] for line in logged] == [5, 10, 12, 15, 20, 24, 24]
@@ -87,6 +91,29 @@ def test_a_run_leaves_what_it_promises(whole):
     model = nfjax.load(f"local-dir:{workdir / 'final'}")
     assert (model.num_classes, model.in_chans, model.data_config.mean) == (10, 1, (0.5,))
     assert model.data_config.input_size == (1, 16, 16)
+
+
+def test_the_last_and_the_best_model(whole, tmp_path, monkeypatch):
+    """Of a run whose second evaluation is worse; the first is of a checkpoint that is there still."""
+    evaluated = iter([0.5, 0.25])
+    monkeypatch.setattr(
+        "train.loop.make_eval_step",
+        lambda experiment: lambda params, batch: {
+            "top1": next(evaluated), "top5": 1.0, "loss": 1.0, "count": 1.0,
+        },
+    )  # fmt: skip
+    monkeypatch.setattr(data, "test_batches", lambda test, options, size: iter([{}]))
+    run(tiny(), tmp_path)
+    log = (tmp_path / "log.txt").read_text()
+    assert "step 12/24 epoch 1.00 evaluation of the moving average: top1 50.00 %" in log
+    assert (
+        f"saved {tmp_path / 'final'}, after step 24; {tmp_path / 'best'}, after step 12, the best by test top1" in log
+    )
+    assert f"curves: {tmp_path / 'curves.png'}" in log
+    best = nfjax.state_dict(nfjax.load(tmp_path / "best"))
+    there = run_weights(tmp_path, 12)
+    assert all(best[key].tobytes() == there[key].tobytes() for key in best)
+    assert any(best[key].tobytes() != value.tobytes() for key, value in weights(tmp_path).items())
 
 
 def test_timm_reads_the_final_model(whole):
@@ -154,6 +181,21 @@ def test_asked_to_stop_in_a_step(whole, tmp_path, monkeypatch):
     assert lines(tmp_path) == lines(whole[1])
 
 
+def test_a_terminal_that_closes(whole, tmp_path, monkeypatch):
+    """The signal is SIGHUP; or there is none, and the next line finds nobody: `nfjax train ... | head`."""
+    read, write = os.pipe()
+    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        os.close(read)
+        with pytest.raises(Stopped, match="SIGPIPE: saved step 1 of 24") as stopped:
+            run(tiny(), tmp_path)
+        assert stopped.value.status == 0
+        assert "SIGPIPE: saved step 1 of 24" in (tmp_path / "log.txt").read_text()
+        monkeypatch.setattr(Metrics, "write", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+        with pytest.raises(Stopped, match="SIGHUP: saved step"):
+            run(tiny(), tmp_path)
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_asked_to_stop_in_an_evaluation(whole, tmp_path, monkeypatch, last):
     """The evaluation is owed: it is made when the run goes on, and its result is that of an uninterrupted run."""
@@ -180,8 +222,21 @@ def test_a_finished_run_is_not_trained_again(whole):
     assert lines(whole[1]) == before
 
 
+def test_a_run_is_prolonged(tmp_path):
+    """Where the learning rate knows of no end; then it is the longer run."""
+    constant = c.Schedule("constant")
+    run(tiny(epochs=1, schedule=constant), tmp_path / "prolonged")
+    assert run(tiny(schedule=constant), tmp_path / "prolonged").steps == 24
+    run(tiny(schedule=constant), tmp_path / "whole")
+    first, second = weights(tmp_path / "prolonged"), weights(tmp_path / "whole")
+    assert all(first[key].tobytes() == second[key].tobytes() for key in first)
+    with pytest.raises(ValueError, match="has done 24 steps, and epochs=1 are only 12"):
+        run(tiny(epochs=1, schedule=constant), tmp_path / "whole")
+
+
 def test_another_config_is_refused(whole):
-    with pytest.raises(ValueError, match=r"optim\.lr: 0\.05 there, 0\.5 here"):
+    message = r"(?s)optim\.lr: 0\.05 there, 0\.5 here.*another --workdir and.*--config\.model\.weights="
+    with pytest.raises(ValueError, match=message):
         run(tiny(optim=c.Optim(lr=0.5, clip_grad=0.015)), whole[1])
 
 

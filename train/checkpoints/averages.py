@@ -65,9 +65,9 @@ def average(run: Path, steps: Sequence[int]) -> dict[str, np.ndarray]:
     return {path: (array / len(steps)).astype(weights[path].dtype) for path, array in total.items()}
 
 
-def run_weights(run: Path) -> dict[str, np.ndarray]:
-    """The weights to evaluate of a run's newest good checkpoint, by timm name: what `nfjax.load(weights=)` takes."""
-    return port.to_timm(load_weights(run))
+def run_weights(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """The weights to evaluate of a run's newest good checkpoint, or of a step's, by timm name: for `nfjax.load`."""
+    return port.to_timm(load_weights(run, step))
 
 
 def save(run: Path, weights: dict[str, np.ndarray], step: int, out: Path) -> None:

@@ -42,12 +42,8 @@ def checksums(arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, str]:
 
 def prepare(arrays: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> None:
     """Compile what `checksums` needs for such arrays; shapes with shardings are enough."""
-    for shape, dtype, sharding in {(a.shape, a.dtype, a.sharding) for a in arrays.values()}:
-        if not sharding.is_fully_replicated:
-            _sharded_sums.lower(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding), sharding).compile()
-        else:
-            local = SingleDeviceSharding(_first_device(sharding))
-            _local_sums.lower(jax.ShapeDtypeStruct(shape, dtype, sharding=local)).compile()
+    for array in arrays.values():
+        _compiled(array.shape, array.dtype, _where(array.sharding))
 
 
 def _parts(array: jax.Array | np.ndarray) -> list[Any]:
@@ -55,11 +51,18 @@ def _parts(array: jax.Array | np.ndarray) -> list[Any]:
     if isinstance(array, np.ndarray):
         return [_numpy_sums(array)]
     if not array.is_fully_replicated:
-        return [shard.data for shard in _sharded_sums(array, array.sharding).addressable_shards]
+        sums = _compiled(array.shape, array.dtype, _where(array.sharding))(array)
+        return [shard.data for shard in sums.addressable_shards]
     if jax.process_index() == 0:  # every process has all of it; one of them counts
         first = _first_device(array.sharding)
-        return [_local_sums(next(shard.data for shard in array.addressable_shards if shard.device == first))]
+        local = next(shard.data for shard in array.addressable_shards if shard.device == first)
+        return [_compiled(array.shape, array.dtype, _where(array.sharding))(local)]
     return [np.zeros(2, np.uint32)]
+
+
+def _where(sharding: Sharding) -> Sharding:
+    """Where the sums of an array are computed: of one that all devices have, on a single one."""
+    return SingleDeviceSharding(_first_device(sharding)) if sharding.is_fully_replicated else sharding
 
 
 def _first_device(sharding: Sharding) -> jax.Device:
@@ -80,16 +83,19 @@ def _numpy_sums(array: np.ndarray) -> np.ndarray:
     return np.array([term.sum(dtype=np.uint32) for term in _terms(words, np.arange(words.size, dtype=np.uint32))])
 
 
-# Jitted array by array: far fewer shapes than arrays have to be compiled. A program over all arrays would take seconds
-# to compile; programs that communicate, many of them in flight, can deadlock virtual CPU devices.
+@functools.cache
+def _compiled(shape: tuple[int, ...], dtype: Any, sharding: Any) -> jax.stages.Compiled:
+    """The sums of an array of this kind, as a program.
+
+    By array: far fewer kinds than arrays have to be compiled. A program over all arrays would take seconds to compile;
+    programs that communicate, many of them in flight, can deadlock virtual CPU devices.
+    """
+    like = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    if isinstance(sharding, NamedSharding):
+        return jax.jit(functools.partial(_sharded_sums, sharding=sharding)).lower(like).compile()
+    return jax.jit(lambda array: _sums(array, shape, [0] * len(shape))).lower(like).compile()
 
 
-@jax.jit
-def _local_sums(array: jax.Array) -> jax.Array:
-    return _sums(array, array.shape, [0] * array.ndim)
-
-
-@functools.partial(jax.jit, static_argnums=1)
 def _sharded_sums(array: jax.Array, sharding: NamedSharding) -> jax.Array:
     """A row `(2,)` from each device, to be added up."""
     mesh, spec = sharding.mesh, [*sharding.spec, *[None] * (array.ndim - len(sharding.spec))]

@@ -59,7 +59,7 @@ class Checkpoints:
 
     def __exit__(self, kind: Any, exception: BaseException | None, trace: Any) -> None:
         try:
-            self._wait()
+            self.wait()
         except OSError as error:
             if exception is None:
                 raise
@@ -84,7 +84,7 @@ class Checkpoints:
         Raises:
             OSError: this write, or the one before, failed: no space, no permission, ...
         """
-        self._wait()
+        self.wait()
         if metrics is not None and self._config.metric not in metrics:
             raise ValueError(f"checkpoint.metric={self._config.metric!r} is not one of {', '.join(metrics)}.")
         with jax.transfer_guard("allow"):
@@ -114,7 +114,7 @@ class Checkpoints:
             ValueError: a checkpoint is intact, but of another model or optimiser; names the differences.
             DamagedError: there are checkpoints, but no good one.
         """
-        self._wait()
+        self.wait()
         damaged: dict[int, str] = {}
         for step in from_first_process(steps(self._workdir)[::-1]):
             with jax.transfer_guard("allow"):
@@ -161,7 +161,7 @@ class Checkpoints:
         from_first_process([])
         return place
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Until the write that is going on, if any, has ended; raises if it failed."""
         writing, self._writing = self._writing, None
         if writing is not None:

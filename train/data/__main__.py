@@ -36,6 +36,10 @@ def options(parser: Parser) -> None:
 
 def inspect(argv: Sequence[str], prog: str) -> int:
     """Run the command."""
+    return exit_status(lambda: _inspect(argv, prog), extra="train")
+
+
+def _inspect(argv: Sequence[str], prog: str) -> int:
     parser = Parser(prog=prog, description=__doc__, others=("--config", "--noconfig"))
     options(parser)
     args, fields = parser.parse_known_args(argv)
@@ -45,16 +49,12 @@ def inspect(argv: Sequence[str], prog: str) -> int:
     from train.config import Augment, Data
 
     config = parse([prog, *fields])[0] if args.place is None else None
+    from train.data.dataset import for_config, load_dataset
+    from train.data.inspect import inspect
+    from train.data.place import place
 
-    def run() -> int:
-        from train.data.dataset import for_config, load_dataset
-        from train.data.inspect import inspect
-        from train.data.place import place
-
-        dataset = for_config(config) if config else load_dataset(Data(**place(args.place)), augment=Augment())
-        return 0 if inspect(dataset, args.output, args.limit) else 1
-
-    return exit_status(run, extra="train")
+    dataset = for_config(config) if config else load_dataset(Data(**place(args.place)), augment=Augment())
+    return 0 if inspect(dataset, args.output, args.limit) else 1
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfjax.pictures import make_figure, save_figure
-from train.report.metrics import read_metrics
+from nfjax.pictures import make_figure, require_picture, save_figure
+from train.report.metrics import FILE, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,7 +152,18 @@ def running_mean(values: np.ndarray) -> np.ndarray:
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
-def draw_runs(runs: Sequence[Path], path: Path) -> Path:
-    """Draw the metrics.jsonl of one run, or of several over each other."""
+def draw_runs(runs: Sequence[Path], path: Path | None) -> Path:
+    """Draw the metrics.jsonl of one run, or of several over each other.
+
+    Args:
+        path: RUN/curves.png for one run, else curves.png, unless given.
+
+    Raises:
+        ValueError: a folder is no run, or a picture cannot be written by that name.
+    """
+    for run in runs:
+        if not (run / FILE).exists():
+            raise ValueError(f"{run} is not the work folder of a run: it has no {FILE}.")
+    path = require_picture(path or (runs[0] if len(runs) == 1 else Path()) / FILE_NAME)
     title = runs[0].absolute().name if len(runs) == 1 else f"{len(runs)} runs"
     return draw({str(run): load_curves(run) for run in runs}, path, title=title)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -19,8 +20,15 @@ MEMORY = 30.0  # seconds of training that the shown speed is about the mean of
 class Progress:
     """Where a run is, how fast, and for how long; only process 0 shows it.
 
-    It reads no arrays and starts no thread: it is told numbers, and draws when it is told of a step. Use it as a
-    context manager; inside, print through `print`, or the bar is torn. `clock` gives seconds from any origin.
+    It reads no arrays, and has no thread but while something compiles: it is told numbers, and draws when it is told of
+    a step. Use it as a context manager; inside, print on the same console, or the bar is torn.
+
+    Args:
+        total: steps of the run.
+        start: steps done before.
+        say: prints a line above the bar; on the console unless given.
+        averaged: what is evaluated is a moving average.
+        clock: seconds from any origin.
     """
 
     def __init__(
@@ -31,21 +39,24 @@ class Progress:
         images_per_step: int,
         steps_per_epoch: float,
         console: Console | None = None,
+        say: Callable[[str], None] | None = None,
+        averaged: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._total, self._images, self._per_epoch = total, images_per_step, steps_per_epoch
         self._step, self._first = start, start + 1
         self._console = console or Console()
+        self._say, self._of = say or self._print, " of the moving average" if averaged else ""
         self._shown = jax.process_index() == 0
         self._speed = Speed(start, clock)
         self._clock = clock
         self._drawn = self._printed = -math.inf
-        self._note = ""
+        self._note, self._compiles = "", ""
         self._bar: Bar | None = None
         if self._shown and self._console.is_terminal:
             width = min(max(self._console.width - 90, 8), 40)  # the numbers matter more
             self._bar = bar(self._console, width, auto_refresh=False)
-            self._training = self._bar.add_task("training", total=total, completed=start, note="compiling")
+            self._training = self._bar.add_task("training", total=total, completed=start, note="")
 
     def __enter__(self) -> "Progress":
         if self._bar is not None:
@@ -64,10 +75,32 @@ class Progress:
         per_step = self._speed.seconds_per_step
         return None if per_step is None else self._images / per_step
 
+    @contextlib.contextmanager
+    def compiling(self, what: str) -> Iterator[None]:
+        """Around a compilation: it is announced, and the bar shows how long it takes."""
+        began, done = self._clock(), threading.Event()
+        self.print(f"compiling {what}")
+
+        def tick() -> None:
+            while self._bar is not None and not done.is_set():
+                self._compiles = f"compiling, {duration(self._clock() - began)}"
+                self._draw()
+                done.wait(REFRESH)
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self._compiles = ""
+        self.print(f"compiled in {self._clock() - began:.1f} s")
+
     def step(self, step: int) -> None:
         """`step` steps have been started; to be called after each, it is cheap."""
         self._step = step
-        if step == self._first:  # it has just been compiled, and starts on the device now
+        if step == self._first:  # before it were compilation and the first batch; it starts on the device now
             self._speed.restart(step - 1)
         if self._bar is not None and self._clock() - self._drawn > REFRESH:
             self._draw()
@@ -85,12 +118,17 @@ class Progress:
             self.print(f"step {step}/{self._total} {self._status()}")
 
     @contextlib.contextmanager
-    def evaluation(self, total: int) -> Iterator[Callable[[], None]]:
-        """Around an evaluation of `total` batches; gives a function to call after each batch.
-
-        Its time is kept out of the speed, and counted in the time that is left.
-        """
+    def paused(self) -> Iterator[None]:
+        """Around what is no step, while none is under way: kept out of the speed, counted in the time that is left."""
         began = self._clock()
+        try:
+            yield
+        finally:
+            self._speed.pause(self._clock() - began)
+
+    @contextlib.contextmanager
+    def evaluation(self, total: int) -> Iterator[Callable[[], None]]:
+        """Around an evaluation of `total` batches, which is `paused`; gives a function to call after each batch."""
         task: TaskID | None = None
         if self._bar is not None:
             task = self._bar.add_task("evaluation", total=total, note="")
@@ -103,12 +141,12 @@ class Progress:
                     self._draw()
 
         try:
-            yield advance
+            with self.paused():
+                yield advance
         finally:
             if self._bar is not None and task is not None:
                 self._bar.remove_task(task)
                 self._draw()
-            self._speed.pause(self._clock() - began)
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
         """Print the result of an evaluation after `step` steps: keys such as "test_top1", shares in percent."""
@@ -116,18 +154,22 @@ class Progress:
         for key, value in values.items():
             name = key.removeprefix("test_")
             parts.append(f"{name} {100 * value:.2f} %" if name.startswith("top") else f"{name} {value:.4g}")
-        self.print(f"step {step}/{self._total} epoch {step / self._per_epoch:.2f} evaluation: {', '.join(parts)}")
+        where = f"step {step}/{self._total} epoch {step / self._per_epoch:.2f}"
+        self.print(f"{where} evaluation{self._of}: {', '.join(parts)}")
 
     def print(self, text: str) -> None:
         """A line of its own, above the bar."""
         if self._shown:
-            # As it is: rich would break lines at 80 columns where there is no terminal, and read [..] as markup.
-            self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+            self._say(text)
+
+    def _print(self, text: str) -> None:
+        # As it is: rich would break lines at 80 columns where there is no terminal, and read [..] as markup.
+        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def _draw(self) -> None:
         assert self._bar is not None
         self._drawn = self._clock()
-        self._bar.update(self._training, completed=self._step, note=self._status() or "compiling")
+        self._bar.update(self._training, completed=self._step, note=self._compiles or self._status())
         self._bar.refresh()
 
     def _status(self) -> str:
@@ -141,7 +183,7 @@ class Progress:
 
 
 class Speed:
-    """Seconds a step, without the first one, which compiles, and without evaluations.
+    """Seconds a step, without what comes before the first one, and without pauses.
 
     Steps are started ahead of the device, so that the time is taken only at those that are known to be finished.
     """
@@ -149,22 +191,22 @@ class Speed:
     def __init__(self, start: int, clock: Callable[[], float]):
         self._start, self._clock = start, clock
         self._since, self._step, self._paused = clock(), start, 0.0
-        self._mean, self._weight = 0.0, 0.0
-        self._evaluations = 0.0
+        self._seconds, self._steps = 0.0, 0.0  # of late: what lies back counts less and less
+        self._pauses = 0.0
 
     @property
     def seconds_per_step(self) -> float | None:
-        """The mean, in which what lies back counts less and less; None before the first measurement."""
-        return self._mean / self._weight if self._weight else None
+        """The mean of late; None before the first measurement."""
+        return self._seconds / self._steps if self._steps else None
 
     def restart(self, step: int) -> None:
         """Forget the time up to now."""
         self._since, self._step, self._paused = self._clock(), step, 0.0
 
     def pause(self, seconds: float) -> None:
-        """Some of the time was an evaluation's."""
+        """So much of the time was no step's."""
         self._paused += seconds
-        self._evaluations += seconds
+        self._pauses += seconds
 
     def measure(self, step: int) -> None:
         """`step` steps are finished."""
@@ -172,10 +214,10 @@ class Speed:
         self.restart(step)
         if steps > 0 and seconds > 0:
             keep = math.exp(-seconds / MEMORY)
-            self._mean = keep * self._mean + (1 - keep) * seconds / steps
-            self._weight = keep * self._weight + (1 - keep)
+            self._seconds = keep * self._seconds + seconds
+            self._steps = keep * self._steps + steps
 
     def left(self, steps: int) -> float:
-        """Seconds for so many more steps, with evaluations as often and as long as up to now."""
+        """Seconds for so many more steps, with pauses as often and as long as up to now."""
         done = max(self._step - self._start, 1)
-        return steps * ((self.seconds_per_step or 0.0) + self._evaluations / done)
+        return steps * ((self.seconds_per_step or 0.0) + self._pauses / done)

@@ -20,14 +20,12 @@ def overview(
     workdir: Path,
     *,
     start: int = 0,
-    compiled: jax.stages.Compiled | None = None,
     width: int | None = None,
 ) -> str:
-    """A table of the devices, the model, the work and what it costs, as plain text.
+    """A table of the devices, the model and the work, as plain text.
 
     Args:
         start: steps that were done before.
-        compiled: the train step, for its memory and its FLOPs; what the backend does not tell is left out.
         width: columns of text; the terminal's unless given, at most 100.
     """
     config, state, mesh = experiment.config, experiment.state_shapes, experiment.mesh
@@ -48,9 +46,12 @@ def overview(
         ),
     }
     rows |= {"not used": "; ".join(experiment.dataset.notes)} if experiment.dataset.notes else {}
-    if compiled is not None:
-        rows |= _costs(compiled, config, mesh.size)
-    return _table(rows, width or min(shutil.get_terminal_size((100, 24)).columns, 100))
+    return _table(rows, width)
+
+
+def costs(experiment: Experiment, compiled: jax.stages.Compiled, *, width: int | None = None) -> str:
+    """A table of the memory and the FLOPs of the compiled train step, as far as the backend tells."""
+    return _table(_costs(compiled, experiment.config, experiment.mesh.size), width)
 
 
 def _devices(mesh: jax.sharding.Mesh) -> str:
@@ -92,7 +93,8 @@ def _costs(compiled: jax.stages.Compiled, config: Config, devices: int) -> dict[
     return rows
 
 
-def _table(rows: dict[str, str], width: int) -> str:
+def _table(rows: dict[str, str], width: int | None) -> str:
+    width = width or min(shutil.get_terminal_size((100, 24)).columns, 100)
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

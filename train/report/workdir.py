@@ -89,15 +89,17 @@ def _claim(workdir: Path, config: dict[str, Any]) -> None:
     if path.exists():
         before = _flat(_read(path))
         now = _flat(json.loads(json.dumps(config)))  # as it would be read back: lists for tuples
+        # Whose learning rate knows of no end can be prolonged.
+        free = FREE_FIELDS + ("|epochs" if now.get("schedule.name") == "constant" else "")
         changed = [
             f"  {key}: {before.get(key)!r} there, {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not re.fullmatch(FREE_FIELDS, key)
+            if before.get(key) != now.get(key) and not re.fullmatch(free, key)
         ]
         if changed:
             raise ValueError(
-                f"{workdir} holds a run with another config:\n" + "\n".join(changed) + "\nChoose another --workdir, "
-                "remove this one, or give the config it had."
+                f"{workdir} holds a run with another config:\n" + "\n".join(changed) + "\nGive the config it had, or "
+                f"start a new run: another --workdir and, to begin with its weights, --config.model.weights={workdir}."
             )
     _write(path, config)
 

@@ -14,13 +14,13 @@ RECIPES = ("sgd", "adamw", "nadamw")  # those of train.verify.training
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m train.verify") -> int:
     """Run the command; the exit status is 1 if a recipe fails."""
-    parser = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
-    options(parser)
-    args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f"--steps={args.steps}: expected at least 1.")
 
     def compare() -> int:
+        parser = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
+        options(parser)
+        args = parser.parse_args(argv)
+        if args.steps < 1:
+            parser.error(f"--steps={args.steps}: expected at least 1.")
         from train.verify.training import run
 
         return run(args.only, steps=args.steps, small=args.small, seed=args.seed)

@@ -90,11 +90,12 @@ def test_what_happens_to_arrays_is_seen():
 
 def test_prepared_checksums_compile_nothing_more(caplog):
     """Also from abstract arrays, also in another thread."""
-    mesh = make_mesh(config.Mesh(fsdp=2))
+    mesh, one = make_mesh(config.Mesh(fsdp=2)), make_mesh(config.Mesh(), jax.devices()[:1])
     arrays = {
         "sharded": jax.device_put(np.ones((6, 10), np.float32), NamedSharding(mesh, PartitionSpec("fsdp"))),
         "replicated": jax.device_put(np.ones((6, 11), np.float32), NamedSharding(mesh, PartitionSpec())),
         "local": jax.device_put(np.ones((6, 12), np.float32), jax.devices()[0]),
+        "mesh of one": jax.device_put(np.ones((6, 14), np.float32), NamedSharding(one, PartitionSpec())),
     }
     abstract = {k: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for k, a in arrays.items()}
     with ThreadPoolExecutor(1) as thread:

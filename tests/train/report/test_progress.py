@@ -66,11 +66,40 @@ def test_a_continued_run_counts_its_own_time():
     assert first == "step 50/100 epoch 2.00 loss 0.04 lr 0.05 256 images/s ETA 0:00:06"
 
 
+def test_the_speed_is_that_of_the_steps():
+    """Whatever is slow between them, and however unevenly they come."""
+    clock = Clock()
+    with Progress(200, 0, images_per_step=32, steps_per_epoch=25, console=batch_job(), clock=clock) as progress:
+        clock.now += 60
+        for step in range(1, 201):
+            progress.step(step)
+            clock.now += 1.0 if step % 10 == 0 else 0.1  # one of ten waits for its images: 0.19 s in the mean
+            progress.log(step, {"loss": 1.0})
+            if step % 25 == 0:
+                with progress.evaluation(1):
+                    clock.now += 40
+                with progress.paused():  # curves are drawn, a checkpoint is begun
+                    clock.now += 5
+    assert progress.images_per_second == pytest.approx(32 / 0.19, rel=0.1)
+
+
+def test_compiling_is_announced():
+    for console in (batch_job(), Console(file=io.StringIO(), force_terminal=True, color_system=None, width=120)):
+        clock = Clock()
+        with (
+            Progress(9, 0, images_per_step=1, steps_per_epoch=1, console=console, clock=clock) as progress,
+            progress.compiling("the training step"),
+        ):
+            clock.now += 12.5
+        text = console.file.getvalue()
+        assert text.index("compiling the training step\n") < text.index("compiled in 12.5 s\n")
+    assert "compiling, 0:00:" in text
+
+
 def test_a_terminal_has_a_bar_and_results_above_it():
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=120)
     run(console, Clock())
     text = console.file.getvalue()
-    assert "compiling" in text
     assert "evaluation ━" in text
     assert "step 50/100 epoch 2.00 evaluation: top1 50.00 %, loss 1.25\n" in text
     assert "100/100 epoch 4.00 loss 0.02 lr 0.05 256 images/s ETA 0:00:00" in text.splitlines()[-2]

@@ -13,7 +13,7 @@ from train import data
 from train.config import Config, Data, Ema, Mesh, Model, Optim
 from train.experiment import build
 from train.machine.mesh import batch_sharding, make_mesh, replicated
-from train.report.summary import _bytes, _flops, overview
+from train.report.summary import _bytes, _flops, costs, overview
 
 MODEL = nfjax.load("test_nfnet", weights=None, num_classes=10)
 COUNT = sum(array.size for array in nfjax.params.split(MODEL)[1].values())
@@ -53,11 +53,13 @@ def rows(text):
     return {line[:18].strip(): line[18:].strip() for line in text.splitlines()}
 
 
-def summary(config, compiled=None, width=200, **options):
+def experiment(config):
     split = data.Split(IMAGES, None, (64, 48, 1))
-    dataset = data.Dataset(split, split, None, MODEL.data_config)
-    experiment = build(config, model=MODEL, dataset=dataset)
-    return overview(experiment, Path("runs/x"), compiled=compiled, width=width, **options)
+    return build(config, model=MODEL, dataset=data.Dataset(split, split, None, MODEL.data_config))
+
+
+def summary(config, width=200, **options):
+    return overview(experiment(config), Path("runs/x"), width=width, **options)
 
 
 def test_what_it_says():
@@ -96,7 +98,7 @@ def test_fsdp_halves_what_a_device_keeps():
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_flops_are_those_of_all_devices_and_parts(parts):
     made = config(parts)
-    said = rows(summary(made, compile_step(parts, make_mesh(made.mesh))))
+    said = rows(costs(experiment(made), compile_step(parts, make_mesh(made.mesh)), width=200))
     step, image = (part.split() for part in said["FLOPs of a step"].removesuffix(", by XLA's count").split(", "))
     assert (step[1], image[1:]) == ("MFLOP", ["MFLOP", "an", "image"])
     products = 2 * 2 * 256 * 512  # two FLOPs for a multiply-accumulate
@@ -113,7 +115,7 @@ def test_memory_of_a_step():
         temp_size_in_bytes=4 * mib, peak_memory_in_bytes=5,
     )  # fmt: skip
     compiled = types.SimpleNamespace(memory_analysis=lambda: memory, cost_analysis=lambda: None)
-    said = rows(summary(config(), compiled))
+    said = rows(costs(experiment(config()), compiled, width=200))
     assert said["memory of a step"] == (
         "peak 13 MiB a device: arguments 8 MiB, temporary 4 MiB, outputs 1 MiB beside what is donated"
     )
@@ -122,7 +124,7 @@ def test_memory_of_a_step():
 
 def test_what_the_backend_does_not_tell_is_left_out():
     silent = types.SimpleNamespace(memory_analysis=lambda: None, cost_analysis=dict)
-    assert summary(config(), silent) == summary(config())
+    assert costs(experiment(config()), silent) == ""
 
 
 @pytest.mark.parametrize("width", [40, 80])
