@@ -19,6 +19,7 @@ from nfjax.models.data_config import DataConfig
 from nfjax.models.options import check_types, plain_numbers
 from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
+from port import messages
 from port.paths import user_path
 from port.pickled import state_in
 
@@ -284,7 +285,8 @@ def _place(weights: Weights, source: ResolvedModel, name: Name) -> str | Path | 
         )
         hint = f" Published relatives: {', '.join(others[:4])}." if others else ""
         raise ValueError(
-            f"no weights were published for {name}; pass weights=None for a fresh model, or the path of a file.{hint}"
+            f"no weights were published for {name}; {messages.option('weights', 'None')} is a fresh model, and "
+            f"{messages.option('weights', 'FILE')} takes those of a file.{hint}"
         )
     return source.location
 

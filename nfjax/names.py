@@ -44,7 +44,7 @@ def resolve(name: Name) -> ResolvedModel:
     folder = folder_of(name)
     if folder is not None:
         folder = model_folder(folder)
-        return _from_config(read_config(folder / "config.json"), folder, str(name))
+        return from_config(read_config(folder / "config.json"), folder, str(name))
     name = str(name)
     scheme, colon, rest = name.partition(":")
     scheme = scheme.lower().replace("_", "-")
@@ -52,7 +52,7 @@ def resolve(name: Name) -> ResolvedModel:
         from port import hub  # here: it takes 60 ms to import, and files are read without it
 
         config, pinned = hub.fetch_config(rest)
-        return _from_config(config, pinned, name)
+        return from_config(config, pinned, name)
     if colon and len(scheme) > 1:
         raise registry.UnknownModelError(f"unknown source {scheme!r} in {name!r}; expected hf-hub: or local-dir:.")
     entry, data = registry.find(name)
@@ -89,7 +89,7 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
-def _from_config(config: Mapping[str, Any], location: str | Path, name: str) -> ResolvedModel:
+def from_config(config: Mapping[str, Any], location: str | Path, name: str) -> ResolvedModel:
     """Read a hub config.json: today's layout, or the older one without a `pretrained_cfg` entry."""
     architecture = config["architecture"]
     if architecture not in registry.MODELS:

@@ -8,10 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 import port
+from nfjax.loading import LoadOptions, make_plan
 from nfjax.models import registry
 from nfjax.models.base import ImageModel
+from nfjax.names import from_config
 from nfjax.params import named_params
 from port.atomic import replacing
 from port.paths import user_path
@@ -21,10 +24,21 @@ def state_dict(model: ImageModel) -> dict[str, np.ndarray]:
     """The model's parameters as timm's state dict: `{timm name: contiguous numpy array}`.
 
     Raises:
-        ValueError: for a folded model, whose standardised weights are gone.
+        ValueError: for a folded model, whose standardised weights are gone, and for variables that are no parameters.
     """
     if model.folded:
         raise ValueError("a folded model has no timm weights any more; export the model that was folded.")
+    kept = {path: node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Variable)}
+    others = [
+        f"{'.'.join(map(str, path))} ({type(node).__name__})"
+        for path, node in kept.items()
+        if not isinstance(node, (nnx.Param, nnx.RngState))
+    ]
+    if others:
+        raise ValueError(
+            f"timm's weights have no place for {', '.join(others)}: no nnx.Param. Merge them into the parameters, or "
+            "take them out, first."
+        )
     values = jax.device_get({path: var.get_value() for path, var in named_params(model).items()})
     return {name: np.array(array, order="C") for name, array in port.to_timm(values).items()}
 
@@ -33,36 +47,64 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
     """Write a folder in the Hugging Face hub's layout: model.safetensors and config.json.
 
     timm reads it as `timm.create_model("local-dir:PATH", pretrained=True)`, nfjax as
-    `nfjax.load("local-dir:PATH")`. Files that are there already are replaced, each atomically.
+    `nfjax.load("local-dir:PATH")`. Files that are there already are replaced, each atomically. Classes and input
+    channels are those of the parameters, also where a layer was replaced by another one of its kind.
 
     Raises:
-        ValueError: for a folded model, or one loaded with `features_only=True`, which lacks layers.
+        ValueError: for a folded model, or one loaded with `features_only=True`, which lacks layers; and for one with
+            other parameters than its architecture has, naming them: neither timm nor nfjax could load it.
     """
     if model.out_indices is not None:
         raise ValueError("a features_only model has lost its classifier; save the model it came from.")
     folder = user_path(path)
-    state = state_dict(model)
+    state, config = state_dict(model), hub_config(model)
+    _require_loadable(config, state)
     port.write_safetensors(state, folder / "model.safetensors", format="pt")
     with replacing(folder / "config.json") as partial:
-        partial.write_text(json.dumps(hub_config(model), indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
 def hub_config(model: ImageModel) -> dict[str, Any]:
     """The config.json of a model, in timm's layout (`timm.models.save_for_hf`)."""
     fields = {field: getattr(model.data_config, field) for field in ("input_size", "test_input_size")}
-    sizes: dict[str, Any] = {field: (model.in_chans, *size[1:]) for field, size in fields.items() if size is not None}
-    data = dataclasses.replace(model.data_config, num_classes=model.num_classes, **sizes)
+    chans = _axis(model, model.data_config.first_conv, -2, model.in_chans)
+    classes = _axis(model, model.data_config.classifier, -1, model.num_classes)
+    sizes: dict[str, Any] = {field: (chans, *size[1:]) for field, size in fields.items() if size is not None}
+    data = dataclasses.replace(model.data_config, num_classes=classes, **sizes)
     config: dict[str, Any] = {
         "architecture": data.architecture,
-        "num_classes": model.num_classes,
+        "num_classes": classes,
         "num_features": model.num_features,
     }
     if model.global_pool:
         config["global_pool"] = model.global_pool
-    if data.label_names is not None:
+    if data.label_names is not None and len(data.label_names) == classes:
         config["label_names"] = list(data.label_names)
     # What timm's constructor must be told beyond what it reads from the pretrained cfg.
     if model_args := model.model_args(registry.MODELS[data.architecture].config):
         config["model_args"] = model_args
     return config | {"pretrained_cfg": data.to_json()}
+
+
+def _axis(model: ImageModel, layer: str | None, axis: int, otherwise: int) -> int:
+    """The length of an axis of a layer's kernel, which may have been replaced; `otherwise` where there is none."""
+    kernel = named_params(model).get(f"{layer}/kernel".replace(".", "/"))
+    return otherwise if kernel is None else int(kernel.get_value().shape[axis])
+
+
+def _require_loadable(config: dict[str, Any], state: dict[str, np.ndarray]) -> None:
+    """Refuse parameters that `nfjax.load` would refuse, or take for others."""
+    source = from_config(config, Path(), config["architecture"])
+    shapes = {p: v.get_value().shape for p, v in named_params(make_plan(source, LoadOptions(), state).build()).items()}
+    expected, found = port.timm_shapes(shapes), {name: array.shape for name, array in state.items()}
+    if expected == found:
+        return
+    beyond = [f"{name} {shape}" for name, shape in found.items() if expected.get(name) != shape]
+    lacking = [f"{name} {shape}" for name, shape in expected.items() if found.get(name) != shape]
+    told = [f"it has {', '.join(beyond)}" if beyond else "", f"it lacks {', '.join(lacking)}" if lacking else ""]
+    raise ValueError(
+        f"the model is no {config['architecture']} any more, and nothing could load it: "
+        f"{'; '.join(filter(None, told))}. "
+        "Save the backbone alone after model.reset_classifier(0), or the whole with nnx.split and orbax (docs/flax.md)."
+    )

@@ -5,15 +5,27 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    _CACHED_NO_EXIST,
+    constants,
+    errors,
+    get_session,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 
+from port import messages
 from port.files import read_config
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+ATTEMPTS, PATIENCE, PAUSE = 2, 4.0, 1.0  # to reach the hub at all; seconds for each, and between them
 _COMMIT = re.compile("[0-9a-f]{40}")
+_reached: set[str] = set()  # endpoints that have answered
 
 
 class HubError(FileNotFoundError):
@@ -47,14 +59,15 @@ def fetch(hub_id: str, filename: str) -> Path:
     if isinstance(cached := _in_cache(repo, revision, filename), str):
         return Path(cached)
     try:
+        _reach(hf_hub_url(repo, filename, revision=revision))
+    except (errors.HTTPError, OSError) as error:
+        raise _unreachable(filename, repo, error) from error
+    try:
         return Path(hf_hub_download(repo, filename, revision=revision))
     except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it only means: not cached
         if try_to_load_from_cache(repo, filename, revision=revision) is _CACHED_NO_EXIST:
             raise errors.EntryNotFoundError(f"{repo} had no {filename} when the hub was last asked.") from error
-        raise HubError(
-            f"{filename} of {repo} is not in the cache and the hub cannot be reached ({_cause(error)}). Check the "
-            f"network, HF_ENDPOINT and HF_HUB_OFFLINE, or pass weights= the path of a file."
-        ) from error
+        raise _unreachable(filename, repo, error) from error
     except errors.EntryNotFoundError:
         raise
     except errors.GatedRepoError as error:
@@ -70,6 +83,32 @@ def fetch(hub_id: str, filename: str) -> Path:
         # From hf_xet, which huggingface_hub downloads large files with; the second from some of its versions.
         hint = "HF_HUB_DISABLE_XET=1 fetches it over plain HTTP."
         raise HubError(f"cannot fetch {filename} of {repo}: {error}. {hint}") from error
+
+
+def _reach(url: str) -> None:
+    """Raise what goes wrong unless the hub answers, whatever it answers.
+
+    huggingface_hub itself tries for half a minute, and says so each time.
+    """
+    if constants.ENDPOINT in _reached or constants.HF_HUB_OFFLINE:
+        return
+    for attempt in range(ATTEMPTS):
+        try:
+            get_session().head(url, timeout=PATIENCE)
+        except (errors.HTTPError, OSError):
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(PAUSE)
+        else:
+            _reached.add(constants.ENDPOINT)
+            return
+
+
+def _unreachable(filename: str, repo: str, error: Exception) -> HubError:
+    return HubError(
+        f"{filename} of {repo} is not in the cache and the hub cannot be reached ({_cause(error)}). Check the network, "
+        f"HF_ENDPOINT and HF_HUB_OFFLINE, or give a file: {messages.option('weights', 'FILE')}."
+    )
 
 
 def _in_cache(repo: str, revision: str | None, filename: str) -> object:

@@ -1,6 +1,7 @@
 """What every command says in the same way: a name that may have been meant, what to install, a mistake in one line."""
 
 import contextlib
+import contextvars
 import difflib
 import importlib
 import os
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from port import interrupts
+
+SPELLING = contextvars.ContextVar("SPELLING", default="{}={}")  # of an option and its value: as Python's
 
 MISTAKE = 2  # exit status of a command that could not do what it was asked
 
@@ -40,11 +43,25 @@ def require_name(what: str, found: object, known: Iterable[str]) -> None:
         raise ValueError(f"unknown {what} {found!r}; {hint(str(found), names)}")
 
 
-def exit_status(command: Callable[[], int], *, extra: str = "") -> int:
+def option(name: str, value: str) -> str:
+    """An option as the user would give it: `weights=FILE`, or in a command `--weights FILE`."""
+    return SPELLING.get().format(name, value)
+
+
+def exit_status(command: Callable[[], int], *, extra: str = "", spelling: str = "--{} {}") -> int:
     """What `command()` returns: 0 for done, 1 for done and found something wrong; after a user's mistake, `MISTAKE`.
 
-    A mistake is told in one line. Where a package is missing, that says to install `nfjax[EXTRA]`.
+    A mistake is told in one line. Where a package is missing, that says to install `nfjax[EXTRA]`. `spelling` is how
+    the command's options are given.
     """
+    before = SPELLING.set(spelling)
+    try:
+        return _exit_status(command, extra)
+    finally:
+        SPELLING.reset(before)
+
+
+def _exit_status(command: Callable[[], int], extra: str) -> int:
     with _as_program() if interrupts.is_program() else contextlib.nullcontext():
         try:
             try:

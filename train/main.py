@@ -9,7 +9,7 @@ from train.machine.huge_pages import use_huge_pages
 
 def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
     """Run the command; the exit status is 130 after Ctrl-C, and 0 where another signal made it save and stop."""
-    return exit_status(lambda: _train([prog, *argv]), extra="train")
+    return exit_status(lambda: _train([prog, *argv]), extra="train", spelling="--config.model.{}={}")
 
 
 def _train(command: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from nfjax.models.calling import anywhere
+from nfjax.models.calling import HOW_TO_TRAIN, anywhere
 from nfjax.models.data_config import DataConfig
 from nfjax.nn.head import ClassifierHead
 from nfjax.params import initialize, named_params
@@ -208,6 +208,21 @@ class ImageModel(nnx.Module):
         self.num_classes = num_classes
         fresh = {f"head/{path}": var for path, var in named_params(self.head).items()}
         initialize(fresh, seed, self.param_dtype)
+
+    def train(self, **attributes: Any) -> None:
+        """Of layers that you put in (`nnx.Module.train`): those here have no mode, and calls with `key=` train.
+
+        Raises:
+            ValueError: there is no layer with a mode.
+        """
+        modules = [node for _, node in nnx.iter_graph(self) if isinstance(node, nnx.Module)]
+        if not any(hasattr(module, mode) for module in modules for mode in ("deterministic", "use_running_average")):
+            raise ValueError(f"model.train() would change nothing: {HOW_TO_TRAIN}")
+        super().train(**attributes)
+
+    def eval(self, **attributes: Any) -> None:
+        """Of layers that you put in (`nnx.Module.eval`): those here have no mode, and calls without `key=` evaluate."""
+        super().eval(**attributes)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass: less memory, about a third more time."""

@@ -13,6 +13,12 @@ from jax.sharding import PartitionSpec as P
 
 from nfjax.params import merge, split
 
+# How other Flax modules are told to train.
+ELSEWHERE = frozenset({"deterministic", "train", "training", "is_training", "rngs", "use_running_average"})
+HOW_TO_TRAIN = (
+    "each call decides whether it trains: model(x, key=key), with a key of jax.random or an nnx.Rngs, trains with "
+    "dropout and stochastic depth, and model(x) evaluates. See docs/flax.md."
+)
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -23,10 +29,15 @@ def anywhere(method: Method) -> Method:
     network would be some five hundred compilations. On a mesh of Explicit axes, as `jax.make_mesh` makes them, it
     runs with Auto ones, and its results are sharded as the batch is. Inside jit it is what it is without all this.
     """
+    known = set(inspect.signature(method).parameters)
     parameters = list(inspect.signature(method).parameters)[1:]  # without self
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **options: Any) -> Any:
+        for option in ELSEWHERE & options.keys() - known:
+            raise TypeError(f"{option}={options[option]!r:.60}: {HOW_TO_TRAIN}")
+        if "key" in options:
+            options["key"] = random_key(options["key"])
         given = dict(zip(parameters, args, strict=False)) | options
         x, key = given.pop(parameters[0], None), given.pop("key", None)
         if len(args) > len(parameters) or x is None:
@@ -43,6 +54,21 @@ def anywhere(method: Method) -> Method:
         return run(method, graphdef, fixed, mesh and NamedSharding(mesh, P(*_batch_axis(x))), params, x, key)
 
     return call  # type: ignore[return-value]
+
+
+def random_key(key: Any) -> Any:
+    """A PRNG key of `jax.random`, or None; of an `nnx.Rngs` the next key of its stream "dropout".
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(key, nnx.Rngs):
+        return key.dropout()
+    if isinstance(key, nnx.RngStream):
+        return key()
+    if key is None or isinstance(key, (jax.Array, np.ndarray)):
+        return key
+    raise ValueError(f"key={key!r:.60}; expected a key of jax.random, as jax.random.key(0), or an nnx.Rngs.")
 
 
 def require_array(x: Any) -> None:

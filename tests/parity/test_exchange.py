@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
 import nfjax
 import port
@@ -63,6 +64,33 @@ def test_timm_loads_what_we_save(name, options, tmp_path):
     from safetensors.torch import load_file
 
     theirs.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("test_nfnet", "head.fc"), ("test_vit2", "head")])
+def test_a_classifier_that_was_replaced(name, layer, tmp_path):
+    """By another layer of its kind it is saved; by anything else it is refused, by name."""
+    model = nfjax.load(name, None, in_chans=1)
+    parent, leaf = (model.head, "fc") if layer == "head.fc" else (model, "head")
+    setattr(parent, leaf, nnx.Linear(model.num_features, 7, rngs=nnx.Rngs(0)))
+    nfjax.save(model, tmp_path)
+    again, theirs = nfjax.load(tmp_path), timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    size = model.data_config.input_size[1:]
+    x = np.random.default_rng(1).standard_normal((2, *size, 1)).astype("f4")
+    assert (again.num_classes, theirs.num_classes, logits(again, x).shape) == (7, 7, (2, 7))
+    assert relative(logits(model, x), torch_logits(theirs, x)) <= 1e-5
+
+    def refused(new, *names):
+        setattr(parent, leaf, new)
+        with pytest.raises(ValueError, match=r"any more|no place|no conversion rule") as error:
+            nfjax.save(model, tmp_path / "refused")
+        assert all(name in str(error.value) for name in names), error.value
+        assert not (tmp_path / "refused").exists()
+
+    linear = nnx.Linear(model.num_features, 8, rngs=nnx.Rngs(0))
+    refused(nnx.Sequential(linear, nnx.relu), f"{layer}.layers.0.weight (8, {model.num_features})", f"{layer}.weight (")
+    refused(nnx.Linear(model.num_features, 7, use_bias=False, rngs=nnx.Rngs(0)), f"it lacks {layer}.bias (7,)")
+    refused(nnx.BatchNorm(8, rngs=nnx.Rngs(0)), f"{layer}.mean (BatchStat)")
+    refused(nnx.LoRALinear(model.num_features, 7, lora_rank=2, rngs=nnx.Rngs(0)), "lora_a")
 
 
 @pytest.mark.parametrize(

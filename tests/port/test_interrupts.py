@@ -33,17 +33,21 @@ def program(tmp_path):
     """Starts the file `nfjax`: that is the name of our command."""
     (tmp_path / "nfjax").write_text(PROGRAM)
 
-    def start(*arguments, **options):
-        return subprocess.Popen(
-            [sys.executable, tmp_path / "nfjax", *arguments], stderr=subprocess.PIPE, text=True, **options
-        )
+    started = []
 
-    return start
+    def start(*arguments):
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([sys.executable, tmp_path / "nfjax", *arguments], **both))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 def test_one_line_at_once(program, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", ".")
-    process = program(tmp_path / "out" / "file", stdout=subprocess.PIPE)
+    process = program(tmp_path / "out" / "file")
     assert process.stdout.readline() == "busy\n"
     process.send_signal(signal.SIGINT)
     since = time.monotonic()

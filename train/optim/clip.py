@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from train.optim.parameters import Treatments
 from train.optim.state import Params, Scalar
+from train.optim.trees import for_any_tree
 
 
 class ClipState(NamedTuple):
@@ -22,7 +23,8 @@ def adaptive_clip(clip: float, treatments: Treatments, eps: float = 1e-3) -> opt
     """Adaptive gradient clipping over each parameter's own units (2102.06171 eq. 3; timm `adaptive_clip_grad`).
 
     A unit's gradient whose norm exceeds `clip * max(|parameter|, eps)` is scaled down to that norm; `eps` lets zero
-    parameters leave zero. The treatments know the units, and which gradients pass unchanged.
+    parameters leave zero. The treatments know the units, and which gradients pass unchanged. Gradients and parameters
+    are dicts by path, or an `nnx.State`.
     """
 
     def init(params: Params) -> ClipState:
@@ -44,7 +46,7 @@ def adaptive_clip(clip: float, treatments: Treatments, eps: float = 1e-3) -> opt
             units += norm.size
         return clipped, ClipState(total(exceeded) / max(units, 1))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return for_any_tree(optax.GradientTransformationExtraArgs(init, update))
 
 
 def total(scalars: Sequence[Float[Array, "*shape"]]) -> Scalar:

@@ -22,6 +22,7 @@ from train.optim.transforms import (
     scale_by_rms_tf,
     suits_muon,
 )
+from train.optim.trees import for_any_tree
 
 
 class Settings(NamedTuple):
@@ -64,13 +65,46 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def make_optimizer(optim: Optim, treatments: Treatments) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    optim: Optim, treatments: Treatments, learning_rate: float | optax.Schedule | None = None
+) -> optax.GradientTransformationExtraArgs:
     """`update(grads, state, params, learning_rate=...)`: what to add to the parameters, and the next state.
 
-    Parameters, gradients and updates are dicts by path. The state has nothing of frozen parameters, whose gradients
-    count for nothing either; their updates are 0.
+    Parameters and gradients are dicts by path, or an `nnx.State` of the same parameters, of all or of some; the updates
+    are like them. The state has nothing of frozen parameters, whose gradients count for nothing either; their updates
+    are 0.
+
+    Args:
+        optim: which optimiser; of its fields `lr`, `lr_base_size`, `layer_decay` and others are in the treatments or
+            the learning rate.
+        treatments: of every parameter, by path.
+        learning_rate: a number, or a function of how many updates there were; None where each `update` is given one.
     """
-    inner = _chain(optim, treatments)
+    tx = for_any_tree(_with_frozen(_chain(optim, treatments), treatments))
+    return tx if learning_rate is None else _at_rate(tx, learning_rate)
+
+
+def _at_rate(
+    tx: optax.GradientTransformationExtraArgs, learning_rate: float | optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """With a learning rate of its own."""
+
+    def init(params: Any) -> Any:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), tx.init(params)
+
+    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        (count,), inner = state
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        updates, inner = tx.update(grads, inner, params, learning_rate=rate, **extra)
+        return updates, (optax.ScaleByScheduleState(optax.safe_increment(count)), inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _with_frozen(
+    inner: optax.GradientTransformationExtraArgs, treatments: Treatments
+) -> optax.GradientTransformationExtraArgs:
+    """Of all parameters, where `inner` is of those that are trained."""
 
     def trained(tree: Params) -> Params:
         return {path: value for path, value in tree.items() if not treatments[path].frozen}
@@ -108,7 +142,7 @@ def _chain(optim: Optim, treatments: Treatments) -> optax.GradientTransformation
 def _descend(scale: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
     """`-learning_rate * scale * update`."""
 
-    def descend(updates: Params, state: Any, params: Any = None, *, learning_rate: Scalar, **_: Any) -> Any:
+    def descend(updates: Params, state: Any, params: Any = None, *, learning_rate: Scalar | float, **_: Any) -> Any:
         return {path: u * _rate(learning_rate, -scale[path], u) for path, u in updates.items()}, state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, descend)
@@ -117,7 +151,7 @@ def _descend(scale: Mapping[str, float]) -> optax.GradientTransformationExtraArg
 def _shrink(decay: Mapping[str, float], scale: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
     """`update - learning_rate * scale * decay * parameter`."""
 
-    def shrink(updates: Params, state: Any, params: Params, *, learning_rate: Scalar, **_: Any) -> Any:
+    def shrink(updates: Params, state: Any, params: Params, *, learning_rate: Scalar | float, **_: Any) -> Any:
         return {
             path: u + params[path] * _rate(learning_rate, -scale[path] * decay[path], u) if decay[path] else u
             for path, u in updates.items()
@@ -126,7 +160,7 @@ def _shrink(decay: Mapping[str, float], scale: Mapping[str, float]) -> optax.Gra
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, shrink)
 
 
-def _rate(learning_rate: Scalar, factor: float, like: Float[Array, "..."]) -> Scalar:
+def _rate(learning_rate: Scalar | float, factor: float, like: Float[Array, "..."]) -> Scalar:
     return jnp.asarray(learning_rate * factor, like.dtype)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from port.messages import nearest
 from train.config import Group, Optim
+from train.optim.trees import by_path
 
 # Axes over which adaptive gradient clipping takes the norm of one unit (timm `unitwise_norm`: everything but torch's
 # first axis, and the whole tensor where torch has at most one axis).
@@ -76,15 +77,18 @@ class Treatment(NamedTuple):
 Treatments = Mapping[str, Treatment]
 
 
-def treatments(optim: Optim, paths: Collection[str]) -> dict[str, Treatment]:
+def treatments(optim: Optim, params: Any) -> dict[str, Treatment]:
     """The treatment of every parameter of a network.
 
-    `paths` are those of all parameters, frozen ones too: layers are counted over them.
+    Args:
+        optim: which says so.
+        params: their paths, or a dict or an `nnx.State` of all of them, frozen ones too: layers are counted over them.
 
     Raises:
         ValueError: for a parameter without a row in a table or with several, for a pattern that matches no parameter or
             is no regular expression, and when every parameter is frozen.
     """
+    paths: Collection[str] = by_path(params) if isinstance(params, Mapping) else params
     layer = layers(paths)
     decays = assign(WEIGHT_DECAY[optim.decay_rule], paths)
     unit_axes, fsdp_axes = assign(UNIT_AXES, paths), assign(FSDP_AXES, paths)

@@ -133,3 +133,33 @@ def test_what_is_no_array_is_a_sentence():
     for transform in (jax.jit, lambda f: jax.grad(lambda x: f(x).sum()), jax.vmap):
         with pytest.raises(ValueError, match=r"cannot be called inside jax\.jit, grad or vmap: call the model itself"):
             transform(compiled)(x)
+
+
+def test_keys_of_flax():
+    """The next one of an `nnx.Rngs`, inside of jit and outside; what other modules are told instead is explained."""
+    model = loaded("test_nfnet", drop_rate=0.5)
+    x, rngs = images(model, 2), nnx.Rngs(3)
+    first, second = model(x, key=rngs), model(x, key=rngs)
+    expected = nnx.Rngs(3)
+    np.testing.assert_array_equal(first, model(x, key=expected.dropout()))
+    np.testing.assert_array_equal(second, model(x, key=expected.dropout()))
+    inside = nnx.jit(lambda model, x, rngs: model(x, key=rngs))(model, x, nnx.Rngs(3))
+    np.testing.assert_allclose(inside, first, rtol=1e-5, atol=1e-5)
+    for option in ("deterministic", "train", "training", "rngs"):
+        with pytest.raises(TypeError, match=rf"{option}=.*each call decides whether it trains: model\(x, key=key\)"):
+            model(x, **{option: True})
+    with pytest.raises(ValueError, match=r"key=0; expected a key of jax\.random"):
+        model(x, key=0)
+
+
+def test_modes_of_flax():
+    model = loaded("test_nfnet")
+    with pytest.raises(ValueError, match=r"model\.train\(\) would change nothing: each call decides"):
+        model.train()
+    model.eval()
+    model.head.fc = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), model.head.fc)
+    model.train()  # that layer
+    x = images(model, 1)
+    assert np.abs(model(x) - model(x)).max() > 1e-3
+    model.eval()
+    np.testing.assert_array_equal(model(x), model(x))

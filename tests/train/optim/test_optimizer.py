@@ -8,15 +8,17 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 
 import nfjax
 import port
-from nfjax.params import split
+from nfjax.params import merge, split
 from tests.helpers.given_gradients import assert_equal, build, run_ours, run_torch
 from train.cli.mistakes import check
 from train.config import Config, Group, Optim
 from train.optim.optimizer import KINDS, base_lr, make_optimizer
 from train.optim.parameters import treatments
+from train.optim.trees import by_path
 
 FROZEN = (r"stem/.*", r".*/gain")
 
@@ -109,6 +111,35 @@ def test_the_updates_are_added(x64):
     after = optax.apply_updates(params, updates)
     np.testing.assert_allclose(after["stem/conv1/kernel"], 1 - 0.1 * (2 + 0.5), rtol=1e-15)
     np.testing.assert_allclose(after["head/fc/bias"], 1 - 0.1 * 2, rtol=1e-15)
+
+
+def test_in_a_loop_of_flax():
+    """`nnx.Optimizer` keeps and gives `nnx.State`s, of all parameters or of some: the same to the bit."""
+    model = nfjax.load("test_vit2", weights=None, num_classes=4, img_size=32)
+    optim = Optim("nadamw", weight_decay=0.1, layer_decay=0.5, clip_mode="agc", clip_grad=1e-3, freeze=("blocks/0/.*",))
+    _, params = split(model)
+    grads = {path: jnp.cos(a) for path, a in params.items()}
+    due = treatments(optim, params)
+    assert treatments(optim, nnx.state(model, nnx.Param)) == due
+    tx = make_optimizer(optim, due)
+    state, after, rates = tx.init(params), params, jnp.array([0.1, 0.05])
+    for rate in rates:
+        updates, state = tx.update(grads, state, after, learning_rate=rate)
+        after = optax.apply_updates(after, updates)
+
+    graphdef = nnx.graphdef(model)
+    for some in (nnx.Param, nnx.All(nnx.Param, nnx.PathContains("head"))):
+        copy = merge(graphdef, params)
+        optimizer = nnx.Optimizer(copy, make_optimizer(optim, due, lambda count: rates[count]), wrt=some)
+        given = nnx.state(merge(graphdef, grads), some)
+        for _ in rates:
+            optimizer.update(copy, given)
+        _, found = split(copy)
+        trained = set(by_path(given)) if some is nnx.Param else {"head/kernel", "head/bias"}
+        assert by_path(given).keys() == trained
+        assert {path: a.tobytes() for path, a in jax.device_get(found).items()} == {
+            path: (after if path in trained else params)[path].__array__().tobytes() for path in params
+        }
 
 
 @pytest.mark.parametrize("name", KINDS)
