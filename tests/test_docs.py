@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import nfjax
+import port
 import port.__main__
 from tests.helpers.hub_server import HubServer
 
@@ -153,3 +154,9 @@ def test_links_lead_somewhere(page):
 def test_every_page_is_reachable_from_the_readme():
     text = (ROOT / "README.md").read_text()
     assert [p for p in PAGES[1:] if f"({p})" not in text] == []
+
+
+def test_the_api_page_has_every_public_name():
+    text = (ROOT / "docs/api.md").read_text()
+    public = [f"nfjax.{name}" for name in nfjax.__all__] + [f"port.{name}" for name in port.__all__]
+    assert [name for name in public if f"::: {name}\n" not in text] == []

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     topk = min(5, model.num_classes) if args.topk is None else args.topk
     if not 1 <= topk <= model.num_classes:
         raise ValueError(f"--topk={topk}; {model.name} has {model.num_classes} classes.")
-    images = Images(files, transform, args.batch_size)
+    images = Images(files, transform, args.batch_size, exif=args.exif)
     rows: list[dict[str, Any]] = []
     for file, logits in images.run(model):
         (best,) = nfjax.top_k(logits[None], topk, model)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         print(f"{args.output}: {len(files) - len(images.failed)} images", file=sys.stderr)
     if args.plot is not None:
-        _plot(rows, args.plot)
+        _plot(rows, args.plot, exif=args.exif)
     return images.report()
 
 
@@ -93,7 +93,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
     print_tables(table)
 
 
-def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+def _plot(rows: list[dict[str, Any]], path: Path, *, exif: bool = False) -> None:
     """The images in a grid, and beside each a bar for each of its classes."""
     files = list(dict.fromkeys(row["file"] for row in rows))
     if len(files) > MAX_PLOTTED:
@@ -109,7 +109,7 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.axis("off")
     for file, (left, right) in zip(files, cells, strict=False):
         best = [row for row in rows if row["file"] == file]
-        left.imshow(load_image(file))
+        left.imshow(load_image(file, exif=exif))
         left.set_title(Path(file).name, fontsize=9)
         left.axis("off")
         ranks = range(len(best))  # and not the names, of which two classes may have the same

@@ -72,10 +72,10 @@ def _files(path: Path, passed: Counter[str]) -> list[Path]:
 class Images:
     """Runs a model over image files in batches; files that cannot be read are reported, skipped and counted."""
 
-    def __init__(self, files: Sequence[Path], transform: Any, batch_size: int):
+    def __init__(self, files: Sequence[Path], transform: Any, batch_size: int, *, exif: bool = False):
         if batch_size < 1:
             raise ValueError(f"--batch-size={batch_size}; expected at least 1.")
-        self.files, self.transform = list(files), transform
+        self.files, self.transform, self.exif = list(files), transform, exif
         self.batch_size = min(batch_size, len(self.files))
         self.failed: list[tuple[Path, str]] = []  # files that could not be read, and why
 
@@ -100,7 +100,7 @@ class Images:
 
     def _read(self, file: Path) -> np.ndarray | None:
         try:
-            array: np.ndarray = self.transform(load_image(file, self.transform.mode))
+            array: np.ndarray = self.transform(load_image(file, self.transform.mode, exif=self.exif))
         except (OSError, ValueError) as error:
             self.failed.append((file, str(error)))
             return None

@@ -13,7 +13,7 @@ def run(args: argparse.Namespace) -> int:
     require_writable(args.output, (".npz", ".parquet"))
     files = find_images(args.images)
     model, transform = load_model(args, num_classes=0)
-    images = Images(files, transform, args.batch_size)
+    images = Images(files, transform, args.batch_size, exif=args.exif)
     results = list(images.run(model))
     names = [str(file) for file, _ in results]
     embeddings = np.stack([e for _, e in results]) if results else np.zeros((0, model.head_hidden_size), np.float32)

@@ -16,7 +16,7 @@ from nfjax.pictures import make_figure, require_picture, save_figure
 
 def run(args: argparse.Namespace) -> int:
     require_picture(args.output)
-    image = load_image(args.image)  # before the model, which takes longer
+    image = load_image(args.image, exif=args.exif)  # before the model, which takes longer
     model, transform = load_model(args, num_classes=0)
     x = transform(image)
     taps = model.feature_taps()

@@ -18,6 +18,8 @@ from port.commands import one_model
 def listed(args: argparse.Namespace) -> int:
     names = list_models(args.pattern, pretrained=args.pretrained)
     if not names:
+        if inside := list_models(f"{args.pattern}*", pretrained=args.pretrained):
+            raise ValueError(f"no model is called {args.pattern}; '{args.pattern}*' is {len(inside)} of them.")
         find(args.pattern)  # an unknown name has a suggestion; a known one has no published weights
         raise ValueError(f"no weights were published for {args.pattern}; leave out --pretrained.")
     models = [_described(data, counts(data)) for data in (find(name)[1] for name in names)]

@@ -121,6 +121,8 @@ def _model(parser: Parser) -> None:
     size = parser.add_mutually_exclusive_group()
     _img_size(size)
     size.add_argument("--test-size", action="store_true", help="the size and crop that the weights are tested with")
+    upright = "turn photos as their EXIF orientation says, which timm does not"
+    parser.add_argument("--exif", action="store_true", help=upright)
 
 
 def _weights(parser: Parser) -> None:

@@ -83,6 +83,8 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
         except FAILURES as error:
             failed.append(name)
             _say(f"{name}: FAILED: {_reason(error)}", sys.stderr)
+    if len(failed) < len(names):
+        _say(f"all results: {args.out / 'results.csv'}")
     if failed and len(names) > 1:
         _say(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)}", sys.stderr)
     return 1 if failed else 0
@@ -108,7 +110,8 @@ def evaluate(name: str, task: Task, table: Table) -> None:
         model = _together(lambda: _load(origin, transform, task))
     places = classes.outputs(task.source.class_names, model, in_order=task.data.class_map is not None)
     names = classes.display_names(task.source.class_names, model, places)
-    folder = task.out / f"{re.sub('[^A-Za-z0-9_.-]+', '_', name)[-60:]}-{fingerprint[:8]}"
+    word = re.sub("[^A-Za-z0-9_.-]+", "_", name)[-60:].lstrip("._-")  # no hidden folder, for "../run"
+    folder = task.out / f"{word or 'model'}-{fingerprint[:8]}"
     file = PredictionsFile(folder / "predictions.csv", task.source.key, min(TOP, model.num_classes))
     found, speed = _predictions(name, model, transform, task, places, file)
     if jax.process_index() > 0:
@@ -129,6 +132,7 @@ def evaluate(name: str, task: Task, table: Table) -> None:
     report.write(folder, found, names, task.source)
     table.put(result)
     _say(_line(result, speed))
+    _say(f"{name}: predictions, classes and pictures are in {folder}")
 
 
 def _predictions(

@@ -116,11 +116,12 @@ def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves]) -> None:
 
 def _log_scale(axis: "Axes") -> None:
     """Orders of magnitude, with plain numbers beside them also where the values span less than one."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
+    powers = LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,))
+    axis.yaxis.set_major_locator(MaxNLocator(5, prune="both") if high / low < 10 else powers)
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
 

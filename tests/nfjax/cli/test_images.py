@@ -40,6 +40,21 @@ def classify(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+def test_photos_are_turned_upright_where_that_is_asked_for(saved, tmp_path, capsys):
+    """A camera's photo of the left half, lying on its side, and the same photo upright."""
+    upright = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 60, 3), np.uint8))
+    upright.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[274] = 6  # orientation: to be turned by 90 degrees clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png", exif=exif)
+    found = {}
+    for name, options in (("upright", []), ("lying", ["--exif"]), ("lying", [])):
+        arguments = [tmp_path / f"{name}.png", "--model", saved / "nfnet", "--format", "json", *options]
+        rows = json.loads(classify(capsys, *arguments)[1])
+        found[name, bool(options)] = [(row["index"], row["probability"]) for row in rows]
+    assert found["upright", False] == found["lying", True] != found["lying", False]
+
+
 def test_classify(saved, photos, capsys):
     """Six files, one of them broken, in batches of four; the numbers are those of the model."""
     model = f"local-dir:{saved}/nfnet"

@@ -90,6 +90,7 @@ def test_info_of_a_folder(capsys, tmp_path):
         (["info", "eca_nfnet_l0.nope"], "eca_nfnet_l0 has no weights tagged 'nope'; known: eca_nfnet_l0.ra2_in1k."),
         (["info", "local-dir:nowhere"], "there is no folder nowhere"),
         (["list", "nfnet_f9"], "unknown model 'nfnet_f9'; did you mean"),
+        (["list", "eca"], "no model is called eca; 'eca*' is 4 of them."),
         (["list", "eca_nfnet_l3", "--pretrained"], "no weights were published for eca_nfnet_l3"),
     ],
 )

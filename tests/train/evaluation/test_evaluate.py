@@ -206,6 +206,18 @@ def test_a_pattern_stands_for_models_and_one_that_fails_does_not_stop_the_others
     assert "1 of 2 models failed" in captured.err
     (row,) = rows(tmp_path / "out" / RESULTS)
     assert (row["model"], row["dtype"], row["count"]) == ("test_nfnet", "bfloat16", "40")
+    folder = f"{tmp_path / 'out'}/test_nfnet-{row['fingerprint'][:8]}"
+    assert f"test_nfnet: predictions, classes and pictures are in {folder}\n" in captured.out
+    assert captured.out.endswith(f"all results: {tmp_path / 'out' / RESULTS}\n")
+    assert Path(folder, "mistakes.png").is_file()
+
+
+def test_no_folder_of_results_is_hidden(model, photos, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    shutil.copytree(model, tmp_path / "saved")
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(options("../saved", photos, Path("out"))) == 0
+    assert [p.name.partition("-")[0] for p in Path("out").iterdir() if p.is_dir()] == ["saved"]
 
 
 def test_an_unknown_pattern(photos, tmp_path, capsys):

@@ -84,6 +84,15 @@ def test_logarithms_only_of_what_has_them(tmp_path):
     assert axes_of(PANELS[0], {"": curves}).get_yscale() == "linear"
 
 
+@pytest.mark.parametrize(("first", "last"), [(2.3, 2.2), (2.3, 0.9), (2.3, 0.05), (7.0, 1e-3), (0.11, 0.09)])
+def test_the_loss_axis_has_numbers(first, last):
+    steps = np.arange(1.0, 41.0)
+    axis = axes_of(PANELS[0], {"": {"loss": (steps, np.geomspace(first, last, 40))}})
+    low, high = axis.get_ylim()
+    shown = [tick for tick in axis.get_yticks() if low <= tick <= high]
+    assert 2 <= len(shown) <= 9, shown
+
+
 def test_several_runs_have_a_colour_each(tmp_path):
     runs = {name: load_curves(write(tmp_path / name, measured(40, top1))) for name, top1 in (("a", 0.9), ("b", 0.8))}
     lines = axes_of(PANELS[1], runs).get_lines()
