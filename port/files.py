@@ -89,7 +89,9 @@ def _weights_in(folder: Path) -> Path:
             )
         if files:
             return files[0]
-    raise FileNotFoundError(f"no weights in {folder}; expected one of {', '.join(PREFERRED)}.")
+    inner = next((name for name in ("final", "best") if (folder / name / PREFERRED[0]).is_file()), None)
+    hint = f" It looks like a run: its model is {folder / inner}." if inner else ""
+    raise FileNotFoundError(f"no weights in {folder}; expected one of {', '.join(PREFERRED)}.{hint}")
 
 
 def _read_safetensors(path: Path) -> State:

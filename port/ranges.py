@@ -25,6 +25,7 @@ class Range:
 
 Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]  # of jax.random
 Positive = Annotated[float, Range(0, open="low")]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]  # probabilities too

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from nfjax.augment.options import Augment
-from port.ranges import Count, CountOrZero, NotNegative, Positive, Range, Share, ShareAbove0, ShareBelow1
+from port.ranges import Count, CountOrZero, NotNegative, Positive, Range, Seed, Share, ShareAbove0, ShareBelow1
 
 
 @dataclasses.dataclass
@@ -303,7 +303,7 @@ class Config:
         grad_accum_steps: parts that a batch is worked through in, to save memory.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     epochs: Count = 30
     eval_epochs: NotNegative = 1.0
     grad_accum_steps: Count = 1

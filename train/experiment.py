@@ -121,6 +121,11 @@ def build(
             "data.root one folder too high or too low? To train on it nevertheless, set model.num_classes=1."
         )
     model = build_model(config, dataset) if model is None else model
+    if (chans := dataset.train.shape[-1]) != model.in_chans or model.num_classes < dataset.num_classes:
+        raise ValueError(
+            f"the model has {model.in_chans} input channels and {model.num_classes} classes; {config.data.name} has "
+            f"{chans} and {dataset.num_classes}."
+        )
     graphdef, params = split(model)
     due = treatments(config.optim, params)
     per_epoch, peak = math.ceil(images / batch_size), base_lr(config.optim, batch_size)

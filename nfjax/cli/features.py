@@ -16,6 +16,8 @@ from nfjax.pictures import make_figure, require_picture, save_figure
 
 def run(args: argparse.Namespace) -> int:
     require_picture(args.output)
+    if args.channels < 0:
+        raise ValueError(f"--channels={args.channels}; expected at least 0.")
     image = load_image(args.image, exif=args.exif)  # before the model, which takes longer
     model, transform = load_model(args, num_classes=0)
     x = transform(image)
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         maps = jax.jit(lambda x: model.forward_intermediates(x, indices, intermediates_only=True))(jnp.asarray(x)[None])
         grids = [feature_grids(np.asarray(m[0], np.float32), args.channels) for m in maps]
-    names = [taps[i].module for i in take_indices(len(taps), indices)]
+    names = [taps[i].module for i in sorted(set(take_indices(len(taps), indices)))]
     _draw(x * np.asarray(transform.std) + np.asarray(transform.mean), names, grids, args.channels, args.output)
     print(f"{args.output}: {', '.join(names)} of {model.name}")
     return 0

@@ -141,10 +141,14 @@ class ImageModel(nnx.Module):
 
         Returns:
             Array `(batch, num_classes)`, float32 (float64 if the model is); the pooled features `(batch, num_features)`
-            in the compute dtype if `num_classes` is 0; a list of NHWC maps if the model is `features_only`.
+            in the compute dtype if `num_classes` is 0; a list of NHWC maps if the model is `features_only`, in the
+            order and as often as `out_indices` says.
         """
         if self.out_indices is not None:
-            return self.forward_intermediates(x, self.out_indices, intermediates_only=True, key=key)
+            # In the order and as often as they were asked for, so that `feature_info` is of them.
+            taken = sorted(set(self.out_indices))
+            maps = dict(zip(taken, self.forward_intermediates(x, taken, intermediates_only=True, key=key), strict=True))
+            return [maps[i] for i in self.out_indices]
         head_key = None
         if key is not None:
             key, head_key = jax.random.split(key)
@@ -164,7 +168,7 @@ class ImageModel(nnx.Module):
         intermediates_only: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> Any:
-        """Feature maps, in the order and as often as they are asked for.
+        """Feature maps, in the order of the network, as timm's `forward_intermediates` gives them.
 
         Args:
             x: normalised images, floating point.

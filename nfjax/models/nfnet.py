@@ -288,10 +288,10 @@ class NormFreeNet(ImageModel):
         count = len(self.config.depths) + 1
         taken = take_indices(count, indices, least=int(intermediates_only))
         stages = self.stages[: max(taken)] if intermediates_only else self.stages
-        maps = {}
+        maps = []
         x, tap = self.stem(self.check_input(x))
         if 0 in taken:
-            maps[0] = tap
+            maps.append(tap)
         keys = iter(split_key(key, sum(self.config.depths)))
         for i, stage in enumerate(stages, start=1):
             for block in stage:
@@ -300,9 +300,8 @@ class NormFreeNet(ImageModel):
             if i == count - 1 and self.final_conv is not None:
                 x = self.final_conv(x)
             if i in taken:
-                maps[i] = x
-        found = [maps[i] for i in taken]
-        return found if intermediates_only else (self.config.act(x), found)
+                maps.append(x)
+        return maps if intermediates_only else (self.config.act(x), maps)
 
     def feature_taps(self) -> list[Feature]:
         cfg = self.config

@@ -134,14 +134,14 @@ class VisionTransformer(ImageModel):
         taken = take_indices(len(self.blocks), indices, least=int(intermediates_only))
         embed_key, *keys = split_key(key, 1 + len(self.blocks))
         tokens, grid, rope = self._embed(x, embed_key)
-        kept = {}
+        outputs = []
         for i in range(max(taken) + 1 if intermediates_only else len(self.blocks)):
             block = self.blocks[i]
             tokens = (jax.checkpoint(block) if self.grad_checkpointing else block)(tokens, rope, keys[i])
             if i in taken:
-                kept[i] = self._norm(tokens) if norm else tokens
+                outputs.append(self._norm(tokens) if norm else tokens)
 
-        prefix, outputs = self.num_prefix_tokens, [kept[i] for i in taken]
+        prefix = self.num_prefix_tokens
         maps: list[Any] = [y[:, prefix:].reshape(y.shape[0], *grid, y.shape[2]) for y in outputs]
         if return_prefix_tokens:
             maps = [(spatial, y[:, :prefix]) for spatial, y in zip(maps, outputs, strict=True)]
@@ -153,17 +153,17 @@ class VisionTransformer(ImageModel):
     ) -> list[Float[Array, "batch heads tokens tokens"]]:
         """Who attends to whom: the attention weights of blocks, chosen as in `forward_intermediates`, evaluated.
 
-        `[b, h, i, j]` is what token i takes from token j. Rows sum to 1; with differential attention they are
-        differences, and can be negative.
+        In the order of the network; `[b, h, i, j]` is what token i takes from token j. Rows sum to 1; with differential
+        attention they are differences, and can be negative.
         """
         taken = take_indices(len(self.blocks), indices)
         tokens, _, rope = self._embed(x, None)
-        maps = {}
+        maps = []
         for i in range(max(taken) + 1):
             if i in taken:
-                maps[i] = self.blocks[i].attention_map(tokens, rope)
+                maps.append(self.blocks[i].attention_map(tokens, rope))
             tokens = self.blocks[i](tokens, rope)  # for the next one
-        return [maps[i] for i in taken]
+        return maps
 
     def _embed(self, images: Images, key: PRNGKeyArray | None) -> tuple[Tokens, Grid, RotaryTable | None]:
         """The tokens that enter the blocks, the grid of the patches, and the table of rotary positions."""

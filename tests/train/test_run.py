@@ -355,6 +355,11 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed(tmp_path, cha
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_that_does_not_fit_the_images():
+    with pytest.raises(ValueError, match="the model has 3 input channels and 4 classes; digits has 1 and 10"):
+        build(tiny(), model=nfjax.load("test_nfnet", None, num_classes=4))
+
+
 def command(*arguments, **kwargs):
     return subprocess.run([sys.executable, "-m", "train.main", *arguments], capture_output=True, text=True, **kwargs)
 

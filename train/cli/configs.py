@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 import traceback
 import typing
 from pathlib import Path
@@ -53,7 +54,8 @@ def workdir(source: str) -> Path:
     path = path.parent if path.name == RUN else path
     if source in recipes() or not (path / RUN).is_file():
         return Path("runs") / path.stem
-    path = path.absolute().relative_to(Path.cwd()) if path.absolute().is_relative_to(Path.cwd()) else path
+    here, there = Path.cwd(), path.absolute()
+    path = there.relative_to(here) if here in there.parents else there
     name, number = re.fullmatch(r"(.*?)(?:-(\d+))?", path.name).groups()  # type: ignore[union-attr]  # always matches
     return path.with_name(f"{name}-{int(number or 1) + 1}")
 
@@ -64,6 +66,9 @@ def _of_file(path: Path) -> Config:
     if spec is None or spec.loader is None:
         raise UsageError(f"--config={path}: expected a recipe, a Python file, FILE.py, or a run.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the names in their annotations
+    beside = str(path.absolute().parent)
+    sys.path.append(beside)  # as for a script; last, so that no file there is taken for one of ours
     try:
         spec.loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):
@@ -71,14 +76,16 @@ def _of_file(path: Path) -> Config:
         config = module.get_config()
     except UsageError:
         raise
-    except Exception as error:  # whatever the file does wrong, the user wants its line and not ours
+    except (Exception, SystemExit) as error:  # whatever the file does wrong, the user wants its line and not ours
         raise UsageError(f"{_where(path, error)}: {type(error).__name__}: {_told(error)}") from None
+    finally:
+        sys.path.remove(beside)
     if not isinstance(config, Config):
         raise UsageError(f"get_config() of {path} returned {config!r:.80}; expected a train.config.Config.")
     return config
 
 
-def _where(path: Path, error: Exception) -> str:
+def _where(path: Path, error: BaseException) -> str:
     """The config file and the line at which it failed."""
     file = str(path.absolute())  # as the import machinery names it
     if isinstance(error, SyntaxError) and error.filename == file:
@@ -87,7 +94,7 @@ def _where(path: Path, error: Exception) -> str:
     return f"{path}, line {lines[-1]}" if lines else str(path)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """What an error says; of a misspelt argument of a section, with the field that may have been meant."""
     text = str(error)
     match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)

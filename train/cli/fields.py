@@ -120,7 +120,7 @@ def members(config: Any, prefix: str) -> list[Field]:
     """The fields of a config or of a section, sections among them."""
     docs = attribute_docs(type(config))
     hints = typing.get_type_hints(type(config), include_extras=True).items()
-    return [Field.of(prefix + name, kind, getattr(config, name), docs.get(name, "")) for name, kind in hints]
+    return [Field.of(prefix + name, kind, getattr(config, name, None), docs.get(name, "")) for name, kind in hints]
 
 
 def attribute_docs(kind: type) -> dict[str, str]:

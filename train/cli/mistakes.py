@@ -55,17 +55,18 @@ def value(flag: str, field: Field, texts: Sequence[str]) -> Any:
     about = f"\n  {name} ({field.type_name}): {field.doc}" if name != field.path else ""
     if not field.settable and field.item is not Profile:
         raise UsageError(f"{flag} cannot be given here; set it in the config file.{about}")
-    if not texts and field.item is not bool:
-        raise UsageError(f"{flag}: the value is missing; expected {field.expected}.")
+    expected = Profile.EXPECTED if field.item is Profile else field.expected
+    if (not texts and field.item is not bool) or (flag == "--workdir" and texts == [""]):
+        raise UsageError(f"{flag}: the value is missing; expected {expected}.")
     if len(texts) > 1 and field.length == 1:
         raise UsageError(unexpected(texts[1:]))
     text = ",".join(texts) if texts else "true"
     if field.item is Profile:
-        return Profile.of(text)
+        return None if text.lower() == "none" else Profile.of(text)
     try:
         return field.parse(text)
     except ValueError:
-        raise UsageError(f"{flag}={text}: expected {field.expected}.{about}") from None
+        raise UsageError(f"{flag}={text}: expected {expected}.{about}") from None
 
 
 def unknown(flag: str, texts: Sequence[str], known: Mapping[str, Field]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -41,12 +41,14 @@ class Profile:
     start: int | None  # the first, counted from 1 as in metrics.jsonl; None for a little after this process began
     stop: int  # the one after the last; how many steps if `start` is None
 
+    EXPECTED: ClassVar[str] = "a number of steps, or START:STOP"
+
     @classmethod
     def of(cls, text: str) -> "Profile":
         """The steps that --profile=TEXT asks for."""
         match = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
         if match is None:
-            raise UsageError(f"--profile={text}: expected a number of steps, or START:STOP.")
+            raise UsageError(f"--profile={text}: expected {cls.EXPECTED}.")
         start, stop = None if match[1] is None else int(match[1]), int(match[2])
         if start == 0 or stop <= (start or 0):
             raise UsageError(f"--profile={text}: no step lies in it; the first is 1, and STOP itself is not traced.")

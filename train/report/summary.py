@@ -32,6 +32,8 @@ def overview(
     steps, per_epoch, shape = experiment.learning_rate.total_steps, experiment.steps_per_epoch, experiment.image_shape
     counts = {path: int(np.prod(array.shape)) for path, array in state.params.items()}
     still = sum(count for path, count in counts.items() if experiment.treatments[path].frozen)
+    warmup = config.schedule.warmup_epochs
+    rising = f", all of them within schedule.warmup_epochs={warmup:g}" if warmup >= steps / per_epoch else ""
     trained = f" ({_count(sum(counts.values()) - still)} trained, {_count(still)} frozen)" if still else ""
     kept = {"parameters": state.params, "optimiser": state.opt_state, "moving average": state.ema}
     rows = {
@@ -40,7 +42,7 @@ def overview(
         "images": f"{config.data.name}, {'x'.join(map(str, shape))}, computed in {config.model.dtype}",
         "devices": _devices(mesh),
         "batch": _batch(config, mesh.size),
-        "length": f"{steps:,} steps, {steps / per_epoch:.4g} epochs of {per_epoch}",
+        "length": f"{steps:,} steps, {steps / per_epoch:.4g} epochs of {per_epoch}{rising}",
         "kept on a device": ", ".join(
             f"{name} {_bytes(size)}" for name, v in kept.items() if (size := bytes_per_device(v))
         ),

@@ -96,12 +96,18 @@ def _claim(workdir: Path, config: dict[str, Any]) -> None:
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key) and not re.fullmatch(free, key)
         ]
-        if changed:
+        if changed and _has_begun(workdir):
             raise ValueError(
                 f"{workdir} holds a run with another config:\n" + "\n".join(changed) + "\nGive the config it had, or "
                 f"start a new run: another --workdir and, to begin with its weights, --config.model.weights={workdir}."
             )
     _write(path, config)
+
+
+def _has_begun(workdir: Path) -> bool:
+    """Has the run there done anything that another config could not have done?"""
+    metrics = workdir / "metrics.jsonl"
+    return (metrics.exists() and metrics.stat().st_size > 0) or any((workdir / "checkpoints").glob("*"))
 
 
 def require_space(workdir: Path, needed: int) -> None:

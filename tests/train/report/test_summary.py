@@ -15,7 +15,7 @@ from train.experiment import build
 from train.machine.mesh import batch_sharding, make_mesh, replicated
 from train.report.summary import _bytes, _flops, costs, overview
 
-MODEL = nfjax.load("test_nfnet", weights=None, num_classes=10)
+MODEL = nfjax.load("test_nfnet", weights=None, num_classes=10, in_chans=1)
 COUNT = sum(array.size for array in nfjax.params.split(MODEL)[1].values())
 IMAGES = data.Arrays(np.zeros((320, 64, 48, 1), np.uint8), np.zeros(320), tuple("0123456789"))
 
@@ -78,6 +78,12 @@ def test_what_it_says():
     assert (
         len({line.index(value) for line, value in zip(summary(config()).splitlines(), said.values(), strict=True)}) == 1
     )
+
+
+def test_a_run_that_ends_while_it_warms_up():
+    short = config()
+    short.schedule.warmup_epochs = 5.0
+    assert rows(summary(short))["length"] == "100 steps, 5 epochs of 20, all of them within schedule.warmup_epochs=5"
 
 
 def test_of_a_continued_run_with_frozen_parameters():

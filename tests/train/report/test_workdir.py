@@ -22,19 +22,38 @@ def config(**changes):
     return dataclasses.asdict(dataclasses.replace(Config(), **changes))
 
 
+def begin(folder):
+    """The run in a folder has measured something."""
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+
+
 def test_claim_writes_once(tmp_path):
     claim(tmp_path, {"a": {"b": 1}})
     claim(tmp_path, {"a": {"b": 1}})
+    begin(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": {"b": 1}}
     with pytest.raises(ValueError, match=r"a\.b: 1 there, 2 here"):
         claim(tmp_path, {"a": {"b": 2}})
     with pytest.raises(ValueError, match=r"a\.b: 1 there, None here\n  c: None there, 3 here"):
         claim(tmp_path, {"a": {}, "c": 3})
-    assert os.listdir(tmp_path) == ["config.json"]
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "metrics.jsonl"]
+
+
+def test_a_run_that_has_not_begun_takes_another_config(tmp_path):
+    """What stopped it may have been its config."""
+    claim(tmp_path, {"a": 1})
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "checkpoints").mkdir()
+    claim(tmp_path, {"a": 2})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"a": 2}
+    (tmp_path / "checkpoints" / "12").mkdir()
+    with pytest.raises(ValueError, match="a: 2 there, 1 here"):
+        claim(tmp_path, {"a": 1})
 
 
 def test_another_config_is_refused_field_by_field(tmp_path):
     claim(tmp_path, config())
+    begin(tmp_path)
     changed = config(seed=1, model=Model(drop_rate=0.5), optim=Optim(betas=(0.9, 0.99), freeze=("a",)))
     with pytest.raises(ValueError, match="holds a run with another config") as error:
         claim(tmp_path, changed)
@@ -49,6 +68,7 @@ def test_another_config_is_refused_field_by_field(tmp_path):
 
 def test_where_and_what_is_kept_may_change(tmp_path):
     claim(tmp_path, config(optim=Optim(betas=(0.9, 0.99))))
+    begin(tmp_path)
     now = config(
         optim=Optim(betas=(0.9, 0.99)), mesh=Mesh(fsdp=8), log=Log(every_steps=1), checkpoint=Checkpoint(keep_last=9)
     )
