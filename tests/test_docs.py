@@ -86,6 +86,8 @@ def test_page(page, how, hub, tmp_path):
         "PATH": os.pathsep.join(map(str, [script.parent, Path(sys.executable).parent, os.environ["PATH"]])),
         "JAX_PLATFORMS": "cpu",
     }
+    if page == "docs/loading.md":
+        environment["JAX_NUM_CPU_DEVICES"] = "2"  # it shows how several are used
     if page == "docs/parity.md":
         environment["XLA_FLAGS"] = ""  # programs as users have them, not as tests/conftest.py wants them
     command = [sys.executable, "-c", DRIVER, "blocks.json", how]
