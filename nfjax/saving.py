@@ -19,6 +19,8 @@ from nfjax.params import named_params
 from port.atomic import replacing
 from port.paths import user_path
 
+DTYPES = ("float32", "float64", "bfloat16", "float16")  # that every reader of a folder understands
+
 
 def state_dict(model: ImageModel) -> dict[str, np.ndarray]:
     """The model's parameters as timm's state dict: `{timm name: contiguous numpy array}`.
@@ -57,8 +59,12 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
     if model.out_indices is not None:
         raise ValueError("a features_only model has lost its classifier; save the model it came from.")
     folder = user_path(path)
+    if model.data_config.classifier == "head.fc" and not hasattr(model.head, "pool_type"):
+        found = type(model.head).__name__
+        raise ValueError(_refusal(model.data_config.architecture, f"head is a {found}; replace head.fc alone"))
     state, config = state_dict(model), hub_config(model)
     _require_loadable(config, state)
+    _require_own_layers(model)
     port.write_safetensors(state, folder / "model.safetensors", format="pt")
     with replacing(folder / "config.json") as partial:
         partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -93,18 +99,36 @@ def _axis(model: ImageModel, layer: str | None, axis: int, otherwise: int) -> in
     return otherwise if kernel is None else int(kernel.get_value().shape[axis])
 
 
+def _require_own_layers(model: ImageModel) -> None:
+    """Refuse layers that may compute something else from parameters of the same names; linear ones of Flax do not."""
+    for path, module in nnx.iter_graph(model):
+        holds = isinstance(module, nnx.Module) and any(isinstance(v, nnx.Param) for v in vars(module).values())
+        where = type(module).__module__
+        if not holds or where.startswith("nfjax."):
+            continue
+        name = ".".join(map(str, path))
+        if not (type(module) in (nnx.Linear, nnx.LinearGeneral, nnx.Einsum) and name in ("head", "head.fc")):
+            raise ValueError(_refusal(model.data_config.architecture, f"{name} is a {where}.{type(module).__name__}"))
+
+
+def _refusal(architecture: str, why: str) -> str:
+    return (
+        f"the model is no {architecture} any more, and nothing could load it: {why}. Save the backbone alone after "
+        "model.reset_classifier(0), or the whole with nnx.split and orbax (docs/flax.md)."
+    )
+
+
 def _require_loadable(config: dict[str, Any], state: dict[str, np.ndarray]) -> None:
     """Refuse parameters that `nfjax.load` would refuse, or take for others."""
     source = from_config(config, Path(), config["architecture"])
     shapes = {p: v.get_value().shape for p, v in named_params(make_plan(source, LoadOptions(), state).build()).items()}
+    inexact = [f"{name} ({a.dtype})" for name, a in state.items() if a.dtype.name not in DTYPES]
+    if inexact:
+        raise ValueError(f"weights are of {', '.join(DTYPES)}; found {', '.join(inexact)}.")
     expected, found = port.timm_shapes(shapes), {name: array.shape for name, array in state.items()}
     if expected == found:
         return
     beyond = [f"{name} {shape}" for name, shape in found.items() if expected.get(name) != shape]
     lacking = [f"{name} {shape}" for name, shape in expected.items() if found.get(name) != shape]
     told = [f"it has {', '.join(beyond)}" if beyond else "", f"it lacks {', '.join(lacking)}" if lacking else ""]
-    raise ValueError(
-        f"the model is no {config['architecture']} any more, and nothing could load it: "
-        f"{'; '.join(filter(None, told))}. "
-        "Save the backbone alone after model.reset_classifier(0), or the whole with nnx.split and orbax (docs/flax.md)."
-    )
+    raise ValueError(_refusal(config["architecture"], "; ".join(filter(None, told))))

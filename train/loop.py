@@ -16,7 +16,7 @@ from nfjax.saving import hub_config
 from port.interrupts import INTERRUPTED
 from train import data
 from train.checkpoints import averages
-from train.checkpoints.files import load_weights
+from train.checkpoints.files import best_first, load_weights
 from train.checkpoints.manager import Checkpoints
 from train.cli.options import Profile
 from train.config import Config
@@ -85,6 +85,7 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
             require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
             record_environment(workdir)
             screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE))
+            interrupt.log = screen.log
             try:
                 with Checkpoints(workdir, config.checkpoint) as checkpoints:
                     result = _Run(experiment, workdir, checkpoints, interrupt, screen, profile).run()
@@ -283,7 +284,11 @@ class _Run:
             said = f"{nfjax.save(model, self.workdir / 'final')}, after step {self.total}"
             if self.config.checkpoint.keep_best:
                 self.checkpoints.wait()
-                metric, (step,) = self.config.checkpoint.metric, averages.choose(self.workdir, best=1)
+                metric = self.config.checkpoint.metric
+                found = averages.scores(self.workdir)
+                # A run that was stopped before its last evaluation has a last checkpoint without one.
+                found[self.total] = {key.removeprefix("test_"): value for key, value in self.scores.items()}
+                step = best_first(found, metric)[0]
                 if step == self.total:
                     nfjax.save(model, self.workdir / "best")
                 else:

@@ -29,18 +29,19 @@ def anywhere(method: Method) -> Method:
     network would be some five hundred compilations. On a mesh of Explicit axes, as `jax.make_mesh` makes them, it
     runs with Auto ones, and its results are sharded as the batch is. Inside jit it is what it is without all this.
     """
-    known = set(inspect.signature(method).parameters)
-    parameters = list(inspect.signature(method).parameters)[1:]  # without self
+    known = inspect.signature(method).parameters
+    parameters = [name for name, p in known.items() if p.kind is p.POSITIONAL_OR_KEYWORD][1:]  # without self
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **options: Any) -> Any:
-        for option in ELSEWHERE & options.keys() - known:
+        for option in ELSEWHERE & options.keys() - known.keys():
             raise TypeError(f"{option}={options[option]!r:.60}: {HOW_TO_TRAIN}")
         if "key" in options:
             options["key"] = random_key(options["key"])
         given = dict(zip(parameters, args, strict=False)) | options
         x, key = given.pop(parameters[0], None), given.pop("key", None)
-        if len(args) > len(parameters) or x is None:
+        twice = options.keys() & set(parameters[: len(args)])
+        if len(args) > len(parameters) or twice or not (args or parameters[0] in options):
             return method(self, *args, **options)  # which says what is wrong
         require_array(x)
         mesh = _explicit_mesh(self, x)
@@ -48,6 +49,11 @@ def anywhere(method: Method) -> Method:
         whole = concrete and not jax.config.jax_disable_jit and _is_ours(self)  # type: ignore[attr-defined]
         if mesh is None and not whole:
             return method(self, *args, **options)
+        if not whole and mesh is not None and (kept := _stateful(self)):
+            raise ValueError(
+                f"{kept} keeps state, which a call on a mesh of Explicit axes cannot change. Make the mesh with "
+                "axis_types=(jax.sharding.AxisType.Auto,)."
+            )
         graphdef, params = split(self)
         fixed = tuple((name, tuple(v) if isinstance(v, (list, np.ndarray)) else v) for name, v in sorted(given.items()))
         run = _compiled if whole or (mesh is not None and _is_ours(self)) else _on_mesh
@@ -63,6 +69,8 @@ def random_key(key: Any) -> Any:
         ValueError: anything else.
     """
     if isinstance(key, nnx.Rngs):
+        if not {"dropout", "default"} & set(vars(key)):
+            raise ValueError("key= is an nnx.Rngs without a stream dropout or default; nnx.Rngs(0) has one.")
         return key.dropout()
     if isinstance(key, nnx.RngStream):
         return key()
@@ -112,6 +120,14 @@ def _is_ours(model: Any) -> bool:
         if foreign or (isinstance(node, nnx.Variable) and not _is_array(node)):
             return False
     return True
+
+
+def _stateful(model: Any) -> str:
+    """The first variable that a call may change, by its path; none if there is no such."""
+    for path, node in nnx.iter_graph(model):
+        if isinstance(node, nnx.Variable) and not isinstance(node, nnx.Param):
+            return ".".join(map(str, path))
+    return ""
 
 
 def _is_array(variable: Any) -> bool:

@@ -81,16 +81,35 @@ def test_a_classifier_that_was_replaced(name, layer, tmp_path):
 
     def refused(new, *names):
         setattr(parent, leaf, new)
-        with pytest.raises(ValueError, match=r"any more|no place|no conversion rule") as error:
+        with pytest.raises(ValueError, match=r"any more|no place|no conversion rule|weights are of") as error:
             nfjax.save(model, tmp_path / "refused")
         assert all(name in str(error.value) for name in names), error.value
         assert not (tmp_path / "refused").exists()
 
+    class Squashed(nnx.Linear):
+        """The same parameters, another function."""
+
+        def __call__(self, x):
+            return nnx.tanh(super().__call__(x))
+
+    refused(Squashed(model.num_features, 7, rngs=nnx.Rngs(0)), f"{layer} is a {__name__}.Squashed")
+    ints = nnx.Linear(model.num_features, 7, rngs=nnx.Rngs(0))
+    ints.bias.set_value(ints.bias[...].astype(int))
+    refused(ints, f"{layer}.bias (int32)")
     linear = nnx.Linear(model.num_features, 8, rngs=nnx.Rngs(0))
     refused(nnx.Sequential(linear, nnx.relu), f"{layer}.layers.0.weight (8, {model.num_features})", f"{layer}.weight (")
     refused(nnx.Linear(model.num_features, 7, use_bias=False, rngs=nnx.Rngs(0)), f"it lacks {layer}.bias (7,)")
     refused(nnx.BatchNorm(8, rngs=nnx.Rngs(0)), f"{layer}.mean (BatchStat)")
     refused(nnx.LoRALinear(model.num_features, 7, lora_rank=2, rngs=nnx.Rngs(0)), "lora_a")
+    if layer == "head.fc":
+        model.head = linear
+        with pytest.raises(ValueError, match=r"head is a Linear; replace head\.fc alone"):
+            nfjax.save(model, tmp_path / "refused")
+    else:
+        model.head = linear
+        model.fc_norm = nnx.LayerNorm(model.num_features, epsilon=1e-2, rngs=nnx.Rngs(0))
+        with pytest.raises(ValueError, match=r"fc_norm is a flax.*LayerNorm"):
+            nfjax.save(model, tmp_path / "refused")
 
 
 @pytest.mark.parametrize(

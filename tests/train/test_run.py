@@ -211,6 +211,7 @@ def test_asked_to_stop_in_an_evaluation(whole, tmp_path, monkeypatch, last):
     with pytest.raises(Stopped, match=f"saved step {24 if last else 12} of 24"):
         run(tiny(), tmp_path)
     assert run(tiny(), tmp_path).top1 == whole[0].top1
+    assert (tmp_path / "best" / "config.json").is_file()
     assert lines(tmp_path) == lines(whole[1])
     first, second = weights(whole[1]), weights(tmp_path)
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)

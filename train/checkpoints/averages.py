@@ -15,7 +15,7 @@ import numpy as np
 
 import nfjax
 import port
-from train.checkpoints.files import DamagedError, best_first, load_weights, read_description, require_steps
+from train.checkpoints.files import DamagedError, best_first, load_weights, read_description, require_steps, steps
 
 
 def run(folder: Path, out: Path, **which: Any) -> int:
@@ -52,6 +52,15 @@ def choose(
             "keep as many as checkpoint.keep_last and checkpoint.keep_best say."
         )
     return sorted(known[:count])
+
+
+def scores(run: Path) -> dict[int, dict[str, float]]:
+    """What evaluations of the checkpoints found, by step; nothing of those that are damaged."""
+    found = {}
+    for step in steps(run):
+        with contextlib.suppress(DamagedError):
+            found[step] = read_description(run, step).metrics
+    return found
 
 
 def average(run: Path, steps: Sequence[int]) -> dict[str, np.ndarray]:

@@ -4,8 +4,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -30,6 +31,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None  # why to stop, once all have agreed
         self.nothing_to_save = False
+        self.log: Callable[[str], None] = lambda text: None  # hears of an end that nobody else can tell of
         self._asked: signal.Signals | None = None
         self._program = interrupts.is_program()
         self._handlers: dict[signal.Signals, Any] = {}
@@ -72,15 +74,19 @@ class Interrupt:
         if now - first < TOGETHER:
             return
         if self.nothing_to_save:
-            interrupts.end("SIGINT: interrupted; nothing new was there to save.")
+            self._end("SIGINT: interrupted; nothing new was there to save.")
         if first > 0:
-            interrupts.end("SIGINT again: ended at once. The same command continues from the last checkpoint.")
+            self._end("SIGINT again: ended at once. The same command continues from the last checkpoint.")
         self._first = now
         print(
             "\nSIGINT: the run stops and saves when the step, or what is compiled, is done; again to end at once.",
             file=sys.stderr,
             flush=True,
         )
+
+    def _end(self, message: str) -> NoReturn:
+        self.log(message)
+        interrupts.end(message)
 
     def __call__(self) -> bool:
         """Whether to stop now. All processes must ask equally often."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from port.messages import require_name
 from train.config import Optim
 from train.optim.clip import MODES
 from train.optim.parameters import Treatments
@@ -123,6 +124,7 @@ def _with_frozen(
 
 
 def _chain(optim: Optim, treatments: Treatments) -> optax.GradientTransformationExtraArgs:
+    require_name("optim.name", optim.name, KINDS)
     kind = KINDS[optim.name]
     eps = kind.eps if optim.eps is None else optim.eps
     decay = {path: treatment.weight_decay for path, treatment in treatments.items()}

@@ -163,3 +163,28 @@ def test_modes_of_flax():
     assert np.abs(model(x) - model(x)).max() > 1e-3
     model.eval()
     np.testing.assert_array_equal(model(x), model(x))
+
+
+def test_a_layer_with_state_on_a_mesh():
+    """Its changes would be lost there; without a mesh they are kept."""
+    model = loaded("test_vit2")
+    model.head = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(1)), nnx.Linear(64, 5, rngs=nnx.Rngs(0)))
+    model.train()
+    x = images(model, 2)
+    assert np.abs(model(x) - model(x)).max() > 1e-3
+    batch = jax.device_put(x, NamedSharding(mesh_of(AxisType.Explicit), P("d")))
+    with pytest.raises(ValueError, match=r"head\.layers\.0\.rngs.* keeps state"):
+        model(batch)
+
+
+def test_arguments_that_python_would_refuse():
+    model = loaded("test_nfnet")
+    x = images(model, 1)
+    with pytest.raises(TypeError):
+        model(x, jax.random.key(0))
+    with pytest.raises(TypeError):
+        model(x, x=x)
+    with pytest.raises(ValueError, match=r"input of type builtins\.NoneType"):
+        model(None)
+    with pytest.raises(ValueError, match="without a stream dropout"):
+        model(x, key=nnx.Rngs(params=0))
