@@ -30,11 +30,10 @@ def state_dict(model: ImageModel) -> dict[str, np.ndarray]:
     """
     if model.folded:
         raise ValueError("a folded model has no timm weights any more; export the model that was folded.")
-    kept = {path: node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Variable)}
     others = [
         f"{'.'.join(map(str, path))} ({type(node).__name__})"
-        for path, node in kept.items()
-        if not isinstance(node, (nnx.Param, nnx.RngState))
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, nnx.Variable) and not isinstance(node, (nnx.Param, nnx.RngState))
     ]
     if others:
         raise ValueError(

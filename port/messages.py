@@ -72,7 +72,7 @@ def _exit_status(command: Callable[[], int], extra: str) -> int:
         except KeyboardInterrupt:
             return interrupts.INTERRUPTED
         except (ValueError, OSError, ImportError) as error:
-            if isinstance(error, BrokenPipeError) and nobody_reads(sys.stdout):  # `| head`
+            if isinstance(error, BrokenPipeError) and _nobody_reads(sys.stdout):  # `| head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall Python's last flush fail
                 return 0
             package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
@@ -92,7 +92,7 @@ def _as_program() -> Iterator[None]:
         yield
 
 
-def nobody_reads(stream: Any) -> bool:
+def _nobody_reads(stream: Any) -> bool:
     """Whether what is written to a stream is lost: a pipe or a terminal whose other end is closed."""
     try:
         poll = select.poll()

@@ -46,17 +46,18 @@ def anywhere(method: Method) -> Method:
         require_array(x)
         mesh = _explicit_mesh(self, x)
         concrete = not any(isinstance(value, jax.core.Tracer) for value in (x, key, _first(self)))
-        whole = concrete and not jax.config.jax_disable_jit and _is_ours(self)  # type: ignore[attr-defined]
-        if mesh is None and not whole:
+        alone = concrete and not jax.config.jax_disable_jit  # type: ignore[attr-defined]  # made at run time
+        ours = (alone or mesh is not None) and _is_ours(self)
+        if mesh is None and not (alone and ours):
             return method(self, *args, **options)
-        if not whole and mesh is not None and (kept := _stateful(self)):
+        if not ours and (kept := _stateful(self)):
             raise ValueError(
                 f"{kept} keeps state, which a call on a mesh of Explicit axes cannot change. Make the mesh with "
                 "axis_types=(jax.sharding.AxisType.Auto,)."
             )
         graphdef, params = split(self)
         fixed = tuple((name, tuple(v) if isinstance(v, (list, np.ndarray)) else v) for name, v in sorted(given.items()))
-        run = _compiled if whole or (mesh is not None and _is_ours(self)) else _on_mesh
+        run = _compiled if ours else _on_mesh
         return run(method, graphdef, fixed, mesh and NamedSharding(mesh, P(*_batch_axis(x))), params, x, key)
 
     return call  # type: ignore[return-value]

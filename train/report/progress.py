@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: a bar in a terminal, a line now and then in the log of a batch job."""
 
 import contextlib
+import functools
 import math
 import threading
 import time
@@ -15,6 +16,11 @@ from nfjax.meter import LINES, bar, duration
 
 REFRESH = 1.0  # seconds between redrawings of the bar: each takes a millisecond from the loop
 MEMORY = 30.0  # seconds of training that the shown speed is about the mean of
+
+
+def print_line(console: Console, text: str) -> None:
+    """A line as it is: rich would break it at 80 columns where there is no terminal, and read [..] as markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 class Progress:
@@ -46,7 +52,10 @@ class Progress:
         self._total, self._images, self._per_epoch = total, images_per_step, steps_per_epoch
         self._step, self._first = start, start + 1
         self._console = console or Console()
-        self._say, self._of = say or self._print, " of the moving average" if averaged else ""
+        self._say, self._of = (
+            say or functools.partial(print_line, self._console),
+            " of the moving average" if averaged else "",
+        )
         self._shown = jax.process_index() == 0
         self._speed = Speed(start, clock)
         self._clock = clock
@@ -161,10 +170,6 @@ class Progress:
         """A line of its own, above the bar."""
         if self._shown:
             self._say(text)
-
-    def _print(self, text: str) -> None:
-        # As it is: rich would break lines at 80 columns where there is no terminal, and read [..] as markup.
-        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def _draw(self) -> None:
         assert self._bar is not None

@@ -10,6 +10,8 @@ from typing import Any, cast
 import jax
 from rich.console import Console
 
+from train.report.progress import print_line
+
 FILE = "log.txt"
 
 
@@ -29,8 +31,7 @@ class Screen:
         """A line of its own, above a bar of `console`."""
         if jax.process_index() == 0:
             self.log(text)
-            # As it is: rich would break lines at 80 columns where there is no terminal, and read [..] as markup.
-            self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+            print_line(self.console, text)
 
     def log(self, text: str) -> None:
         """A line in the file alone."""
