@@ -124,7 +124,7 @@ def build(
     if (chans := dataset.train.shape[-1]) != model.in_chans or model.num_classes < dataset.num_classes:
         raise ValueError(
             f"the model has {model.in_chans} input channels and {model.num_classes} classes; {config.data.name} has "
-            f"{chans} and {dataset.num_classes}."
+            f"{chans} and {dataset.num_classes}. Load it with in_chans={chans}, num_classes={dataset.num_classes}."
         )
     graphdef, params = split(model)
     due = treatments(config.optim, params)

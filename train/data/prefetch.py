@@ -113,11 +113,8 @@ def _prefetched(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
 
 def _init_worker(index: int, count: int) -> None:
     """In a worker process: end with the parent, and only then or when it says so."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # sent to all processes of a job, where the trainer still saves
+    # Sent to all processes of a job, where the trainer still saves.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
