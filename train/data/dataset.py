@@ -73,7 +73,8 @@ def load_dataset(
         ValueError, FileNotFoundError: says what is wrong with `data`, and what to give instead.
     """
     train, test, notes = (*images, ()) if images else _find(data)
-    config = _data_config(data, model or DataConfig(), train.class_names)
+    own = {} if images else _OWN.get(data.name, {})
+    config = _data_config(data, own, model or DataConfig(), train.class_names)
     channels, *size = config.input_size
     augmentation = create_train_transform(config, **dataclasses.asdict(augment or Augment(no_aug=True)))
     transform: Transform = Shifted(augmentation, data.shift) if data.shift else augmentation
@@ -192,9 +193,8 @@ def _class_map(file: str) -> list[str]:
     return names
 
 
-def _data_config(data: Data, model: DataConfig, class_names: tuple[str, ...]) -> DataConfig:
+def _data_config(data: Data, own: Mapping[str, Any], model: DataConfig, class_names: tuple[str, ...]) -> DataConfig:
     """The model's data config with everything put in that the data set or the config decides."""
-    own = _OWN.get(data.name, {})
     given: dict[str, Any] = {
         name: own.get(name) if getattr(data, name) is None else getattr(data, name)
         for name in ("in_chans", "mean", "std", "crop_pct", "crop_mode", "interpolation")

@@ -10,7 +10,7 @@ import nfjax
 from nfjax.models.data_config import DataConfig
 from tests.helpers.photos import make_folder
 from train.config import Augment, Data
-from train.data import load_dataset
+from train.data import Arrays, load_dataset
 from train.data.dataset import Shifted
 from train.data.decode import decode
 
@@ -87,6 +87,14 @@ def test_the_digits_know_what_they_are(tmp_path):
     train, test = (split.read(0, rng)["image"] for split in (dataset.train, dataset.test))
     assert train.dtype == test.dtype == np.uint8
     assert np.array_equal(train, dataclasses.replace(dataset.test, source=dataset.train.source).read(0, rng)["image"])
+
+
+def test_images_that_are_given_are_not_the_digits():
+    """Whatever `data.name` says: what the digits know is not true of them."""
+    photos = Arrays(np.zeros((2, 40, 40, 3), np.uint8), np.array([0, 1]), ("cat", "coffee"))
+    dataset = load_dataset(Data(), L0, images=(photos, photos))
+    assert dataset.train.shape == (224, 224, 3)
+    assert (dataset.data_config.mean, dataset.data_config.std) == (L0.mean, L0.std)
 
 
 def test_shifts():
