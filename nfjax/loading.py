@@ -277,6 +277,8 @@ def _place(weights: Weights, source: ResolvedModel, name: Name) -> str | Path | 
             f"weights={weights!r:.80}; expected 'pretrained', None, the path of a file or folder, or a mapping "
             "from names to arrays."
         )
+    if str(weights).lower() == "none" and not user_path(weights).exists():
+        raise ValueError(f"weights={weights!r} is text; fresh weights are weights=None.")
     if weights != "pretrained":
         return user_path(weights)
     if source.location is None:

@@ -69,7 +69,8 @@ def folder_of(name: Name) -> Path | None:
     if scheme.lower().replace("_", "-") == "local-dir":
         return user_path(rest)
     path = user_path(name)
-    return path if path.is_dir() and not registry.is_known(name) else None
+    spelt = name.startswith((".", "/", "~"))
+    return path if spelt or (path.is_dir() and not registry.is_known(name)) else None
 
 
 def model_folder(folder: Path) -> Path:
@@ -84,6 +85,12 @@ def model_folder(folder: Path) -> Path:
         raise FileNotFoundError(f"{folder} is a run without a final model; expected {folder / 'final'}, its last step.")
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} (working directory: {Path.cwd()}).")
+    if folder.parent.name == "checkpoints":
+        run = folder.parent.parent
+        raise FileNotFoundError(
+            f"{folder} is a checkpoint of a run, whose models are {run / 'final'} and {run / 'best'}; "
+            f"`nfjax average {run} --steps {folder.name}` makes one of a checkpoint."
+        )
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json; expected a folder that nfjax.save or timm wrote.")
     return folder

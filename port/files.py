@@ -52,11 +52,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
         FileNotFoundError: no such file, no weights in the folder, or a missing shard.
         WeightsFileError: the file is truncated, corrupt, of another kind, or holds code.
     """
-    path = user_path(path)
-    if path.is_dir():
-        path = _weights_in(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: there is no such file.")
+    path = weights_file(path)
     if path.name.endswith(INDEX):
         return _read_shards(path)
     if path.suffix == ".safetensors":
@@ -67,6 +63,21 @@ def read_weights(path: str | os.PathLike[str]) -> State:
         f"{path}: unknown kind of weights file {path.suffix!r}; expected .safetensors, "
         f".safetensors{INDEX}, {', '.join(PICKLED)}, or a folder with one of these."
     )
+
+
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """The file that is read for a path: itself, or the one in a folder that `PREFERRED` says.
+
+    Raises:
+        FileNotFoundError: there is none.
+        WeightsFileError: the folder has several.
+    """
+    path = user_path(path)
+    if path.is_dir():
+        path = _weights_in(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: there is no such file.")
+    return path
 
 
 def write_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike[str], **metadata: str) -> None:

@@ -178,6 +178,9 @@ def test_a_run_means_its_final_model(state, tmp_path):
     shutil.rmtree(run / "final")
     with pytest.raises(FileNotFoundError, match="is a run without a final model"):
         nfjax.load(str(run))
+    (run / "checkpoints" / "20").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"is a checkpoint of a run, .*`nfjax average .*run --steps 20`"):
+        nfjax.load(run / "checkpoints" / "20")
 
 
 def shapes_of(state):
@@ -204,6 +207,9 @@ def test_a_plan_needs_no_weights(state):
 
 
 def test_local_dir_errors(tmp_path, state):
+    for nowhere in ("./nowhere", "../nowhere/", "~/nowhere", str(tmp_path / "nowhere"), Path("nowhere")):
+        with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+            nfjax.load(nowhere)
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         nfjax.load(f"local-dir:{tmp_path}")
     (tmp_path / "config.json").write_text("{]")
@@ -262,6 +268,7 @@ def test_options_that_make_no_sense(options, state):
         ({"dtype": None}, "dtype=None; expected floating point"),
         ({"seed": "0"}, "seed='0'; expected a whole number."),
         ({"seed": -1}, "seed=-1; expected at least 0"),
+        ({"weights": "none"}, "weights='none' is text; fresh weights are weights=None."),
         ({"weights": True}, "weights=True; expected 'pretrained', None, the path"),
         ({"weights": [1]}, "weights=\\[1\\]; expected 'pretrained', None, the path"),
         ({"pretrained": True}, "pretrained is timm's; here it is weights: "),

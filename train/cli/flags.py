@@ -1,31 +1,27 @@
 """The command line: `nfjax train --config=NAME [--workdir=DIR] [--config.FIELD=VALUE ...]`.
 
-`train.cli.fields` knows what a value means and whether it fits; tyro writes the help, and scripts that complete flags.
-A mistake is told before anything is loaded or computed: nothing here may import jax.
+`train.cli.fields` knows what a value means and whether it fits. A mistake is told before anything is loaded or
+computed: nothing here may import jax.
 """
 
 import dataclasses
-import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from port.messages import MISTAKE
 from port.paths import user_path
 from train.cli import configs, mistakes
 from train.cli.fields import Field, fields
-from train.cli.options import Options, UsageError, shown
+from train.cli.help import show
+from train.cli.options import Options, UsageError
 from train.config import Config
 
 HELP = {"--help", "--h", "--helpfull"}
-
-NARROWEST = 20  # columns; tyro lays out its help for ever in a few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +32,8 @@ class Command:
     Python. For example: --config=digits --workdir=runs/quick --config.epochs=2 --config.optim.clip_grad=none
 
     Attributes:
-        source: a recipe, FILE.py whose get_config() returns a train.config.Config, or a run, whose config to take.
+        source: a recipe, FILE.py whose get_config() returns a train.config.Config, or a run, whose config to take; by
+            default that of the run in the work folder.
         workdir: folder of the run; runs/NAME of the config unless given. A run found there is continued.
         config: with their types and meanings, and their values in the given --config.
     """
@@ -68,7 +65,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, Options]:
 def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     """`parse`, but it raises UsageError: of each mistake what was given, what is expected, what may have been meant."""
     if argv[1:2] and argv[1].startswith("--tyro-"):
-        _tyro(Command(), argv[1:], "nfjax-train")
+        show(Command(), argv[1:], "nfjax-train")
     known = flags()
     given, rest = _given(argv[1:], known)
     source = next(iter(given.get("--config", ())), None)
@@ -76,7 +73,7 @@ def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     wrong += [mistakes.unexpected(rest)] if rest else []
     if HELP & given.keys() and not wrong:
         default = Command(config=configs.load_config(source)) if source else Command()
-        _tyro(default, ["--help"], mistakes.PROGRAM if argv[0].endswith(".py") else argv[0])
+        show(default, ["--help"], mistakes.PROGRAM if argv[0].endswith(".py") else argv[0])
     values: dict[str, Any] = {}
     for flag in filter(known.get, given):
         try:
@@ -87,6 +84,9 @@ def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:
         raise UsageError("\n".join(wrong))
     options = Options(**{path.removeprefix("options."): values[path] for path in values if path.startswith("options.")})
     options.check()
+    place = values.get("workdir")
+    if source is None and place and (user_path(place) / configs.RUN).is_file():
+        source = place  # the run that it holds goes on as it began
     if source is None:
         raise UsageError(f"--config is missing: a recipe ({', '.join(configs.recipes())}), FILE.py or a run.")
     config = configs.load_config(source)
@@ -116,21 +116,3 @@ def _given(arguments: Sequence[str], known: Mapping[str, Field]) -> tuple[dict[s
         given[flag] = [] if value is None else [value]
         values = given[flag] if value is None else rest
     return given, rest
-
-
-def _tyro(default: Command, args: Sequence[str], prog: str) -> NoReturn:
-    """Print the help, or a script that completes flags in a shell, and end the process."""
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        field = Field.of("", info.type, None, "")
-        if dataclasses.is_dataclass(info.type) or not isinstance(field.item, type):
-            return None  # a section, or a choice, which tyro asks about as if it were a type
-        return shown(field.type_name, () if args == ["--help"] else field.words)
-
-    if shutil.get_terminal_size().columns < NARROWEST:
-        os.environ["COLUMNS"] = str(NARROWEST)
-    style = (tyro.conf.FlagConversionOff,)
-    tyro.cli(Command, prog=prog, args=args, default=default, use_underscores=True, registry=registry, config=style)
-    raise SystemExit

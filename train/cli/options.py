@@ -2,36 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
-
-from tyro.constructors import PrimitiveConstructorSpec
+from typing import Annotated, ClassVar, Literal
 
 from port.ranges import Count, CountOrZero
+from train.cli.help import shown
 
 SETTLING_STEPS = 10  # before a trace of so many steps: compilation, and the first, slower ones
 
 
 class UsageError(ValueError):
     """The command line, or the config that it names, cannot be used."""
-
-
-def shown(metavar: str, choices: Sequence[str] = ()) -> PrimitiveConstructorSpec[Any]:
-    """How tyro shows a flag, and the values that it completes; it reads none."""
-
-    def written(value: Any) -> list[str]:
-        if isinstance(value, tuple) and "," not in "".join(map(str, value)):
-            return [",".join(map(str, value))]
-        return [str(value).lower() if value is None or isinstance(value, bool) else str(value)]
-
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=metavar,
-        instance_from_str=list,
-        is_instance=lambda value: True,
-        str_from_instance=written,
-        choices=tuple(choices) or None,
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import nfjax
 from nfjax.names import folder_of, resolve
+from port.files import weights_file
 from port.paths import user_path
 from train.checkpoints.averages import architecture, run_weights
 from train.checkpoints.files import steps
@@ -89,8 +90,11 @@ def opened(name: str, weights: str | None = "pretrained") -> Iterator[Origin]:
     identity = f"{name} {location}"
     if isinstance(location, Path):
         name, identity = f"local-dir:{location}", _hash(location)
-    if weights != "pretrained":
-        identity += " fresh" if weights is None else _hash(user_path(weights))
+    if weights is None:
+        identity += " fresh"
+    elif weights != "pretrained":
+        weights_file(weights)  # there must be one
+        identity += _hash(user_path(weights))
     yield Origin(name, weights, identity)
 
 

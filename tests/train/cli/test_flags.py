@@ -268,6 +268,14 @@ def test_no_config_file(capsys):
     assert "--config is missing: a recipe (digits, dm_nfnet_f0, " in refused(capsys)
 
 
+def test_a_run_goes_on_as_it_began(tmp_path, capsys):
+    config = {"seed": 3, "data": {"batch_size": 8}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found, workdir, _ = read_command(["train", f"--workdir={tmp_path}", "--config.epochs=2"])
+    assert (found.seed, found.data.batch_size, found.epochs, workdir) == (3, 8, 2, tmp_path)
+    assert "--config is missing" in refused(capsys, f"--workdir={tmp_path / 'other'}")
+
+
 def test_all_mistakes_are_told_at_once(capsys):
     message = refused(capsys, "--config.lr=1", DIGITS, "--config.epochs=0", "--wrkdir", "x", "--config.loss.name=mse")
     told = [line for line in message.splitlines() if not line.startswith("  ")]
@@ -322,11 +330,9 @@ def test_help_shows_the_values_of_a_config_file(capsys):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(shell, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        parse(["main.py", "--tyro-print-completion", shell])
-    assert not stopped.value.code
-    script = capsys.readouterr().out
+def test_completion(shell):
+    command = [sys.executable, "-m", "train.main", "--tyro-print-completion", shell]
+    script = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "config.optim.clip_mode" in script
     assert "nmuon" in script
 
