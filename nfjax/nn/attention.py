@@ -46,12 +46,12 @@ def apply_weights(weights: Weights, v: Keys) -> Queries:
 
 def split_heads(x: Tokens, head_dim: int) -> Float[Array, "batch tokens heads {head_dim}"]:
     """Each token's channels as heads of `head_dim` channels."""
-    return x.reshape(*x.shape[:2], -1, head_dim)
+    return x.reshape(*x.shape[:2], x.shape[2] // head_dim, head_dim)
 
 
 def merge_heads(x: Float[Array, "batch tokens heads head_dim"]) -> Tokens:
     """The inverse of `split_heads`."""
-    return x.reshape(*x.shape[:2], -1)
+    return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
 
 
 class Attention(nnx.Module):
@@ -130,8 +130,8 @@ class Differential(nnx.Module):
     ) -> Float[Array, "batch heads tokens tokens"]:
         """`A_2h - lambda * A_2h+1`; rows sum to `1 - lambda`."""
         weights = dropout(attention_weights(q, k), self.attn_drop, key)
-        batch, _, queries, keys = weights.shape
-        weights = weights.reshape(batch, -1, 2, queries, keys)
+        batch, heads, queries, keys = weights.shape
+        weights = weights.reshape(batch, heads // 2, 2, queries, keys)
         first = jnp.exp(jnp.sum(self.lambda_q1[...] * self.lambda_k1[...]))
         second = jnp.exp(jnp.sum(self.lambda_q2[...] * self.lambda_k2[...]))
         scale = first - second + self.lambda_init

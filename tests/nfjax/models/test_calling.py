@@ -75,6 +75,12 @@ def test_under_a_mesh_that_is_set():
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_no_images_have_no_logits(name):
+    model = loaded(name)
+    assert jax.eval_shape(model, images(model)[:0]).shape == (0, model.num_classes)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_call_outside_of_jit_is_one_program(name, capfd):
     model = loaded(name)
     x = images(model)
