@@ -18,9 +18,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # unlike in the workers of py
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # their folder would be a part of each program's name
     }
     # Tests compile for longer than they compute. The passes over the program itself are as always; the machine code of
-    # what is not given to a library is not optimised, which takes half of the time of compiling, and is written in
-    # XLA's older way, which takes a third of what is left. Newer versions have only the other one.
-    flags = "--xla_backend_optimization_level=0"
+    # what is not given to a library is optimised a little (not at all, convolutions in float64 take ten times as long),
+    # and is written in XLA's older way, which takes a third less time. Newer versions have only the other one.
+    flags = "--xla_backend_optimization_level=1"
     if version("jaxlib").startswith("0.10."):
         flags += " --xla_cpu_use_fusion_emitters=false"
     os.environ.setdefault("XLA_FLAGS", flags)
