@@ -41,7 +41,7 @@ class LoadOptions:
 
     num_classes: int | None = None
     in_chans: int | None = None
-    img_size: int | Size | None = None
+    img_size: int | Sequence[int] | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     features_only: bool = False
@@ -116,6 +116,8 @@ def make_plan(source: ResolvedModel, asked: LoadOptions, state: Mapping[str, Any
     options |= {"num_classes": classes, "in_chans": chans, "dtype": _floating(asked.dtype)}
     options |= {"drop_rate": asked.drop_rate, "drop_path_rate": asked.drop_path_rate}
     config, _ = source.entry.configured(options)
+    if told := source.entry.beyond(config, chans, size):
+        raise ValueError(f"{data.name}: {'; '.join(told)}.")
     weights_size, notes = None, []
     if state is not None:
         weights_size = source.entry.family.weights_size(config, [data.input_size[1:], size], state)

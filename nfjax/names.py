@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nfjax import schema
 from nfjax.models import registry
-from nfjax.models.base import sides
-from nfjax.models.data_config import DataConfig, frozen
+from nfjax.models.data_config import DataConfig
+from nfjax.models.options import shown
 from port.files import read_config
 from port.paths import user_path
 
@@ -97,25 +98,19 @@ def model_folder(folder: Path) -> Path:
 
 
 def from_config(config: Mapping[str, Any], location: str | Path, name: str) -> ResolvedModel:
-    """Read a hub config.json: today's layout, or the older one without a `pretrained_cfg` entry."""
+    """What a hub's config.json stands for.
+
+    Raises:
+        nfjax.UnknownModelError: an architecture that nfjax does not have.
+        ValueError: naming every field that cannot be followed.
+    """
     architecture = config["architecture"]
     if architecture not in registry.MODELS:
         raise registry.UnknownModelError(
-            f"{name} holds a {architecture!r}, which nfjax does not have; nfjax.list_models() shows what it has."
+            f"{name} holds a {shown(architecture)}, which nfjax does not have; nfjax.list_models() shows what it has."
         )
     entry = registry.MODELS[architecture]
-    ours = {theirs: field for field, theirs in entry.family.timm_names.items()}
-    model_args = {ours.get(key, key): frozen(value) for key, value in (config.get("model_args") or {}).items()}
-    img_size = model_args.pop("img_size", None)
-    unknown = sorted(set(model_args) - entry.options())
-    if unknown:
-        raise ValueError(
-            f"{name}: config.json sets model_args {', '.join(unknown)}, which nfjax cannot follow; "
-            f"known: {', '.join(sorted(entry.options()))}."
-        )
-    data = dataclasses.replace(entry.data[0], tag="", hf_hub_id=location if isinstance(location, str) else None)
-    data = data.updated(config.get("pretrained_cfg", config))
-    data = data.updated({k: config[k] for k in ("num_classes", "label_names") if k in config})
-    if img_size is not None:
-        data = dataclasses.replace(data, input_size=(data.input_size[0], *sides(img_size)))
+    data, model_args = schema.read(config, entry, name)
+    if data.hf_hub_id is None and isinstance(location, str):
+        data = dataclasses.replace(data, hf_hub_id=location)
     return ResolvedModel(entry, dataclasses.replace(data, architecture=architecture), model_args, location)

@@ -14,11 +14,10 @@ from PIL import Image, ImageOps
 from nfjax.augment import RandomTransform, create_train_transform
 from nfjax.images import INTERPOLATIONS, ImageFile, Mode, convert, load_image, normalize
 from nfjax.models.base import ImageModel
-from nfjax.models.data_config import DataConfig
+from nfjax.models.data_config import CROP_MODES, DataConfig
 from nfjax.names import resolve
 from port.messages import require_name
 
-CROP_MODES = ("center", "squash", "border")
 Model = ImageModel | DataConfig | str  # itself, its data config or its name
 OVERRIDES = ("input_size", "img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 

@@ -30,6 +30,7 @@ PREFERRED = (
 )  # fmt: skip
 # Metadata of files that hold Flax paths and layouts, as `port convert` writes them.
 FLAX_METADATA = {"format": "nfjax"}
+MAX_CONFIG = 16 << 20  # bytes; a hundred thousand classes with their names take five
 
 
 _DTYPES = {
@@ -152,11 +153,23 @@ def _read_shards(index: Path) -> State:
     return state
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def read_config(path: Path) -> dict[str, Any]:
-    """A config.json in timm's layout, checked for the one entry that nothing works without."""
+    """A config.json in timm's layout, checked for the one entry that nothing works without.
+
+    Raises:
+        WeightsFileError: it is not JSON, has NaN, is nested too deeply or is too long; or it names no architecture.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_CONFIG + 1)
+    if len(content) > MAX_CONFIG:
+        raise WeightsFileError(f"{path} has more than {MAX_CONFIG >> 20} MiB: it is not a timm model's config.json.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise WeightsFileError(f"{path} is not JSON ({error}): remove it and fetch or export it again.") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise WeightsFileError(f"{path} names no architecture: it is not a timm model's config.json.")

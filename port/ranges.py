@@ -1,8 +1,8 @@
-"""Types of numbers that lie within bounds: what an option takes, for a reader and for the check of a config alike."""
+"""Types with bounds: what an option takes, for a reader and for the check of a config alike."""
 
 import dataclasses
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,36 @@ class Range:
         return low if self.high == math.inf else low + high
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of these values."""
+
+    values: tuple[Any, ...]
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.values
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(repr, self.values))}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """What has at least `low` and at most `high` items, or letters."""
+
+    low: int
+    high: int
+
+    def __contains__(self, value: Any) -> bool:
+        return self.low <= len(value) <= self.high
+
+    def __str__(self) -> str:
+        return f"from {self.low} to {self.high} of them"
+
+
 Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
+Width = Annotated[int, Range(1, 65536)]  # channels of a layer, or pixels of a side
 Seed = Annotated[int, Range(0, 2**63 - 1)]  # of jax.random
 Positive = Annotated[float, Range(0, open="low")]
 NotNegative = Annotated[float, Range(0)]

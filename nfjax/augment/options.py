@@ -1,11 +1,9 @@
 """How training images are changed at random: the options, without what follows them, so that they are read at once."""
 
 import dataclasses
-from typing import Literal
 
+from nfjax.models.data_config import Interpolation
 from port.ranges import NotNegative, Positive, Share, ShareAbove0
-
-Interpolation = Literal["random", "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box"]
 
 
 @dataclasses.dataclass

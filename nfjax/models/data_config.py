@@ -1,12 +1,23 @@
 """What a set of weights expects of its input, and where it comes from (timm's pretrained cfg)."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from port.ranges import Choice, Length, Range, Width
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
+Interpolation = Literal["random", "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box"]
+CROP_MODES = ("center", "squash", "border")
+MAX_CLASSES, MAX_CHANS = 1_000_000, 1024
+
+Classes = Annotated[int, Range(0, MAX_CLASSES)]
+Chans = Annotated[int, Range(1, MAX_CHANS)]
+Shape = tuple[Width, Width, Width]
+CropPct = Annotated[float, Range(0.1, 10)]
+OfChans = Length(1, MAX_CHANS)
+Layer = Annotated[str, Length(1, 200)]
 # timm writes these null values into config.json as well; all other nulls are left out.
 _KEEP_NULL = {"pool_size", "first_conv", "classifier"}
 
@@ -19,23 +30,23 @@ class DataConfig:
     """
 
     architecture: str = ""
-    tag: str = ""
-    hf_hub_id: str | None = None
-    input_size: tuple[int, int, int] = (3, 224, 224)
-    test_input_size: tuple[int, int, int] | None = None
+    tag: Annotated[str, Length(0, 200)] = ""
+    hf_hub_id: Annotated[str, Length(1, 1000)] | None = None
+    input_size: Shape = (3, 224, 224)
+    test_input_size: Shape | None = None
     fixed_input_size: bool = False
-    interpolation: str = "bicubic"
-    crop_pct: float = 0.875
-    test_crop_pct: float | None = None
-    crop_mode: str = "center"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    num_classes: int = 1000
-    pool_size: tuple[int, ...] | None = None
-    first_conv: str | None = None
-    classifier: str | None = None
-    license: str | None = None
-    label_names: tuple[str, ...] | None = None
+    interpolation: Annotated[str, Choice(get_args(Interpolation))] = "bicubic"
+    crop_pct: CropPct = 0.875
+    test_crop_pct: CropPct | None = None
+    crop_mode: Annotated[str, Choice(CROP_MODES)] = "center"
+    mean: Annotated[tuple[Annotated[float, Range(-1000, 1000)], ...], OfChans] = IMAGENET_MEAN
+    std: Annotated[tuple[Annotated[float, Range(1e-6, 1000)], ...], OfChans] = IMAGENET_STD
+    num_classes: Classes = 1000
+    pool_size: Annotated[tuple[Width, ...], Length(1, 3)] | None = None
+    first_conv: Layer | None = None
+    classifier: Layer | None = None
+    license: Annotated[str, Length(0, 1000)] | None = None
+    label_names: Annotated[tuple[str, ...], Length(0, MAX_CLASSES)] | None = None
 
     @property
     def name(self) -> str:
@@ -48,14 +59,7 @@ class DataConfig:
         del fields["architecture"], fields["hf_hub_id"], fields["label_names"]
         return {k: v for k, v in fields.items() if v is not None or k in _KEEP_NULL}
 
-    def updated(self, values: Mapping[str, Any]) -> "DataConfig":
-        """A copy with the known fields of a JSON object put in; the others are ignored."""
-        known = {field.name for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{k: frozen(v) for k, v in values.items() if k in known})
-
 
 def frozen(value: Any) -> Any:
-    """A JSON value as a hashable one: lists become tuples, and so do the `{"0": name, ...}` of some label_names."""
-    if isinstance(value, Mapping):
-        value = [value[key] for key in sorted(value, key=int)]
+    """A JSON value as a hashable one: lists become tuples."""
     return tuple(value) if isinstance(value, list) else value

@@ -8,7 +8,7 @@ every block, so that there is no learned position embedding; keys have no bias; 
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +20,9 @@ from nfjax.models.vit_blocks import Block, ViTCfg
 from nfjax.nn.attention import Attention
 from nfjax.nn.layers import Linear
 from nfjax.nn.pos_embed import Grid, RotaryTable, rotary_table
-from nfjax.nn.vit_layers import Mlp
+from nfjax.nn.vit_layers import POOLS, Mlp
 from nfjax.params import Constant, param, zeros
+from port.ranges import Choice, Range, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,11 @@ class EvaCfg(ViTCfg):
     """Architecture of a transformer with rotary positions; beyond `ViTCfg`, arguments of timm's `Eva`."""
 
     class_token: bool = False
-    global_pool: str = "avg"
-    init_values: float | None = 1e-5
-    ref_feat_shape: tuple[int, int] | None = (16, 16)  # of pre-training: positions of other grids are scaled to it
-    rope_temperature: float = 10_000.0  # ratio of the highest to the lowest frequency, roughly
+    global_pool: Annotated[str, Choice(POOLS)] = "avg"
+    init_values: Annotated[float, Range(-1000, 1000)] | None = 1e-5
+    ref_feat_shape: tuple[Width, Width] | None = (16, 16)  # of pre-training: positions of other grids are scaled to it
+    # Ratio of the highest to the lowest frequency, roughly.
+    rope_temperature: Annotated[float, Range(1e-3, 1e9)] = 10_000.0
 
 
 class EvaAttention(Attention):

@@ -13,7 +13,7 @@ modules are timm's, so that parameter paths mirror timm's state dict.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from nfjax.fast import gelu, scale, silu
 from nfjax.models.base import Feature, ImageModel, Images, take_indices
 from nfjax.models.calling import anywhere
-from nfjax.models.data_config import DataConfig
+from nfjax.models.data_config import Chans, Classes, DataConfig
 from nfjax.nn.conv import Padding
-from nfjax.nn.head import ClassifierHead
+from nfjax.nn.head import POOLS, ClassifierHead
 from nfjax.nn.layers import (
     EfficientChannelAttention,
     ScaledStdConv,
@@ -38,11 +38,13 @@ from nfjax.nn.layers import (
     split_key,
 )
 from nfjax.params import param, zeros
+from port.ranges import Choice, Length, Range, ShareBelow1, Width
 
 # 1 / (standard deviation of the activation's output for a unit normal input) ([1] section 4.2, after
 # DeepMind's constants).
 GAMMA = {"gelu": 1.7015043497085571, "relu": 1.7139588594436646, "silu": 1.7881293296813965}
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "relu": jax.nn.relu, "silu": silu}
+STEMS = ("3x3", "7x7_pool", "deep_quad")
 Maps = Float[Array, "batch height width channels"]
 AnyMap = Float[Array, "batch _ _ _"]
 
@@ -51,26 +53,27 @@ AnyMap = Float[Array, "batch _ _ _"]
 class NfCfg:
     """Architecture of a Normalization-Free network (timm `NfCfg`)."""
 
-    depths: tuple[int, ...]  # blocks in each stage
-    channels: tuple[int, ...]  # output channels of each stage, before `width_factor`
-    alpha: float = 0.2  # scale of the residual branch
-    stem_type: str = "3x3"  # "3x3", "7x7_pool" or "deep_quad" (four 3x3 convolutions, [2] figure 3)
-    stem_chs: int | None = None  # output channels of the stem; None for those of the first stage
-    group_size: int | None = None  # channels in a group of the 3x3 convolutions; None for no groups
-    attn_layer: str | None = None  # "se", "eca" or None
-    rd_ratio: float = 1 / 16  # channels inside "se", relative to those it attends to
-    attn_gain: float = 2.0  # factor that restores the variance which the attention's sigmoid takes
-    width_factor: float = 1.0  # factor on all channels
-    bottle_ratio: float = 0.5  # inner width of a block, relative to its output (its input if `reg`)
-    num_features: int = 0  # output channels of the final 1x1 convolution; 0 for none
-    ch_div: int = 8  # channels are rounded to multiples of this
+    depths: Annotated[tuple[Annotated[int, Range(1, 1000)], ...], Length(1, 8)]  # blocks in each stage
+    channels: Annotated[tuple[Width, ...], Length(1, 8)]  # output channels of each stage, before `width_factor`
+    alpha: Annotated[float, Range(0, 100)] = 0.2  # scale of the residual branch
+    stem_type: Annotated[str, Choice(STEMS)] = "3x3"  # "deep_quad" are four 3x3 convolutions ([2] figure 3)
+    stem_chs: Width | None = None  # output channels of the stem; None for those of the first stage
+    group_size: Width | None = None  # channels in a group of the 3x3 convolutions; None for no groups
+    attn_layer: Annotated[str, Choice(("se", "eca"))] | None = None
+    rd_ratio: Annotated[float, Range(0, 16, open="low")] = 1 / 16  # channels inside "se", relative to those outside
+    attn_gain: Annotated[float, Range(-100, 100)] = 2.0  # restores the variance which the attention's sigmoid takes
+    width_factor: Annotated[float, Range(1e-3, 64)] = 1.0  # factor on all channels
+    # Inner width of a block, relative to its output (its input if `reg`).
+    bottle_ratio: Annotated[float, Range(1e-3, 64)] = 0.5
+    num_features: Annotated[int, Range(0, 65536)] = 0  # output channels of the final 1x1 convolution; 0 for none
+    ch_div: Width = 8  # channels are rounded to multiples of this
     reg: bool = False  # RegNet style: inner width from the block's input, attention before the last convolution
     extra_conv: bool = False  # a second 3x3 convolution in each block, as in NFNets
     gamma_in_act: bool = False  # put the activation's gain into the activation (DeepMind) instead of the convolutions
     same_padding: bool = False  # TensorFlow's SAME padding (DeepMind) instead of the symmetric one
-    std_conv_eps: float = 1e-5  # epsilon of the weight standardisation
+    std_conv_eps: Annotated[float, Range(0, 1)] = 1e-5  # epsilon of the weight standardisation
     skipinit: bool = False  # a learned scalar on each residual branch, zero at first
-    act_layer: str = "silu"  # "silu", "gelu" or "relu"
+    act_layer: Annotated[str, Choice(tuple(ACTIVATIONS))] = "silu"
 
     def round_channels(self, channels: float) -> int:
         """`channels` times the width factor, rounded to a multiple of `ch_div`."""
@@ -152,6 +155,16 @@ def block_cfgs(cfg: NfCfg, output_stride: int, drop_path_rate: float) -> list[li
     return stages
 
 
+def inner(cfg: NfCfg, block: BlockCfg) -> tuple[int, int]:
+    """Channels and groups of the 3x3 convolutions of a block."""
+    width = block.in_chs if cfg.reg else block.out_chs
+    mid_chs = make_divisible(width * block.bottle_ratio, cfg.ch_div)
+    groups = mid_chs // cfg.group_size if cfg.group_size else 1
+    if cfg.group_size and cfg.group_size % cfg.ch_div == 0:
+        mid_chs = cfg.group_size * groups
+    return mid_chs, groups
+
+
 class Stem(nnx.Module):
     """The first convolutions. Returns the output and the feature tap, which is before an activation."""
 
@@ -195,11 +208,7 @@ class NormFreeBlock(nnx.Module):
     def __init__(self, cfg: NfCfg, block: BlockCfg):
         self.cfg, self.block = cfg, block
         in_chs, out_chs = block.in_chs, block.out_chs
-        mid_chs = make_divisible((in_chs if cfg.reg else out_chs) * block.bottle_ratio, cfg.ch_div)
-        groups = mid_chs // cfg.group_size if cfg.group_size else 1
-        if cfg.group_size and cfg.group_size % cfg.ch_div == 0:
-            mid_chs = cfg.group_size * groups
-
+        mid_chs, groups = inner(cfg, block)
         reshaped = in_chs != out_chs or block.stride != 1 or block.dilation != block.first_dilation
         self.downsample = DownsampleAvg(cfg, block) if reshaped else None
         self.conv1 = cfg.conv(in_chs, mid_chs, 1)
@@ -249,12 +258,12 @@ class NormFreeNet(ImageModel):
         self,
         config: NfCfg,
         *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        output_stride: int = 32,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        num_classes: Classes = 1000,
+        in_chans: Chans = 3,
+        global_pool: Annotated[str, Choice(POOLS)] = "avg",
+        output_stride: Annotated[int, Choice((8, 16, 32))] = 32,
+        drop_rate: ShareBelow1 = 0.0,
+        drop_path_rate: ShareBelow1 = 0.0,
         dtype: Any = jnp.float32,
         data_config: DataConfig = DataConfig(),
     ):

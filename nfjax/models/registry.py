@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
-from nfjax.models.base import ImageModel
+from nfjax.models.base import ImageModel, Size, sides
 from nfjax.models.data_config import DataConfig
 from nfjax.models.eva import Eva
+from nfjax.models.limits import beyond, extent, misfits
 from nfjax.models.nfnet import NormFreeNet
 from nfjax.models.nfnet_configs import NFNET_DATA, NFNETS
 from nfjax.models.options import check_types
@@ -49,17 +50,30 @@ class Entry:
         """The config with its fields among the options, and the other options, which are arguments of the family.
 
         Raises:
-            ValueError: an option that there is not, or a value of another type.
+            ValueError: an option that there is not, values of another type or out of range, or that do not go together.
         """
         known = self.options()
         unknown = [name for name in options if name not in known]
         if unknown:
             said = f"{self.data[0].architecture} has no option {', '.join(unknown)}"
             raise ValueError(f"{said}; {hint(unknown[0], sorted(known))}")
-        check_types(options, get_type_hints(self.family.__init__) | get_type_hints(type(self.config)))
+        check_types(options, self.kinds())
         arguments = {name: value for name, value in options.items() if name in _arguments(self.family)}
         fields = {name: value for name, value in options.items() if name not in arguments}
-        return dataclasses.replace(self.config, **fields), arguments
+        config = dataclasses.replace(self.config, **fields)
+        if told := misfits(config):
+            raise ValueError(f"{'; '.join(told)}.")
+        return config, arguments
+
+    def beyond(self, config: Any, in_chans: int, size: Size) -> list[str]:
+        """What of such a model is too much, for images of this height and width, beside the architecture's own."""
+        channels, *own = self.data[0].input_size
+        return beyond(extent(config, in_chans, size), extent(self.config, channels, sides(own)))
+
+    def kinds(self) -> dict[str, Any]:
+        """Types and ranges of the options."""
+        hints = (get_type_hints(kind, include_extras=True) for kind in (self.family.__init__, type(self.config)))
+        return {name: kind for some in hints for name, kind in some.items()}
 
     def options(self) -> set[str]:
         """Names of the options that `build` takes."""

@@ -9,7 +9,7 @@ so that parameter paths mirror timm's state dict.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from nfjax.fast import row_major
 from nfjax.models.base import Feature, ImageModel, Images, Size, take_indices
 from nfjax.models.calling import anywhere
-from nfjax.models.data_config import DataConfig
+from nfjax.models.data_config import Chans, Classes, DataConfig
 from nfjax.models.vit_blocks import BLOCKS, ViTCfg
 from nfjax.nn.layers import Linear, dropout, split_key
 from nfjax.nn.pos_embed import Grid, RotaryTable, resample_abs_pos_embed
 from nfjax.nn.vit_layers import POOLS, AttentionPoolLatent, PatchEmbed, global_pool_nlc
 from nfjax.params import Normal, initialize, named_params, param
+from port.ranges import Choice, ShareBelow1
 
 Tokens = Float[Array, "batch tokens dim"]
 # One vector for each image, or with the pool "" for each token.
@@ -51,11 +52,11 @@ class VisionTransformer(ImageModel):
         self,
         config: ViTCfg,
         *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str | None = None,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        num_classes: Classes = 1000,
+        in_chans: Chans = 3,
+        global_pool: Annotated[str, Choice(POOLS)] | None = None,
+        drop_rate: ShareBelow1 = 0.0,
+        drop_path_rate: ShareBelow1 = 0.0,
         dtype: Any = jnp.float32,
         data_config: DataConfig = DataConfig(),
     ):

@@ -8,7 +8,7 @@ so that parameter paths mirror timm's state dict.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -18,7 +18,8 @@ from nfjax.fast import gelu
 from nfjax.nn import attention
 from nfjax.nn.attention import Attention, DiffAttention, Differential, PairedHeads, Values, merge_heads, split_heads
 from nfjax.nn.layers import LayerNorm, Linear, RmsNorm, drop_path, dropout, split_key
-from nfjax.nn.vit_layers import MLPS, NORMS, LayerScale
+from nfjax.nn.vit_layers import MLPS, NORMS, POOLS, LayerScale
+from port.ranges import Choice, Range, ShareBelow1, Width
 
 Tokens = Float[Array, "batch tokens dim"]
 Hidden = Float[Array, "batch tokens hidden"]
@@ -29,27 +30,28 @@ AttentionMap = Float[Array, "batch heads tokens tokens"]
 class ViTCfg:
     """Architecture of a vision transformer; fields are the arguments of timm's `VisionTransformer`."""
 
-    embed_dim: int = 768  # channels of a token
-    depth: int = 12  # number of blocks
-    num_heads: int = 12  # attention heads
-    patch_size: int = 16  # side of a patch in pixels
-    mlp_ratio: float = 4.0  # channels inside the MLP, relative to `embed_dim`
+    embed_dim: Width = 768  # channels of a token
+    depth: Annotated[int, Range(1, 1000)] = 12  # number of blocks
+    num_heads: Annotated[int, Range(1, 1024)] = 12  # attention heads
+    patch_size: Annotated[int, Range(1, 1024)] = 16  # side of a patch in pixels
+    mlp_ratio: Annotated[float, Range(0, 64, open="low")] = 4.0  # channels inside the MLP, relative to `embed_dim`
     qkv_bias: bool = True  # whether queries, keys and values have a bias
-    init_values: float | None = None  # initial LayerScale; None or 0 for no LayerScale
+    init_values: Annotated[float, Range(-1000, 1000)] | None = None  # initial LayerScale; None or 0 for no LayerScale
     class_token: bool = True  # whether there is a class token
-    reg_tokens: int = 0  # number of registers
+    reg_tokens: Annotated[int, Range(0, 1024)] = 0  # number of registers
     no_embed_class: bool = False  # no entries of the position embedding for class token and registers
-    global_pool: str = "token"  # "avg", "max" or "avgmax" of the patches, "token", "map" (attention) or "" for none
+    # "avg", "max" or "avgmax" of the patches, "token", "map" (attention) or "" for none
+    global_pool: Annotated[str, Choice(POOLS)] = "token"
     pool_include_prefix: bool = False  # whether pooling sees class token and registers too
     fc_norm: bool | None = None  # normalise after pooling, not before; None: where that is "avg", "max" or "avgmax"
-    norm_layer: str = "layernorm"  # "layernorm" or "rmsnorm"
-    mlp_layer: str = "mlp"  # "mlp" or "swiglu_packed"
-    attn_layer: str = "attn"  # "attn" or "diff", of the sequential block
-    block_fn: str = "sequential"  # "sequential", "parallel" or "diff_parallel"
+    norm_layer: Annotated[str, Choice(tuple(NORMS))] = "layernorm"
+    mlp_layer: Annotated[str, Choice(tuple(MLPS))] = "mlp"
+    attn_layer: Annotated[str, Choice(("attn", "diff"))] = "attn"  # of the sequential block
+    block_fn: Annotated[str, Choice(("sequential", "parallel", "diff_parallel"))] = "sequential"
     dynamic_img_size: bool = False  # take any multiple of the patch; resample the position embedding in every call
-    pos_drop_rate: float = 0.0  # dropout of the tokens that enter the blocks
-    proj_drop_rate: float = 0.0  # dropout inside the MLPs and after each attention
-    attn_drop_rate: float = 0.0  # dropout of the attention weights
+    pos_drop_rate: ShareBelow1 = 0.0  # dropout of the tokens that enter the blocks
+    proj_drop_rate: ShareBelow1 = 0.0  # dropout inside the MLPs and after each attention
+    attn_drop_rate: ShareBelow1 = 0.0  # dropout of the attention weights
 
     @property
     def num_prefix_tokens(self) -> int:
