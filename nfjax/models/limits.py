@@ -22,11 +22,10 @@ def beyond(found: dict[str, int], own: dict[str, int]) -> list[str]:
     told = []
     for what, (times, least) in CEILINGS.items():
         if what in own and found[what] > (most := max(times * own[what], least)):
-            otherwise = "" if most > least else f" or {least:,}"
-            told.append(
-                f"{found[what]:,} {what}; expected at most {most:,}, which is {times} times the architecture's own "
-                f"{own[what]:,}{otherwise}"
+            why = f"{times} times the architecture's {own[what]:,}" + (
+                f", or {least:,} if that is more" if least else ""
             )
+            told.append(f"{found[what]:,} {what}; expected at most {most:,} ({why})")
     return told
 
 

@@ -1,0 +1,34 @@
+"""Trying the inputs that a kind makes, one after the other."""
+
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from tests.fuzz import configs, exports
+
+KINDS = {"configs": configs, "exports": exports}
+PATIENCE = 10  # seconds that one input may take
+
+
+def attack(kind, seed):
+    """Whether the input of a seed "works" or is "refused".
+
+    Raises:
+        AssertionError: naming the seed, for anything else: another exception, a message of several lines, or too much
+            time.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            KINDS[kind].try_(KINDS[kind].mutants(random.Random(seed)), Path(folder))
+            found = "works"
+        except (ValueError, OSError) as error:
+            found = "refused"
+            message = str(error)
+            assert len(message.strip().splitlines()) == 1, f"{kind} {seed}: not one line: {message!r}"
+        except Exception as error:
+            raise AssertionError(f"{kind} {seed}: {type(error).__name__}: {error!s:.300}") from error
+    taken = time.monotonic() - started
+    assert taken < PATIENCE, f"{kind} {seed}: took {taken:.0f} s"
+    return found
