@@ -1,6 +1,7 @@
 """`nfjax export`: a model as one file for serving."""
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     with jax.default_matmul_precision(args.precision):
         path = nfjax.export(model, output, **options)
         for file in [path, path.with_suffix(".safetensors")] if args.weights_in == "beside" else [path]:
-            print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+            with file.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+            print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
         if args.format != "zip":
             print("not compared with the model: jax does not read the text back.")
             return 0

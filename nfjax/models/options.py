@@ -14,6 +14,7 @@ from port.ranges import Choice
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 2
 
 
 def check_types(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:

@@ -18,10 +18,11 @@ def attack(kind, seed):
         AssertionError: naming the seed, for anything else: another exception, a message of several lines, or too much
             time.
     """
+    mutant = KINDS[kind].mutants(random.Random(seed))
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            KINDS[kind].try_(KINDS[kind].mutants(random.Random(seed)), Path(folder))
+            KINDS[kind].try_(mutant, Path(folder))
             found = "works"
         except (ValueError, OSError) as error:
             found = "refused"
