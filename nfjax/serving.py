@@ -228,7 +228,8 @@ def _is_digest(value: Any) -> bool:
 
 def _is_name(value: Any) -> bool:
     """A file in the same folder, and nowhere else."""
-    return isinstance(value, str) and value.isprintable() and Path(value).name == value and len(value) < 256
+    is_plain = isinstance(value, str) and value.isprintable() and Path(value).name == value
+    return is_plain and value.endswith(".safetensors")
 
 
 def _is_number(value: Any) -> bool:

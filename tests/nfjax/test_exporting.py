@@ -320,7 +320,9 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["export", "local-dir:saved", "-o", "out/net.zip", "--weights-in", "beside", "--uint8"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    digest = hashlib.sha256(Path("out/net.zip").read_bytes()).hexdigest()
     assert lines[0].startswith("out/net.zip: ")
+    assert lines[0].endswith(f" MB, sha256 {digest}")
     assert lines[1].startswith("out/net.safetensors: ")
     assert lines[2] == "input (b, 64, 64, 3) uint8, output (b, 10) float32, for cpu, cuda, tpu"
     assert [line.split(":")[0] for line in lines[3:]] == ["batch of 2", "batch of 3"]
