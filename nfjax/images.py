@@ -22,6 +22,8 @@ FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA"),
     *("TIFF", "WEBP"),
 )
+# Of one image. It is held as four bytes a pixel, and beside that twice as many while it is converted: a gigabyte.
+MAX_PIXELS = 105_000_000
 JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}  # folders that systems make
 
 
@@ -109,7 +111,7 @@ def load_image(file: ImageFile, mode: Mode = "RGB", *, exif: bool = False) -> Im
     if isinstance(file, str | os.PathLike) and os.path.exists(file):
         _require_regular(file)
     try:
-        with Image.open(file, formats=formats()) as image:
+        with _opened(file) as image:
             image.load()
             return convert(image, mode, exif=exif)
     except FileNotFoundError:
@@ -137,10 +139,21 @@ def identify(file: str | os.PathLike[str]) -> None:
     """Open an image file without decoding it; an ImageError or OSError if it is none."""
     _require_regular(file)
     try:
-        with Image.open(file, formats=formats()):
+        with _opened(file):
             pass
     except UnidentifiedImageError:
         raise ImageError(f"{os.fspath(file)} is not an image that Pillow can read: {_beginning(file)}.") from None
+    except ImageError as error:
+        raise ImageError(f"{os.fspath(file)}: {error}") from None
+
+
+def _opened(file: ImageFile) -> Image.Image:
+    """The image in a file, not decoded yet."""
+    image = Image.open(file, formats=formats())
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ImageError(f"{image.width}x{image.height} pixels; expected at most {MAX_PIXELS:,} in all.")
+    return image
 
 
 def to_rgb(image: Image.Image, *, exif: bool = False) -> Image.Image:
@@ -191,13 +204,13 @@ def convert(image: Image.Image, mode: Mode = "RGB", *, exif: bool = False) -> Im
 def _high_byte(image: Image.Image) -> Image.Image:
     """A greyscale image of 16 bits a pixel as one of 8."""
     pixels = np.asarray(image)
-    low, high = pixels.min(initial=0), pixels.max(initial=0)
+    low, high = pixels.min(), pixels.max()
     if low < 0 or high > 65535:
         raise ImageError(
             f"an image of 32-bit integers from {low} to {high}; expected 16 bits, 0 to 65535. Scale it and pass "
             "PIL.Image.fromarray(array) of uint8."
         )
-    return Image.fromarray((pixels >> 8).astype(np.uint8))
+    return Image.fromarray(np.right_shift(pixels, 8, out=np.empty(pixels.shape, np.uint8), casting="unsafe"))
 
 
 def _check_float(image: Image.Image) -> None:

@@ -70,7 +70,7 @@ class Meter:
         elif self._shown and note and self._clock() - self._printed >= LINES and self._done < self._total:
             self._printed = self._clock()
             line = f"{self._name}: {self._done}/{self._total} {note}"
-            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+            self._console.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def bar(console: Console, width: int | None = 40, **options: Any) -> Progress:

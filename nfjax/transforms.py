@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from nfjax.augment import RandomTransform, create_train_transform
-from nfjax.images import INTERPOLATIONS, ImageFile, Mode, convert, load_image, normalize
+from nfjax.augment.window import resize_window
+from nfjax.images import INTERPOLATIONS, ImageError, ImageFile, Mode, convert, load_image, normalize
 from nfjax.models.base import ImageModel
 from nfjax.models.data_config import CROP_MODES, DataConfig
 from nfjax.names import resolve
@@ -20,6 +21,7 @@ from port.messages import require_name
 
 Model = ImageModel | DataConfig | str  # itself, its data config or its name
 OVERRIDES = ("input_size", "img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+MAX_RESIZED = 1 << 24  # pixels of a whole resized image; of a larger one only what is kept is computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,18 @@ class EvalTransform:
         """One image, resized and cropped, but not normalised: uint8 array of the same shape."""
         image = convert(image, self.mode)
         height, width = self._resized(image.height, image.width)
-        image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+        resample = INTERPOLATIONS[self.interpolation]
+        if height * width <= MAX_RESIZED:
+            image = image.resize((width, height), resample)
+        else:  # the part that is kept alone
+            columns, rows = _centre(width, self.size[1]), _centre(height, self.size[0])
+            part = resize_window(image, (height, width), (columns[0], rows[0], columns[1], rows[1]), resample)
+            if part is None:
+                raise ImageError(
+                    f"an image of {image.width}x{image.height} pixels becomes one of {width}x{height} before it is "
+                    f"cropped; with interpolation={self.interpolation!r} that can be {MAX_RESIZED:,} pixels."
+                )
+            image = part
         return np.asarray(self._crop(image)).reshape(*self.size, len(self.mean))
 
     def batch(self, images: Iterable[Image.Image | ImageFile], *, threads: int | None = None) -> np.ndarray:
@@ -150,6 +163,12 @@ class EvalTransform:
         """Colour of the padding."""
         levels = [round(255 * mean) if self.crop_mode == "border" else 0 for mean in self.mean]
         return tuple(levels) if len(levels) > 1 else levels[0]
+
+
+def _centre(side: int, kept: int) -> tuple[int, int]:
+    """Where the kept pixels of a side begin and end; all of them, if there are no more."""
+    start = round((side - kept) / 2)
+    return (0, side) if side < kept else (start, start + kept)
 
 
 @overload

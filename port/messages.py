@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from port import interrupts
+from port.text import printable
 
 SPELLING = contextvars.ContextVar("SPELLING", default="{}={}")  # of an option and its value: as Python's
 
@@ -78,7 +79,7 @@ def _exit_status(command: Callable[[], int], extra: str) -> int:
             package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
             if extra and package not in ("", "nfjax", "port", "train"):
                 error = ImportError(f"{package} is not installed, and this needs it: pip install 'nfjax[{extra}]'.")
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
             return MISTAKE
 
 

@@ -1,4 +1,4 @@
-"""Text files of other people."""
+"""Text of other people: their files, and their names on a terminal."""
 
 import codecs
 from pathlib import Path
@@ -6,6 +6,27 @@ from pathlib import Path
 # Longest first: the mark of UTF-16 is the beginning of that of UTF-32.
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF8: "utf-8-sig"}
 _MARKS |= {codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+# Joiners inside words of some scripts, and inside emoji; everything else that shows nothing may change what is shown.
+_JOINERS = {"\u200c", "\u200d"}
+
+
+def printable(text: object) -> str:
+    """Text for a terminal: what could move its cursor, hide text or turn it round is spelt out, but for line ends."""
+    return "".join(
+        c if c.isprintable() or c == "\n" or c in _JOINERS else c.encode("unicode_escape").decode() for c in str(text)
+    )
+
+
+def one_line(text: object) -> str:
+    """`printable`, and line ends are spelt out too."""
+    return printable(text).replace("\n", "\\n")
+
+
+def encodable(text: str) -> str:
+    """Text that UTF-8 can hold: bytes of a file's name that were none are spelt out."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_text(path: Path) -> str:

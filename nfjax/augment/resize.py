@@ -27,6 +27,7 @@ def _pillows(part: np.ndarray, size: tuple[int, int], resample: Image.Resampling
 
 
 Resize = Callable[[np.ndarray, tuple[int, int], Image.Resampling], Image.Image]
+HeightFirst = Callable[[tuple[int, ...], tuple[int, int]], bool]  # whether, by the sizes before and after
 
 
 @functools.cache
@@ -37,24 +38,30 @@ def _compiled() -> Resize | None:
     except (ImportError, RuntimeError):  # no numba; none for this numpy; no folder where it may keep compiled code
         return None
 
-    def in_order(height_first: Callable[..., bool]) -> Resize:
+    def in_order(order: HeightFirst) -> Resize:
         def resize(part: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-            cubic, first = resample == Image.Resampling.BICUBIC, height_first(part.shape, size)
+            cubic, first = resample == Image.Resampling.BICUBIC, order(part.shape, size)
             resized = kernels.resize(np.atleast_3d(part), *size, cubic, first)
             return Image.fromarray(resized.squeeze(-1) if part.ndim == 2 else resized)
 
         return resize
 
-    return next(filter(_equal, map(in_order, ORDERS)), None)
+    order = height_first(in_order)
+    return None if order is None else in_order(order)
+
+
+def height_first(in_order: Callable[[HeightFirst], Resize]) -> HeightFirst | None:
+    """With which order a resizing of ours is that of the installed Pillow; None if with none."""
+    return next((order for order in ORDERS if _equal(in_order(order))), None)
 
 
 def _never(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Whether Pillow resizes the height before the width: up to version 12."""
+    """Pillow's order up to version 12."""
     return False
 
 
 def _where_it_shrinks_most(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """The same, from version 13 on."""
+    """Pillow's order from version 13 on."""
     lost_height, lost_width = shape[0] - size[0], shape[1] - size[1]
     return lost_height > max(0, 2 * lost_width)
 

@@ -2,22 +2,20 @@
 
 import argparse
 import contextlib
-import csv
-import json
 import math
 import sys
 from pathlib import Path
-from typing import Any, TextIO
 
 import nfjax
 from nfjax.cli.common import Images, find_images, load_model
-from nfjax.cli.output import print_tables, write_parquet
+from nfjax.cli.output import Row, print_tables, rows_to, table_of, write_parquet
 from nfjax.images import load_image
 from nfjax.pictures import make_figure, require_picture, save_figure
-from port.atomic import replacing, require_writable
+from port.atomic import require_writable
+from port.text import one_line
 
 COLUMNS = ("file", "rank", "index", "name", "probability")
-ENDINGS = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".tsv": "table", ".txt": "table"}
+ENDINGS = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".tsv": "table", ".txt": "table"}  # to --format
 MAX_PLOTTED = 24
 
 
@@ -33,18 +31,27 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= topk <= model.num_classes:
         raise ValueError(f"--topk={topk}; {model.name} has {model.num_classes} classes.")
     images = Images(files, transform, args.batch_size, exif=args.exif)
-    rows: list[dict[str, Any]] = []
-    for file, logits in images.run(model):
-        (best,) = nfjax.top_k(logits[None], topk, model)
-        rows += [
-            {"file": str(file), "rank": rank, "index": index, "name": name, "probability": probability}
-            for rank, (name, probability, index) in enumerate(best, start=1)
-        ]
-    _write(rows, form, args.output)
+    kept: list[Row] = []  # for what is made of all of them at the end
+    plotted = dict.fromkeys(files[:MAX_PLOTTED] if args.plot is not None else [])
+    with contextlib.ExitStack() as stack:
+        streamed = form in ("json", "csv", "tsv")
+        write = stack.enter_context(rows_to(args.output, form, COLUMNS)) if streamed else kept.append
+        for file, logits in images.run(model):
+            (best,) = nfjax.top_k(logits[None], topk, model)
+            if file in plotted:
+                plotted[file] = best
+            for rank, (name, probability, index) in enumerate(best, start=1):
+                write({"file": str(file), "rank": rank, "index": index, "name": name, "probability": probability})
+    if form == "parquet":
+        write_parquet({key: [row[key] for row in kept] for key in COLUMNS}, args.output)
+    elif form == "table":
+        _table(kept)
     if args.output is not None:
         print(f"{args.output}: {len(files) - len(images.failed)} images", file=sys.stderr)
     if args.plot is not None:
-        _plot(rows, args.plot, exif=args.exif)
+        if len(files) > MAX_PLOTTED:
+            print(f"{args.plot} shows the first {MAX_PLOTTED} of {len(files)} images.", file=sys.stderr)
+        _plot({file: best for file, best in plotted.items() if best}, args.plot, exif=args.exif)
     return images.report()
 
 
@@ -52,39 +59,23 @@ def _format(given: str | None, output: Path | None) -> str:
     """What is written: as the option says, or else as the file's name ends."""
     if given == "parquet" and output is None:
         raise ValueError("--format parquet needs -o FILE.")
-    if output is None or output.suffix.lower() not in ENDINGS:
-        if given is None and output is not None and output.suffix:
-            require_writable(output, ENDINGS)
+    if output is None:
         return given or "table"
-    form = ENDINGS[output.suffix.lower()]
-    if given not in (None, form):
-        raise ValueError(f"--format {given} and -o {output}, which ends as {form} does: leave one of them out.")
-    return form
-
-
-def _write(rows: list[dict[str, Any]], form: str, output: Path | None) -> None:
-    if form == "table" and output is None:
-        _table(rows)
-    elif form == "parquet" and output is not None:
-        write_parquet({key: [row[key] for row in rows] for key in COLUMNS}, output)
+    if output.suffix.lower() not in ENDINGS:
+        if given is None and output.suffix:
+            require_writable(output, ENDINGS)
+        form = given or "table"
     else:
-        with contextlib.ExitStack() as stack:
-            file: TextIO = sys.stdout
-            if output is not None:
-                file = stack.enter_context(stack.enter_context(replacing(output)).open("w", encoding="utf-8"))
-            if form == "json":
-                print(json.dumps(rows, indent=2), file=file)
-                return
-            writer = csv.DictWriter(file, COLUMNS, delimiter="\t" if form == "table" else ",", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        form = ENDINGS[output.suffix.lower()]
+        if given not in (None, form):
+            raise ValueError(f"--format {given} and -o {output}, which ends as {form} does: leave one of them out.")
+    return "tsv" if form == "table" else form
 
 
-def _table(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
+def _table(rows: list[Row]) -> None:
+    from rich.box import HEAVY_HEAD
 
-    table = Table("image", "class", "probability")
-    table.columns[2].justify = "right"
+    table = table_of(["image", "class"], ["probability"], box=HEAVY_HEAD, pad_edge=True)
     for row in rows:
         first = row["rank"] == 1
         if first and row is not rows[0]:
@@ -93,30 +84,31 @@ def _table(rows: list[dict[str, Any]]) -> None:
     print_tables(table)
 
 
-def _plot(rows: list[dict[str, Any]], path: Path, *, exif: bool = False) -> None:
+def _plot(found: dict[Path, list[tuple[str, float, int]]], path: Path, *, exif: bool = False) -> None:
     """The images in a grid, and beside each a bar for each of its classes."""
-    files = list(dict.fromkeys(row["file"] for row in rows))
-    if len(files) > MAX_PLOTTED:
-        print(f"{path} shows the first {MAX_PLOTTED} of {len(files)} images.", file=sys.stderr)
-        files = files[:MAX_PLOTTED]
-    if not files:
+    if not found:
         return
-    columns = 1 if len(files) <= 4 else 2 if len(files) <= 12 else 3
-    lines = math.ceil(len(files) / columns)
+    columns = 1 if len(found) <= 4 else 2 if len(found) <= 12 else 3
+    lines = math.ceil(len(found) / columns)
     figure = make_figure(9 * columns, 2.6 * lines)
     cells = figure.subplots(lines, 2 * columns, squeeze=False).reshape(-1, 2)
-    for axes in cells[len(files) :].flat:
+    for axes in cells[len(found) :].flat:
         axes.axis("off")
-    for file, (left, right) in zip(files, cells, strict=False):
-        best = [row for row in rows if row["file"] == file]
+    for (file, best), (left, right) in zip(found.items(), cells, strict=False):
+        names, probabilities, _ = zip(*best, strict=True)
         left.imshow(load_image(file, exif=exif))
-        left.set_title(Path(file).name, fontsize=9)
+        left.set_title(_plain(file.name), fontsize=9)
         left.axis("off")
         ranks = range(len(best))  # and not the names, of which two classes may have the same
-        bars = right.barh(ranks, [row["probability"] for row in best], color="tab:blue")
-        right.set_yticks(ranks, [row["name"][:40] for row in best])
+        bars = right.barh(ranks, probabilities, color="tab:blue")
+        right.set_yticks(ranks, [_plain(name[:40]) for name in names])
         right.bar_label(bars, fmt="{:.1%}", padding=3, fontsize=8)
         right.invert_yaxis()
         right.set_xlim(0, 1.15)
         right.tick_params(labelsize=8)
     save_figure(figure, path, dpi=120)
+
+
+def _plain(text: str) -> str:
+    """As matplotlib writes it: a dollar would begin a formula."""
+    return one_line(text).replace("$", r"\$")

@@ -19,6 +19,7 @@ from nfjax import cache
 from nfjax.images import image_suffixes, load_image, passed_over, walk
 from nfjax.meter import Meter
 from port.paths import user_path
+from port.text import one_line
 
 
 def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageModel, Any]:
@@ -61,7 +62,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
             raise FileNotFoundError(f"{pattern} is a folder without images ({', '.join(image_suffixes())}).{there}")
         found += files
     if passed:
-        print(f"passed over in folders: {passed_over(passed)}", file=sys.stderr)
+        print(one_line(f"passed over in folders: {passed_over(passed)}"), file=sys.stderr)
     return list(dict.fromkeys(found))
 
 
@@ -70,14 +71,14 @@ def _files(path: Path, passed: Counter[str]) -> list[Path]:
 
 
 class Images:
-    """Runs a model over image files in batches; files that cannot be read are reported, skipped and counted."""
+    """Runs a model over image files in batches; what cannot be read or is not finite is reported and skipped."""
 
     def __init__(self, files: Sequence[Path], transform: Any, batch_size: int, *, exif: bool = False):
         if batch_size < 1:
             raise ValueError(f"--batch-size={batch_size}; expected at least 1.")
         self.files, self.transform, self.exif = list(files), transform, exif
         self.batch_size = min(batch_size, len(self.files))
-        self.failed: list[tuple[Path, str]] = []  # files that could not be read, and why
+        self.failed: list[tuple[Path, str]] = []  # skipped files, and why
 
     def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Path, np.ndarray]]:
         """Yield every readable file with the model's float32 output for it."""
@@ -95,7 +96,10 @@ class Images:
                         compiled = nfjax.compile(model, jnp.asarray(padded))
                     outputs = jax.device_get(compiled(jnp.asarray(padded)))
                     for (file, _), output in zip(loaded, outputs, strict=False):
-                        yield file, np.asarray(output, np.float32)
+                        if np.isfinite(output).all():
+                            yield file, np.asarray(output, np.float32)
+                        else:
+                            self.failed.append((file, "the model's output for it is not finite"))
                 meter.advance(len(files))
 
     def _read(self, file: Path) -> np.ndarray | None:
@@ -109,7 +113,7 @@ class Images:
     def report(self) -> int:
         """Say which files failed; the exit status of the command."""
         for file, reason in self.failed:
-            print(f"skipped {file}: {reason}", file=sys.stderr)
+            print(one_line(f"skipped {file}: {reason}"), file=sys.stderr)
         if self.failed:
-            print(f"{len(self.failed)} of {len(self.files)} images could not be read.", file=sys.stderr)
+            print(f"{len(self.failed)} of {len(self.files)} images were skipped.", file=sys.stderr)
         return 1 if self.failed else 0

@@ -7,6 +7,7 @@ import numpy as np
 from nfjax.cli.common import Images, find_images, load_model
 from nfjax.cli.output import write_parquet
 from port.atomic import replacing, require_writable
+from port.text import encodable
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
         embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     if args.output.suffix.lower() == ".npz":
         with replacing(args.output) as partial:
-            np.savez(partial, files=np.array(names), embeddings=embeddings)
+            np.savez(partial, files=np.array(list(map(encodable, names))), embeddings=embeddings)
     else:
         write_parquet({"files": names, "embeddings": embeddings}, args.output)
     print(f"{args.output}: {embeddings.shape[0]} embeddings of {embeddings.shape[1]} features from {model.name}")

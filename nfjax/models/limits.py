@@ -9,7 +9,7 @@ from nfjax.models.nfnet import NfCfg, block_cfgs, inner
 from nfjax.models.vit_blocks import ViTCfg
 
 # How many times as much as the architecture itself has, and what is allowed in any case.
-CEILINGS = {"blocks": (4, 48), "parameters": (8, 100_000_000), "pixels": (64, 0), "patches": (64, 0)}
+CEILINGS = {"blocks": (4, 48), "parameters": (8, 100_000_000), "pixels": (64, 4096 * 4096), "patches": (64, 0)}
 
 
 def misfits(config: Any) -> list[str]:

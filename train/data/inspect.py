@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from nfjax.images import ImageError
+from nfjax.images import ImageError, formats
 from port.atomic import replacing, require_writable
+from port.text import one_line, printable
 from train.data.dataset import Dataset
 from train.data.decode import decode
 from train.data.pipeline import Split
@@ -50,7 +51,7 @@ def look_at(source: Source, index: int) -> Look:
     try:
         height, width = decode(data, key).shape[:2]
         if isinstance(data, bytes):
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=formats()) as image:
                 kind = f"{image.format} {image.mode}"
     except (ImageError, OSError) as error:
         return Look(key, label, hashed, len(content), "", None, str(error))
@@ -84,7 +85,7 @@ def split_report(name: str, split: Split, looks: list[Look]) -> list[str]:
         lines.append(f"  {', '.join(f'{count} {kind}' for kind, count in kinds)}; {megabytes:.4g} MB")
     copies = len(good) - len({look.hash for look in good})
     lines += [f"  {copies} are copies of others"] if copies else []
-    return lines + [f"  BROKEN {look.key}: {look.error}" for look in looks if not look.size]
+    return lines + [one_line(f"  BROKEN {look.key}: {look.error}") for look in looks if not look.size]
 
 
 def classes(splits: Mapping[str, Split], looks: Mapping[str, list[Look]]) -> list[str]:
@@ -94,7 +95,7 @@ def classes(splits: Mapping[str, Split], looks: Mapping[str, list[Look]]) -> lis
         labels = split.source.labels()
         found = [look.label for look in looks[name]] if labels is None else labels.tolist()
         counts.append(Counter(found))
-    names = next(iter(splits.values())).source.class_names
+    names = list(map(one_line, next(iter(splits.values())).source.class_names))
     order = sorted(range(len(names)), key=lambda label: counts[0][label])
     shown = range(len(names)) if len(names) <= CLASSES else [*order[: CLASSES // 2], *order[-CLASSES // 2 :]]
     width = max(len("class"), *(len(names[label]) for label in shown))
@@ -157,12 +158,12 @@ def inspect(dataset: Dataset, out: Path, limit: int | None = None) -> bool:
     out = require_writable(out, (".png", ".jpg", ".jpeg", ".webp"))
     splits = {"train": dataset.train, "test": dataset.test}
     looks = {name: list(look_through(split.source, limit)) for name, split in splits.items()}
-    print("\n".join([*dataset.notes, *classes(splits, looks)]))
+    print(printable("\n".join([*dataset.notes, *classes(splits, looks)])))
     for name, split in splits.items():
-        print("\n".join(split_report(name, split, looks[name])))
+        print(printable("\n".join(split_report(name, split, looks[name]))))
     leaked = in_both(looks["train"], looks["test"])
     if leaked:
-        print(f"LEAKED: {len(leaked)} test images are also training images: {brief(leaked, 10)}")
+        print(one_line(f"LEAKED: {len(leaked)} test images are also training images: {brief(leaked, 10)}"))
     with replacing(out) as partial:
         contact_sheet(dataset).save(partial)
     print(f"contact sheet: {out}: each image whole, as tested, and as training changes it")

@@ -22,6 +22,7 @@ from nfjax.images import ImageError
 from nfjax.labels import synsets
 from nfjax.meter import Meter
 from nfjax.params import named_params
+from port.text import printable
 from train import config
 from train.config import Data
 from train.data import Source, Split, find_sources
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
         try:
             evaluate(name, task, table)
         except ImageError as error:  # no other model could read it either
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
             return 1
         except FAILURES as error:
             failed.append(name)
@@ -229,4 +230,4 @@ def _line(result: dict[str, Any], speed: float | None) -> str:
 def _say(text: str, file: Any = None) -> None:
     """Print a line, once for all processes."""
     if jax.process_index() == 0:
-        print(text, file=file, flush=True)
+        print(printable(text), file=file, flush=True)

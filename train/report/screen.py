@@ -10,6 +10,7 @@ from typing import Any, cast
 import jax
 from rich.console import Console
 
+from port.text import printable
 from train.report.progress import print_line
 
 FILE = "log.txt"
@@ -38,7 +39,7 @@ class Screen:
         if jax.process_index() == 0:
             now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
             with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:  # no reason to stop
-                file.write("".join(f"{now} {line}\n" for line in text.splitlines()))
+                file.write("".join(f"{now} {line}\n" for line in printable(text).split("\n")))
 
     # What `Console` asks of a file. It would end the process where nobody reads.
 

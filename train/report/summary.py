@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from port.text import one_line
 from train.config import Config
 from train.experiment import Experiment
 from train.machine.mesh import bytes_per_device
@@ -101,8 +102,8 @@ def _table(rows: dict[str, str], width: int | None) -> str:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in rows.items():
-        table.add_row(name, text)
-    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False)
+        table.add_row(name, one_line(text))
+    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, emoji=False, highlight=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
 

@@ -1,8 +1,10 @@
 """`nfjax classify`, `embed` and `features`, as they are typed."""
 
 import csv
+import dataclasses
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 import nfjax
 from nfjax.__main__ import main
+from nfjax.transforms import EvalTransform
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_classify(saved, photos, capsys):
     code, out, err = classify(capsys, photos, "--model", model, "--format", "json", "--batch-size", 4, "--topk", 3)
     assert code == 1
     assert "broken.jpg" in err
-    assert "1 of 6 images could not be read" in err
+    assert "1 of 6 images were skipped" in err
     rows = json.loads(out)
     files = [row["file"] for row in rows if row["rank"] == 1]
     assert [f.removeprefix(f"{photos}/") for f in files] == ["a.png", "b.jpg", "c.webp", "deeper/d.PNG", "e.gif"]
@@ -195,6 +198,57 @@ def test_as_many_classes_as_there_are(photos, tmp_path, capsys):
     assert len(out.splitlines()) == 3
 
 
+HOSTILE = "[red]\x1b[2J dog [/x] $a$"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A model with label names that terminals, rich and matplotlib would obey."""
+    model = nfjax.load("test_nfnet", weights=None, num_classes=2)
+    model.data_config = dataclasses.replace(model.data_config, label_names=(HOSTILE, "cat"))
+    return nfjax.save(model, tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.mark.parametrize("output", ["table", "csv", "json", "out.csv", "out.json", "out.parquet", "out.tsv"])
+def test_names_of_strangers(output, hostile, tmp_path, capfd):
+    picture = os.fsencode(tmp_path) + b"/caf\xe9\n.png"
+    with open(picture, "wb") as file:
+        Image.new("RGB", (50, 50)).save(file, "png")
+    where = ["-o", str(tmp_path / output)] if "." in output else ["--format", output]
+    options = ["--model", str(hostile), *where, "--plot", str(tmp_path / "p.png")]
+    assert main(["classify", os.fsdecode(picture), *options]) == 0
+    out = capfd.readouterr().out
+    assert "\x1b" not in out
+    if output in ("table", "csv"):
+        assert "[red]\\x1b[2J dog [/x] $a$" in out
+        assert "caf\\udce9\\n.png" in out
+    elif output == "out.csv":
+        rows = list(csv.DictReader(io.StringIO((tmp_path / output).read_text())))
+        assert {row["name"] for row in rows} == {HOSTILE, "cat"}
+        assert {row["file"] for row in rows} == {f"{tmp_path}/caf\\xe9\n.png"}
+    elif output == "out.json":
+        assert {row["name"] for row in json.loads((tmp_path / output).read_text())} == {HOSTILE, "cat"}
+
+
+def test_an_output_that_is_not_finite_is_skipped_and_the_rest_stands(saved, photos, tmp_path, monkeypatch, capsys):
+    transform = EvalTransform.__call__
+
+    def poisoned(self, image):
+        return transform(self, image) * (np.nan if image.height == 40 else 1.0)  # the first one
+
+    monkeypatch.setattr(EvalTransform, "__call__", poisoned)
+    files = [str(photos / "a.png"), str(photos / "b.jpg"), "--model", f"local-dir:{saved}/nfnet"]
+    assert main(["classify", *files, "-o", str(tmp_path / "out.csv")]) == 1
+    assert "a.png: the model's output for it is not finite" in capsys.readouterr().err
+    assert {row["file"] for row in csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text()))} == {
+        str(photos / "b.jpg")
+    }
+    assert main(["embed", *files, "-o", str(tmp_path / "out.npz")]) == 1
+    with np.load(tmp_path / "out.npz") as found:
+        assert found["files"].tolist() == [str(photos / "b.jpg")]
+        assert np.isfinite(found["embeddings"]).all()
+
+
 @pytest.mark.parametrize(
     ("output", "said"),
     [
@@ -235,7 +289,7 @@ def test_classes_of_the_same_name_have_bars_of_their_own(tmp_path, monkeypatch):
     Image.new("RGB", (40, 40)).save(photo)
     drawn = []
     monkeypatch.setattr(command, "save_figure", lambda figure, path, dpi: drawn.append(figure))
-    command._plot([{"file": str(photo), "name": "crane", "probability": p} for p in (0.6, 0.3)], tmp_path / "x.png")
+    command._plot({photo: [("crane", 0.6, 134), ("crane", 0.3, 517)]}, tmp_path / "x.png")
     bars = drawn[0].axes[1].patches
     assert [round(float(bar.get_width()), 3) for bar in bars] == [0.6, 0.3]
     assert len({bar.get_y() for bar in bars}) == 2
