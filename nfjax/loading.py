@@ -20,6 +20,8 @@ from nfjax.models.options import check_types, plain_numbers
 from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
 from port import messages
+from port.errors import listed
+from port.files import CHECKSUM, read_with_metadata
 from port.paths import user_path
 from port.pickled import state_in
 
@@ -164,6 +166,7 @@ def load(
     dtype: Any = jnp.float32,
     seed: int = 0,
     in_chans_mode: InChansMode = "timm",
+    strict_finite: bool = False,
     **overrides: Any,
 ) -> ImageModel:
     """A timm model in JAX, with timm's weights.
@@ -192,6 +195,8 @@ def load(
         seed: of everything that is drawn: fresh models and fresh classifiers.
         in_chans_mode: "timm" adapts the first convolution to `in_chans` with timm's numbers; "exact" keeps its
             response, which timm's does not where weights are standardised (see `nfjax.input_channels`).
+        strict_finite: refuse weights with numbers that are not finite in the dtype of the parameters. Otherwise a
+            warning counts them and names their arrays.
         overrides: fields of the architecture, `model.config`, to be changed; timm's names, as in timm. For transformers
             among them `dynamic_img_size`, `pos_drop_rate`, `proj_drop_rate`, `attn_drop_rate`.
 
@@ -201,7 +206,8 @@ def load(
     Raises:
         nfjax.UnknownModelError: no such name; the closest are suggested.
         ValueError: an option that the model does not have, or a value that it cannot have.
-        port.WeightsError: missing, unexpected or wrongly shaped arrays, all of them named at once.
+        port.WeightsError: missing, unexpected or wrongly shaped arrays, all of them named at once; or the weights of a
+            folder are not those that its config.json was saved with.
         FileNotFoundError: no such file, or the hub cannot be reached.
     """
     given = {"global_pool": global_pool, "output_stride": output_stride}
@@ -217,14 +223,14 @@ def load(
         in_chans_mode=in_chans_mode,
         options={option: value for option, value in given.items() if value is not None} | overrides,
     )
-    check_types({"seed": seed}, {"seed": int})
+    check_types({"seed": seed, "strict_finite": strict_finite}, {"seed": int, "strict_finite": bool})
     if seed < 0:
         raise ValueError(f"seed={seed}; expected at least 0.")
     source = resolve(name)
     place = _place(weights, source, name)
     if isinstance(place, str) and asked != LoadOptions():  # a mistake is told before anything is fetched
         make_plan(source, asked).build()
-    state, origin = _read(place)
+    state, origin = _read(place, source)
     plan = make_plan(source, asked, state)
     model = plan.build()
     for note in plan.notes:
@@ -233,7 +239,11 @@ def load(
     if features_only:
         model.prune(plan.taps(model))
     variables = named_params(model)
-    fill(variables, {path: a for path, a in port.to_flax(fitted).items() if path in variables}, model.param_dtype)
+    flax = port.to_flax(fitted)
+    odd = fill(variables, {path: a for path, a in flax.items() if path in variables}, model.param_dtype)
+    if odd:
+        names = dict(zip(flax, fitted, strict=True))
+        _report_not_finite({names[path]: count for path, count in odd.items()}, origin, strict_finite)
     initialize(variables, seed, model.param_dtype)
     return model
 
@@ -295,18 +305,33 @@ def _place(weights: Weights, source: ResolvedModel, name: Name) -> str | Path | 
     return source.location
 
 
-def _read(place: str | Path | Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, str]:
+def _read(place: str | Path | Mapping[str, Any] | None, source: ResolvedModel) -> tuple[Mapping[str, Any] | None, str]:
     """The state dict that is there, and a word for where it came from."""
     if place is None:
         return None, ""
     if isinstance(place, Mapping):
         return state_in(place, "the given mapping"), "the given mapping"
     if isinstance(place, Path):
-        return port.read_weights(place), str(place)
+        state, metadata = read_with_metadata(place)
+        if place == source.location and source.checksum not in (None, metadata.get(CHECKSUM)):
+            raise port.WeightsError(
+                f"{place}: its weights are not those that its config.json was saved with, as where saving was "
+                f"interrupted. Save it again; if they do belong together, take {CHECKSUM!r} out of config.json."
+            )
+        return state, str(place)
     from port import hub  # here: it takes 60 ms to import
 
     path = hub.fetch_weights(place)
     return port.read_weights(path), f"{place} ({path.name})"
+
+
+def _report_not_finite(odd: Mapping[str, int], origin: str, strict: bool) -> None:
+    """A warning of how many numbers of which arrays are not finite; a WeightsError if it is to be strict."""
+    named = listed([f"{name} ({count})" for name, count in odd.items()])
+    found = f"{origin}: {sum(odd.values())} numbers in {len(odd)} arrays are not finite: {named}."
+    if strict:
+        raise port.WeightsError(f"{found} Use other weights, or load them with strict_finite=False.")
+    logger.warning(f"{found} What the model computes from them is not either; strict_finite=True refuses such weights.")
 
 
 def _floating(dtype: Any) -> Any:

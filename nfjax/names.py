@@ -11,7 +11,7 @@ from nfjax import schema
 from nfjax.models import registry
 from nfjax.models.data_config import DataConfig
 from nfjax.models.options import shown
-from port.files import read_config
+from port.files import CHECKSUM, read_config
 from port.paths import user_path
 
 logger = logging.getLogger("nfjax")
@@ -27,6 +27,7 @@ class ResolvedModel:
     data: DataConfig
     model_args: dict[str, Any]
     location: str | Path | None  # hub id (of a config.json: at its commit), folder, or nowhere
+    checksum: str | None = None  # of the weights that a folder's config.json was saved with
 
 
 def resolve(name: Name) -> ResolvedModel:
@@ -113,4 +114,5 @@ def from_config(config: Mapping[str, Any], location: str | Path, name: str) -> R
     data, model_args = schema.read(config, entry, name)
     if data.hf_hub_id is None and isinstance(location, str):
         data = dataclasses.replace(data, hf_hub_id=location)
-    return ResolvedModel(entry, dataclasses.replace(data, architecture=architecture), model_args, location)
+    data = dataclasses.replace(data, architecture=architecture)
+    return ResolvedModel(entry, data, model_args, location, config.get(CHECKSUM))

@@ -17,6 +17,7 @@ from nfjax.models.base import ImageModel
 from nfjax.names import from_config
 from nfjax.params import named_params
 from port.atomic import replacing
+from port.files import CHECKSUM, checksum
 from port.paths import user_path
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")  # that every reader of a folder understands
@@ -48,8 +49,9 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
     """Write a folder in the Hugging Face hub's layout: model.safetensors and config.json.
 
     timm reads it as `timm.create_model("local-dir:PATH", pretrained=True)`, nfjax as
-    `nfjax.load("local-dir:PATH")`. Files that are there already are replaced, each atomically. Classes and input
-    channels are those of the parameters, also where a layer was replaced by another one of its kind.
+    `nfjax.load("local-dir:PATH")`. Files that are there already are replaced, each atomically; `nfjax.load` refuses a
+    folder where only one of them was. Classes and input channels are those of the parameters, also where a layer was
+    replaced by another one of its kind.
 
     Raises:
         ValueError: for a folded model, or one loaded with `features_only=True`, which lacks layers; and for one with
@@ -64,9 +66,12 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
     state, config = state_dict(model), hub_config(model)
     _require_loadable(config, state)
     _require_own_layers(model)
-    port.write_safetensors(state, folder / "model.safetensors", format="pt")
-    with replacing(folder / "config.json") as partial:
-        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    metadata = {CHECKSUM: checksum(state)}
+    with replacing(folder / "model.safetensors") as weights:
+        port.write_safetensors(state, weights, format="pt", **metadata)
+        # Before the weights: whatever was there before, this says that they are not its own.
+        with replacing(folder / "config.json") as partial:
+            partial.write_text(json.dumps(config | metadata, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

@@ -16,7 +16,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A file to write that then replaces `path`, whose folder is made if needed.
 
     Readers of `path` see the old file or the whole new one. If writing fails, the old one stays. A link stays a link;
-    what is no file, as /dev/stdout, is written itself.
+    what is no file, as /dev/stdout, is written itself. Permissions are those of any new file, whoever writes it.
 
     >>> with replacing("config.json") as partial:
     ...     partial.write_text("{}")
@@ -29,7 +29,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # the suffix still says what it is
     _partial.add(partial)
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        if partial.stat().st_mode != mode:  # safetensors writes another file, which nobody else may read
+            partial.chmod(mode)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

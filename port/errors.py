@@ -1,6 +1,6 @@
 """Errors about weights. All are ValueErrors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 class WeightsError(ValueError):
@@ -12,6 +12,13 @@ class WeightsFileError(WeightsError):
 
 
 Shape = tuple[int, ...]
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """The first of some names for a message, each of a bearable length, and how many more there are."""
+    names = list(names)
+    shown = ", ".join(name if len(name) <= 100 else f"{name[:100]}..." for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def check_strict(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, what: str, source: str) -> None:

@@ -1,27 +1,26 @@
-"""Reading and writing weight files, as `{timm name: numpy array}`.
+"""Reading and writing weight files, as `{timm name: numpy array}`: which file is read, and by whom.
 
-safetensors files are memory-mapped: an array is a read-only view of the file until it is copied. Pickled files
-(.bin, .pth, .pt, .tar) are `port.pickled`'s.
+safetensors files are `port.mapped`'s, pickled ones (.bin, .pth, .pt, .tar) `port.pickled`'s, indices `port.shards`'s.
 """
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from port.atomic import replacing
-from port.errors import WeightsFileError
+from port.errors import WeightsFileError, listed
+from port.mapped import read_mapped
 from port.paths import user_path
-from port.pickled import State, plain_names, read_pickled
+from port.pickled import PICKLED, State, plain_names, read_pickled
 from port.rules import to_timm
+from port.shards import read_index
 
-PICKLED = (".bin", ".pth", ".pt", ".tar")
 INDEX = ".index.json"
 # In a folder, the first of these that exists is read; afterwards the only file of a known kind.
 PREFERRED = (
@@ -31,19 +30,17 @@ PREFERRED = (
 # Metadata of files that hold Flax paths and layouts, as `port convert` writes them.
 FLAX_METADATA = {"format": "nfjax"}
 MAX_CONFIG = 16 << 20  # bytes; a hundred thousand classes with their names take five
-
-
-_DTYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32,
-    "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
-}  # fmt: skip
+# In the metadata of a folder's weights and in its config.json: both were saved together where it is the same.
+CHECKSUM = "weights_crc32"
 
 
 def read_weights(path: str | os.PathLike[str]) -> State:
     """The state dict in a file or folder: `{timm name: array}`.
 
     Dtypes are the file's own, bfloat16 as `ml_dtypes.bfloat16`. Arrays of safetensors files are read-only views of
-    the mapped file.
+    the mapped file: as long as they are used it must not be written to, and where it was cut short the operating
+    system ends a process that reads what is gone (SIGBUS). Replacing it by renaming is safe, and so is `np.array(a)`,
+    which owns its numbers; a model of `nfjax.load` owns all of them.
 
     Args:
         path: a .safetensors file, a sharded one's index (.safetensors.index.json), a pickled .bin, .pth, .pt or .tar
@@ -53,13 +50,22 @@ def read_weights(path: str | os.PathLike[str]) -> State:
         FileNotFoundError: no such file, no weights in the folder, or a missing shard.
         WeightsFileError: the file is truncated, corrupt, of another kind, or holds code.
     """
+    return read_with_metadata(path)[0]
+
+
+def read_with_metadata(path: str | os.PathLike[str]) -> tuple[State, dict[str, str]]:
+    """What `read_weights` returns, and what a single safetensors file says of itself; of others that is nothing."""
     path = weights_file(path)
-    if path.name.endswith(INDEX):
-        return _read_shards(path)
+    return (_read_shards(path), {}) if path.name.endswith(INDEX) else _read_file(path)
+
+
+def _read_file(path: Path) -> tuple[State, dict[str, str]]:
     if path.suffix == ".safetensors":
-        return plain_names(_read_safetensors(path), str(path))
+        state, metadata = read_mapped(path)
+        state = to_timm(state) if metadata.get("format") == FLAX_METADATA["format"] else state
+        return plain_names(state, str(path)), metadata
     if path.suffix in PICKLED:
-        return read_pickled(path)
+        return read_pickled(path), {}
     raise WeightsFileError(
         f"{path}: unknown kind of weights file {path.suffix!r}; expected .safetensors, "
         f".safetensors{INDEX}, {', '.join(PICKLED)}, or a folder with one of these."
@@ -71,12 +77,14 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is none.
-        WeightsFileError: the folder has several.
+        WeightsFileError: the folder has several, or it is a pipe or a device.
     """
     path = user_path(path)
     if path.is_dir():
         path = _weights_in(path)
     if not path.is_file():
+        if path.exists():
+            raise WeightsFileError(f"no weights at {path}: it is no regular file.")
         raise FileNotFoundError(f"no weights at {path}: there is no such file.")
     return path
 
@@ -87,6 +95,15 @@ def write_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike[s
     arrays = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in state.items()}
     with replacing(path) as partial:
         save_file(arrays, partial, metadata=metadata)
+
+
+def checksum(state: Mapping[str, np.ndarray]) -> str:
+    """The CRC-32 of arrays, with their names, dtypes and shapes, in their order."""
+    crc = 0
+    for name, array in state.items():
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)), crc)
+    return f"{crc:08x}"
 
 
 def _weights_in(folder: Path) -> Path:
@@ -106,48 +123,20 @@ def _weights_in(folder: Path) -> Path:
     raise FileNotFoundError(f"no weights in {folder}; expected one of {', '.join(PREFERRED)}.{hint}")
 
 
-def _read_safetensors(path: Path) -> State:
-    try:
-        # The library checks the header: sizes, offsets without gaps or overlaps, the length of the file.
-        with safe_open(path, framework="np") as checked:
-            metadata = checked.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise WeightsFileError(
-            f"{path} is not a valid safetensors file ({path.stat().st_size} bytes): {error}. It may be truncated, "
-            f"damaged, or not safetensors at all: download or export it again."
-        ) from error
-    with path.open("rb") as file:
-        header_length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(header_length))
-    header.pop("__metadata__", None)
-    unknown = {name: spec["dtype"] for name, spec in header.items() if spec["dtype"] not in _DTYPES}
-    if unknown:
-        raise WeightsFileError(f"{path}: dtypes that cannot be read: {unknown}.")
-    data = np.asarray(np.memmap(path, mode="r"))[8 + header_length :]
-    state = {}
-    for name, spec in header.items():
-        start, end = spec["data_offsets"]
-        state[name] = data[start:end].view(_DTYPES[spec["dtype"]]).reshape(spec["shape"])
-    return to_timm(state) if metadata.get("format") == FLAX_METADATA["format"] else state
-
-
 def _read_shards(index: Path) -> State:
-    try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        shards = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsFileError(f"{index} is not an index of shards: {error!r}.") from error
+    weight_map = read_index(index)
+    shards = sorted(set(weight_map.values()))
     absent = [shard for shard in shards if not (index.parent / shard).is_file()]
     if absent:
-        raise FileNotFoundError(f"{index} names {len(absent)} files that are not beside it: {', '.join(absent)}.")
+        raise FileNotFoundError(f"{index} names {len(absent)} files that are not beside it: {listed(absent)}.")
     state: State = {}
     for shard in shards:
-        content = read_weights(index.parent / shard)
+        content, _ = _read_file(index.parent / shard)
         promised = {name for name, file in weight_map.items() if file == shard}
         if set(content) != promised:
             raise WeightsFileError(
                 f"{index.parent / shard} does not hold what {index.name} says: missing "
-                f"{sorted(promised - set(content))}, unexpected {sorted(set(content) - promised)}."
+                f"[{listed(sorted(promised - set(content)))}], unexpected [{listed(sorted(set(content) - promised))}]."
             )
         state |= content
     return state

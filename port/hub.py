@@ -3,7 +3,6 @@
 `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what huggingface_hub says they mean.
 """
 
-import json
 import re
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from huggingface_hub import (
 
 from port import messages
 from port.files import read_config
+from port.shards import read_index
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 ATTEMPTS, PATIENCE, PAUSE = 2, 4.0, 1.0  # to reach the hub at all; seconds for each, and between them
@@ -149,11 +149,7 @@ def fetch_weights(hub_id: str) -> Path:
 
 def _fetch_shards(repo: str, index: Path) -> None:
     """Download the files that an index names to where it is."""
-    try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return  # not an index; reading it says so
-    for shard in sorted(shards):
+    for shard in sorted(set(read_index(index).values())):
         try:
             fetch(_pinned(repo, index), shard)
         except errors.EntryNotFoundError as error:

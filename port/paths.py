@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -10,3 +12,17 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     with contextlib.suppress(RuntimeError):  # there is no such user: then it is a name like any other
         return Path(path).expanduser()
     return Path(path)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; a pipe or a device, which may never end or never answer, is refused at once.
+
+    Raises:
+        OSError: it is no regular file, or cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for someone who writes to it.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no regular file.")
+    return os.fdopen(descriptor, "rb")

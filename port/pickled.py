@@ -5,24 +5,34 @@ numbers and arrays, paths and a Namespace of options, comes as inert stand-ins, 
 """
 
 import argparse
+import math
+import os
 import pathlib
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
 
-from port.errors import WeightsFileError
+from port.errors import WeightsFileError, listed
+from port.paths import open_regular
 
 State = dict[str, np.ndarray]
+
+PICKLED = (".bin", ".pth", ".pt", ".tar")
 
 # A training checkpoint wraps the weights; the averaged ones come first, as in timm's load_state_dict.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # Prefixes that DistributedDataParallel and torch.compile put before names, in either order.
 PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
+# Of tensors that become arrays: numpy's, and bfloat16.
+_DTYPES = {f"torch.{name}" for name in ("bool", "bfloat16", "complex64", "complex128", "float16", "float32", "float64")}
+_DTYPES |= {f"torch.{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 WAY_OUT = "Where it was written: torch.save(model.state_dict(), FILE), or safetensors."
 
 
@@ -79,28 +89,54 @@ def read_pickled(path: Path) -> State:
             f"reading {path} needs torch, because it is a pickle: pip install torch, or convert it to "
             f"safetensors once on a machine that has it (nfjax convert {path} FILE.safetensors --to timm)."
         ) from error
-    try:
-        with torch.serialization.safe_globals(_stand_ins()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
-        what = f"a {culprit[1]}, which is more than tensors" if culprit else "more than tensors, or is no torch file"
-        raise WeightsFileError(f"{path} holds {what}; nothing in it was executed. {WAY_OUT}") from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise WeightsFileError(
-            f"{path} is not a readable torch file ({path.stat().st_size} bytes): {error}. It may be truncated or "
-            f"of another kind: download or export it again."
-        ) from error
-    return state_in(content, str(path))
+    with open_regular(path) as file:
+        _require_plain(file, path)
+        size = os.fstat(file.fileno()).st_size
+        try:
+            with torch.serialization.safe_globals(_stand_ins()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of tensors that are refused below
+                content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            culprit = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+            what = (
+                f"a {culprit[1]}, which is more than tensors" if culprit else "more than tensors, or is no torch file"
+            )
+            raise WeightsFileError(f"{path} holds {what}; nothing in it was executed. {WAY_OUT}") from error
+        except Exception as error:  # whatever torch makes of a damaged file
+            why = " ".join(str(error).split())[:300] or repr(error)
+            raise WeightsFileError(
+                f"{path} is not a readable torch file ({size} bytes): {why}. It may be truncated or "
+                f"of another kind: download or export it again."
+            ) from error
+    return state_in(content, str(path), size)
 
 
-def state_in(content: Any, source: str) -> State:
+def _require_plain(file: BinaryIO, path: Path) -> None:
+    """Refuse what takes more memory than the file has bytes, before torch reads it."""
+    pickled = file.read(2**24)  # of the older format, which begins with its pickles
+    if pickled.startswith(b"PK\3\4"):
+        try:
+            archive = zipfile.ZipFile(file)
+            packed = [m.filename for m in archive.infolist() if m.compress_type or m.file_size != m.compress_size]
+            pickles = [] if packed else [m for m in archive.infolist() if m.filename.endswith("data.pkl")]
+            pickled = b"".join(map(archive.read, pickles))
+        except Exception:  # whatever zipfile makes of a damaged file: torch, which reads it next, says what it is
+            packed = []
+        if packed:
+            raise WeightsFileError(f"{path} is compressed, which torch never does: {listed(packed)}. {WAY_OUT}")
+    if b"\nbytearray\n" in pickled:  # torch makes one of any length
+        raise WeightsFileError(f"{path} holds a bytearray, which is more than tensors. {WAY_OUT}")
+    file.seek(0)
+
+
+def state_in(content: Any, source: str, size: float = math.inf) -> State:
     """The state dict in a checkpoint, or in any mapping: without wrappers and prefixes, as numpy arrays.
 
     Args:
         content: a mapping from names to arrays, of numpy, jax or torch (of any dtype, with or without gradients), or a
             checkpoint that has one under "state_dict_ema", "model_ema", "state_dict" or "model".
         source: where it came from, for messages.
+        size: bytes that an array can have at most.
 
     Raises:
         WeightsFileError: it holds something else, or a name twice.
@@ -111,12 +147,20 @@ def state_in(content: Any, source: str) -> State:
     if not isinstance(content, Mapping) or not content:
         found = f"an empty {type(content).__name__}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise WeightsFileError(f"{source} holds {found}; expected a state dict of arrays. {WAY_OUT}")
-    strangers = [str(name) for name, value in content.items() if not _is_array(value) or not isinstance(name, str)]
+    # They are not shown: a tuple of tuples that hold each other many times is short in a file, and endless as text.
+    unnamed = [type(name).__name__ for name in content if not isinstance(name, str)]
+    if unnamed:
+        raise WeightsFileError(f"{source}: names that are not text, but {listed(unnamed)}. {WAY_OUT}")
+    strangers = [name for name, value in content.items() if not _is_array(value)]
     if strangers:
-        shown = ", ".join(strangers[:8]) + (f" and {len(strangers) - 8} more" if len(strangers) > 8 else "")
         raise WeightsFileError(
-            f"{source}: entries that are not arrays: {shown}. Expected a state dict, or a checkpoint with one under "
-            f"{', '.join(WRAPPERS)}. {WAY_OUT}"
+            f"{source}: entries that are not arrays: {listed(strangers)}. Expected a state dict, or a checkpoint with "
+            f"one under {', '.join(WRAPPERS)}. {WAY_OUT}"
+        )
+    refused = [f"{name} ({why})" for name, value in content.items() if (why := _refusal(value, size))]
+    if refused:
+        raise WeightsFileError(
+            f"{source}: tensors that cannot be read: {listed(refused)}. Store plain ones, in float32 or bfloat16."
         )
     return plain_names({name: _to_numpy(array) for name, array in content.items()}, source)
 
@@ -134,7 +178,28 @@ def plain_names(state: State, source: str) -> State:
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "detach") or (hasattr(value, "dtype") and hasattr(value, "__array__"))
+    kind = type(value)  # an object out of a pickle may have any attributes
+    return hasattr(kind, "dtype") and hasattr(kind, "__array__")
+
+
+def _refusal(array: Any, size: float) -> str:
+    """What a torch tensor is that no array can be made of, or only one that is larger than what there is of it."""
+    if not hasattr(array, "detach"):
+        return ""
+    import torch
+
+    if array.is_meta:
+        return "on the meta device, without numbers"
+    if array.is_nested or array.layout != torch.strided:
+        return "nested" if array.is_nested else f"of layout {array.layout}"
+    if array.is_conj() or array.is_neg():
+        return "a view of conjugate or negated numbers"
+    if str(array.dtype) not in _DTYPES:
+        return f"of {array.dtype}"
+    there = min(array.untyped_storage().nbytes(), size)
+    if array.numel() * array.element_size() > there:
+        return f"of shape {tuple(array.shape)}, expanded from {there} bytes"
+    return ""
 
 
 def _to_numpy(array: Any) -> np.ndarray:
