@@ -12,6 +12,7 @@ class WeightsFileError(WeightsError):
 
 
 Shape = tuple[int, ...]
+LINES = 2000  # of a message: more than any model has arrays; a hostile file has any number
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
@@ -41,7 +42,8 @@ def check_strict(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, w
     for title, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen)):
         if names:
             lines.append(f"  {len(names)} {title}:")
-            lines += [f"    {name}" for name in names]
+            lines += [f"    {name}" for name in names[:LINES]]
+            lines += [f"    and {len(names) - LINES} more"] if len(names) > LINES else []
     if len(missing) == len(expected):
         lines.append("No name matches: check that the file holds this architecture, in timm's naming.")
     else:

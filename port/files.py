@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +96,31 @@ def write_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike[s
     arrays = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in state.items()}
     with replacing(path) as partial:
         save_file(arrays, partial, metadata=metadata)
+        _sort_metadata(partial, metadata)
+
+
+def _sort_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Give metadata, which the library writes in any order, one order: equal weights shall be equal files."""
+    entries = json.dumps(metadata, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+    start = 8 + len(b'{"__metadata__":')
+    with path.open("r+b") as file:
+        file.seek(start)
+        if sorted(file.read(len(entries))) == sorted(entries):
+            file.seek(start)
+            file.write(entries)
 
 
 def checksum(state: Mapping[str, np.ndarray]) -> str:
     """The CRC-32 of arrays, with their names, dtypes and shapes, in their order."""
-    crc = 0
-    for name, array in state.items():
-        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)), crc)
-    return f"{crc:08x}"
+
+    def of(item: tuple[str, np.ndarray]) -> int:
+        name, array = item
+        start = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode())
+        return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, start)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        crcs = list(pool.map(of, state.items()))
+    return f"{zlib.crc32(repr(crcs).encode()):08x}"
 
 
 def _weights_in(folder: Path) -> Path:
@@ -111,7 +128,7 @@ def _weights_in(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     for suffix in (".safetensors", *PICKLED):
-        files = sorted(folder.glob(f"*{suffix}"))
+        files = [file for file in sorted(folder.glob(f"*{suffix}")) if not file.name.startswith(".")]
         if len(files) > 1:
             raise WeightsFileError(
                 f"{folder} holds several weights files ({', '.join(f.name for f in files)}); name one of them."
@@ -134,9 +151,10 @@ def _read_shards(index: Path) -> State:
         content, _ = _read_file(index.parent / shard)
         promised = {name for name, file in weight_map.items() if file == shard}
         if set(content) != promised:
+            missing, unexpected = sorted(promised - set(content)), sorted(set(content) - promised)
             raise WeightsFileError(
                 f"{index.parent / shard} does not hold what {index.name} says: missing "
-                f"[{listed(sorted(promised - set(content)))}], unexpected [{listed(sorted(set(content) - promised))}]."
+                f"[{listed(map(repr, missing))}], unexpected [{listed(map(repr, unexpected))}]."
             )
         state |= content
     return state

@@ -15,6 +15,7 @@ _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32,
     "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
+MOST = 100_000  # arrays, of which a large model has some thousands: more of them, all empty, take minutes
 
 
 def read_mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -33,18 +34,21 @@ def read_mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             # The library checks the header: sizes, offsets without gaps or overlaps, the length of the file.
             with safe_open(again if os.path.exists(again) else path, framework="np") as checked:
                 metadata = checked.metadata() or {}
-                parts = [(name, checked.get_slice(name)) for name in checked.offset_keys()]
+                names = checked.offset_keys()
+                if len(names) > MOST:
+                    raise ValueError(f"{len(names)} arrays, more than {MOST}")
+                parts = [(name, checked.get_slice(name)) for name in names]
                 described = [(name, part.get_dtype(), tuple(part.get_shape())) for name, part in parts]
             data = np.asarray(np.memmap(file, mode="r"))
-        except (SafetensorError, OSError, ValueError) as error:  # the last if it was emptied since
+        except (SafetensorError, OSError, ValueError) as error:
             size = os.fstat(file.fileno()).st_size
             raise WeightsFileError(
                 f"{path} is not a valid safetensors file ({size} bytes): {error}. It may be truncated, "
                 f"damaged, or not safetensors at all: download or export it again."
             ) from error
-    unknown = [f"{name} ({dtype})" for name, dtype, _ in described if dtype not in _DTYPES]
+    unknown = [f"{name!r}: {dtype!r}" for name, dtype, _ in described if dtype not in _DTYPES]
     if unknown:
-        raise WeightsFileError(f"{path}: dtypes that cannot be read: {listed(unknown)}. Store them as F32 or BF16.")
+        raise WeightsFileError(f"{path}: dtypes that cannot be read: {{{listed(unknown)}}}. Store them as F32 or BF16.")
     sizes = [math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize for _, dtype, shape in described]
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     if start + sum(sizes) != data.size:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import nfjax
+import port
 from nfjax.loading import LoadOptions, make_plan
 from nfjax.names import resolve
 
@@ -300,3 +301,35 @@ def test_numbers_of_numpy_are_numbers():
 
 def test_several_patterns():
     assert nfjax.list_models(["eca_nfnet_l0", "nfnet_l0"]) == ["eca_nfnet_l0", "nfnet_l0"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, jnp.bfloat16], ids=lambda d: np.dtype(d).name)
+def test_numbers_that_are_not_finite(state, dtype, caplog):
+    """They are counted by array, in the dtype that the parameters get; they can be refused."""
+    odd = {name: array.astype(dtype) for name, array in state.items()}
+    odd["head.fc.weight"][0, :2] = np.nan
+    odd["stem.conv1.bias"][3] = -np.inf
+    count = 3
+    if dtype == np.float64:
+        odd["head.fc.bias"][5] = 1e300  # too large for float32
+        count = 4
+    with caplog.at_level(logging.WARNING, "nfjax"):
+        model = nfjax.load("test_nfnet", odd)
+    assert f"the given mapping: {count} numbers in {count - 1} arrays are not finite: " in caplog.text
+    assert "head.fc.weight (2)" in caplog.text
+    assert "stem.conv1.bias (1)" in caplog.text
+    assert np.isnan(nfjax.state_dict(model)["head.fc.weight"][0, 0])
+    with pytest.raises(port.WeightsError, match=rf"{count} numbers in {count - 1} arrays are not finite"):
+        nfjax.load("test_nfnet", odd, strict_finite=True)
+
+
+def test_weights_that_are_finite(state, caplog):
+    """Large numbers are; and what the model does not take from the weights is not looked at."""
+    fine = dict(state)
+    fine["stem.conv1.weight"] = np.full_like(state["stem.conv1.weight"], 3e38)
+    fine["head.fc.weight"] = np.full_like(state["head.fc.weight"], np.nan)
+    with caplog.at_level(logging.WARNING, "nfjax"):
+        nfjax.load("test_nfnet", fine, num_classes=0, strict_finite=True)
+    assert "finite" not in caplog.text
+    with pytest.raises(ValueError, match="strict_finite"):
+        nfjax.load("test_nfnet", fine, strict_finite="yes")

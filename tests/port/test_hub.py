@@ -493,3 +493,11 @@ def test_index_that_is_none(content, server, published):
     server.commit(REPO, {CONFIG: published[CONFIG], INDEX: content})
     with pytest.raises(WeightsFileError, match=rf"{INDEX} is not an index of shards"):
         nfjax.load(f"hf-hub:{REPO}")
+
+
+def test_index_that_leaves_its_folder(server, published):
+    index = json.dumps({"weight_map": {"a": "../../refs/main.safetensors"}}).encode()
+    server.commit(REPO, {CONFIG: published[CONFIG], INDEX: index})
+    with pytest.raises(WeightsFileError, match=r"names '\.\./\.\./refs/main\.safetensors'; expected plain names"):
+        nfjax.load(f"hf-hub:{REPO}")
+    assert server.files("GET") == [CONFIG, INDEX]
