@@ -1,5 +1,6 @@
 """Image files and Pillow images of any mode, as RGB: what timm does, and where timm's way would spoil the pixels."""
 
+import contextlib
 import functools
 import os
 import stat
@@ -107,13 +108,28 @@ def load_image(file: ImageFile, mode: Mode = "RGB", *, exif: bool = False) -> Im
     """
     if isinstance(file, bytes):
         raise ImageError(f"found {len(file)} bytes, expected a path or a file; wrap contents as io.BytesIO(data).")
+    with _opened(file) as image:
+        image.load()
+        return convert(image, mode, exif=exif)
+
+
+def identify(file: ImageFile) -> None:
+    """Open an image file without decoding it; an error as from `load_image` if it is none."""
+    with _opened(file):
+        pass
+
+
+@contextlib.contextmanager
+def _opened(file: ImageFile) -> Iterator[Image.Image]:
+    """The image in a file, not decoded yet. Whatever goes wrong while it is used is an error that names the file."""
     name = os.fspath(file) if isinstance(file, str | os.PathLike) else getattr(file, "name", repr(file))
     if isinstance(file, str | os.PathLike) and os.path.exists(file):
         _require_regular(file)
     try:
-        with _opened(file) as image:
-            image.load()
-            return convert(image, mode, exif=exif)
+        with Image.open(file, formats=formats()) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{image.width}x{image.height} pixels; expected at most {MAX_PIXELS:,} in all.")
+            yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {name} (working directory: {Path.cwd()}).") from None
     except PermissionError:
@@ -133,27 +149,6 @@ def _require_regular(file: str | os.PathLike[str]) -> None:
         raise ImageError(f"{os.fspath(file)} is a folder; pass the image files in it one by one.")
     if not stat.S_ISREG(kind):
         raise ImageError(f"{os.fspath(file)} is no regular file, but a pipe or a device.")
-
-
-def identify(file: str | os.PathLike[str]) -> None:
-    """Open an image file without decoding it; an ImageError or OSError if it is none."""
-    _require_regular(file)
-    try:
-        with _opened(file):
-            pass
-    except UnidentifiedImageError:
-        raise ImageError(f"{os.fspath(file)} is not an image that Pillow can read: {_beginning(file)}.") from None
-    except ImageError as error:
-        raise ImageError(f"{os.fspath(file)}: {error}") from None
-
-
-def _opened(file: ImageFile) -> Image.Image:
-    """The image in a file, not decoded yet."""
-    image = Image.open(file, formats=formats())
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise ImageError(f"{image.width}x{image.height} pixels; expected at most {MAX_PIXELS:,} in all.")
-    return image
 
 
 def to_rgb(image: Image.Image, *, exif: bool = False) -> Image.Image:

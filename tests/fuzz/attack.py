@@ -5,9 +5,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.fuzz import configs, exports
+from tests.fuzz import configs, exports, pictures, weights
 
-KINDS = {"configs": configs, "exports": exports}
+KINDS = {"configs": configs, "exports": exports, "weights": weights, "pictures": pictures}
 PATIENCE = 10  # seconds that one input may take
 
 

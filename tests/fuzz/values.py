@@ -34,7 +34,7 @@ def mutate_tree(rng, tree, times=None):
         for parent in parents:
             holder = holder[parent]
         old = holder[key]
-        is_number = isinstance(old, int | float) and not isinstance(old, bool)
+        is_number = isinstance(old, int | float) and not isinstance(old, bool) and abs(old) < 10**300
         how = rng.choice(["replace", "replace", "scale", "remove", "add", "swap"])
         if how == "scale" and is_number:
             holder[key] = old * rng.choice([-1, 0, 2, 3, 10, 100, 1000, 0.1, 1.5])

@@ -59,7 +59,7 @@ def write(folder, config):
         ({"a_depths": [300000, 1, 1, 1]}, r"depths=\[300000, 1, 1, 1\]; .* at most 1000"),
         ({"a_depths": [300, 1, 1, 1]}, r"303 blocks; expected at most 48 \(4 times the architecture's 4, or 48 if"),
         ({"a_channels": [60000] * 4}, r"parameters; expected at most 100,000,000 \(8 times the architecture's 240,768"),
-        ({"c_input_size": [3, 40000, 40000]}, r"1,600,000,000 pixels; expected at most 1,638,400 \(64 times"),
+        ({"c_input_size": [3, 40000, 40000]}, r"1,600,000,000 pixels; expected at most 16,777,216 \(64 times"),
         ({"c_test_input_size": [3, 40000, 40000]}, r"1,600,000,000 pixels"),
         ({"a_img_size": 160000}, r"img_size=160000; expected a whole number, at least 1 and at most 65536"),
     ],
