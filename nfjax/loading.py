@@ -274,7 +274,7 @@ def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -
         shapes = {path: shape for path, shape in shapes.items() if not path.startswith(classifier)}
     inexact = [f"{name} ({a.dtype})" for name, a in state.items() if not jnp.issubdtype(a.dtype, jnp.floating)]
     if inexact:
-        raise port.WeightsError(f"{origin} holds arrays that are not floating point: {', '.join(inexact)}.")
+        raise port.WeightsError(f"{origin} holds arrays that are not floating point: {listed(inexact)}.")
     found = {name: tuple(array.shape) for name, array in state.items()}
     port.check_strict(found, port.timm_shapes(shapes), what=data.name, source=origin)
     return state

@@ -136,7 +136,8 @@ def state_in(content: Any, source: str, size: float = math.inf) -> State:
         content: a mapping from names to arrays, of numpy, jax or torch (of any dtype, with or without gradients), or a
             checkpoint that has one under "state_dict_ema", "model_ema", "state_dict" or "model".
         source: where it came from, for messages.
-        size: bytes that an array can have at most.
+        size: of the file in bytes, which no tensor in it may exceed, nor its own storage; infinite for what is in memory
+            already.
 
     Raises:
         WeightsFileError: it holds something else, or a name twice.
@@ -196,7 +197,7 @@ def _refusal(array: Any, size: float) -> str:
         return "a view of conjugate or negated numbers"
     if str(array.dtype) not in _DTYPES:
         return f"of {array.dtype}"
-    there = min(array.untyped_storage().nbytes(), size)
+    there = size if math.isinf(size) else min(array.untyped_storage().nbytes(), size)
     if array.numel() * array.element_size() > there:
         return f"of shape {tuple(array.shape)}, expanded from {there} bytes"
     return ""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from port.errors import WeightsError
+from port.errors import LINES, WeightsError, listed
 
 View = Callable[[np.ndarray], np.ndarray]
 
@@ -99,6 +99,6 @@ def _with_rules(
     if unknown:
         leaves = ", ".join(f"{leaf} (rank {rank})" for leaf, rank in known)
         raise WeightsError(
-            f"no conversion rule for {len(unknown)} arrays: {', '.join(unknown)}. Rules exist for {leaves}."
+            f"no conversion rule for {len(unknown)} arrays: {listed(unknown, LINES)}. Rules exist for {leaves}."
         )
     return rows

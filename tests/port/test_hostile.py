@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 import port
 from port import WeightsFileError, read_weights
 from port.paths import open_regular
+from port.pickled import state_in
 from tests.port.test_files import shard
 
 INDEX = "model.safetensors.index.json"
@@ -213,6 +214,12 @@ def test_pickled_tensors_that_are_none(make, message, tmp_path):
     with pytest.raises(WeightsFileError, match=message) as error:
         read_weights(tmp_path / "model.pth")
     assert str(tmp_path / "model.pth") in str(error.value)
+
+
+def test_expanded_tensors_in_memory():
+    """They are their owner's affair."""
+    mapping = {"a": torch.ones(1).expand(4)}
+    np.testing.assert_array_equal(state_in(mapping, "a mapping")["a"], [1, 1, 1, 1])
 
 
 def test_the_older_format(tmp_path):
