@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from port.atomic import replacing
 from port.errors import WeightsFileError, listed
 from port.mapped import read_mapped
-from port.paths import user_path
+from port.paths import open_regular, user_path
 from port.pickled import PICKLED, State, plain_names, read_pickled
 from port.rules import to_timm
 from port.shards import read_index
@@ -170,7 +170,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         WeightsFileError: it is not JSON, has NaN, is nested too deeply or is too long; or it names no architecture.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(MAX_CONFIG + 1)
     if len(content) > MAX_CONFIG:
         raise WeightsFileError(f"{path} has more than {MAX_CONFIG >> 20} MiB: it is not a timm model's config.json.")

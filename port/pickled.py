@@ -136,8 +136,7 @@ def state_in(content: Any, source: str, size: float = math.inf) -> State:
         content: a mapping from names to arrays, of numpy, jax or torch (of any dtype, with or without gradients), or a
             checkpoint that has one under "state_dict_ema", "model_ema", "state_dict" or "model".
         source: where it came from, for messages.
-        size: of the file in bytes, which no tensor in it may exceed, nor its own storage; infinite for what is in memory
-            already.
+        size: of the file in bytes, which no tensor in it may exceed, nor its own storage; infinite in memory.
 
     Raises:
         WeightsFileError: it holds something else, or a name twice.
