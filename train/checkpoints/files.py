@@ -5,12 +5,16 @@ Orbax wrote, and description.json, which seals them. It is written under another
 whose name is a number was complete once.
 """
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from train.checkpoints.checksums import checksums
 
 GROUPS = ("params", "ema", "opt_state")  # what else there is in a state is small, and goes into "rest"
 SMALL = 2**20  # bytes up to which a file has a hash
+# What the system says where a file is not what was saved: it is gone, or a folder. All else is no fault of the file.
+ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 # What a thread of Orbax fails of is raised where it is waited for; its log would tell it a dozen times over.
 logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
@@ -29,6 +35,37 @@ logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str
 
 class DamagedError(OSError):
     """A checkpoint is not what was saved: cut short, half deleted, or with bits flipped."""
+
+
+class UnreadableError(OSError):
+    """A checkpoint may be what was saved, but cannot be read now: no permission, or a disk that does not answer."""
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around whatever reads the file or folder: failures of the system that say nothing of it are told as such."""
+    try:
+        yield
+    except Exception as error:  # of the libraries below, too
+        if number := _system_error(error):
+            named = getattr(error, "filename", None) or path
+            raise UnreadableError(
+                f"{named} cannot be read: {os.strerror(number)}. That is no damage, and nothing was changed; once it "
+                "can be read, the same command goes on."
+            ) from error
+        raise
+
+
+def _system_error(error: BaseException) -> int | None:
+    """The number of the system's error that an exception is, or is because of; None for none, or `ABSENT` ones."""
+    found: BaseException | None = error
+    while found is not None:
+        told = re.search(r"os_error_code='(\d+)'", str(found))  # as tensorstore says it, in a ValueError
+        number = int(told[1]) if told else found.errno if isinstance(found, OSError) else None
+        if number is not None:
+            return None if number in ABSENT else number
+        found = found.__cause__ or found.__context__
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +86,19 @@ def folder_of(workdir: Path, step: int) -> Path:
 
 
 def steps(workdir: Path) -> list[int]:
-    """The steps of all complete checkpoints of a run, ascending; damaged ones count."""
+    """The steps of all complete checkpoints of a run, ascending; damaged ones count.
+
+    Raises:
+        UnreadableError: there are checkpoints, but their folder cannot be read.
+    """
     folder = workdir / "checkpoints"
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
+    try:
+        with reading(folder):
+            return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
+    except OSError as error:
+        if error.errno in ABSENT:
+            return []
+        raise
 
 
 def require_steps(run: Path, wanted: Sequence[int] = ()) -> list[int]:
@@ -97,14 +144,23 @@ def seal(workdir: Path, described: Description) -> None:
 
 
 def read_description(workdir: Path, step: int) -> Description:
-    """A checkpoint's description; a DamagedError if it is missing, or not what was written."""
+    """A checkpoint's description.
+
+    Raises:
+        DamagedError: it is missing, or not what was written.
+        UnreadableError: it cannot be read.
+    """
     path = folder_of(workdir, step) / "description.json"
     try:
-        sealed = json.loads(path.read_text())
+        with reading(path):
+            text = path.read_text()
+        sealed = json.loads(text)
         text = sealed["description"]
         genuine = _sha256(text.encode()) == sealed["sha256"]
         described = Description(**json.loads(text))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UnreadableError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path.name} cannot be read ({error!r})") from error
     if not genuine or described.step != step:
         raise DamagedError(f"{path.name} is not what was written for step {step}")
@@ -114,7 +170,8 @@ def read_description(workdir: Path, step: int) -> Description:
 def require_files(workdir: Path, described: Description) -> None:
     """Raise a DamagedError unless the files have the sizes that they had, and the small ones the contents.
 
-    This comes before `read_arrays`, because the threads that read a damaged file print pages of tracebacks.
+    One that cannot be read is an UnreadableError. This comes before `read_arrays`, because the threads that read a
+    damaged file print pages of tracebacks.
     """
     found = _files(folder_of(workdir, described.step))
     for name, expected in described.files.items():
@@ -136,10 +193,13 @@ def read_arrays(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[st
 
     Raises:
         DamagedError: they cannot be read, or are not like the targets.
+        UnreadableError: the system does not let them be read.
     """
     try:
-        with _context():
+        with reading(folder_of(workdir, step)), _context():
             groups = ocp.load_checkpointables(folder_of(workdir, step), _groups(targets))
+    except UnreadableError:
+        raise
     except Exception as error:  # whatever the libraries below make of damaged files
         raise DamagedError(f"it cannot be read: {' '.join(str(error).split())[:300] or repr(error)}") from error
     found = {name if group == "rest" else f"{group}/{name}": a for group in groups for name, a in groups[group].items()}
@@ -172,6 +232,7 @@ def load_weights(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
     Raises:
         FileNotFoundError: there is no checkpoint, or none of that step.
         DamagedError: it is damaged, or all are.
+        UnreadableError: it cannot be read, or one that is newer than all good ones.
     """
     known = require_steps(run, () if step is None else [step])
     reasons = []
@@ -234,10 +295,21 @@ def _unsealed(workdir: Path, step: int) -> Path:
 
 
 def _files(folder: Path) -> dict[str, list[Any]]:
-    # Large files hold arrays, which have checksums of their own.
-    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    sizes = {name: path.stat().st_size for name, path in paths.items()}
-    return {name: [sizes[name], _sha256(paths[name].read_bytes()) if sizes[name] <= SMALL else None] for name in paths}
+    # Large files hold arrays, which have checksums of their own; they are opened, to see whether that can be done.
+    found: dict[str, list[Any]] = {}
+    with reading(folder):
+        for place, _, names in os.walk(folder, onerror=_raise):
+            for path in (Path(place, name) for name in names):
+                with path.open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    content = _sha256(file.read()) if size <= SMALL else None
+                found[str(path.relative_to(folder))] = [size, content]
+    return dict(sorted(found.items()))
+
+
+def _raise(error: OSError) -> None:
+    if error.errno not in ABSENT:
+        raise error
 
 
 def _sha256(content: bytes) -> str:

@@ -21,12 +21,14 @@ from train.checkpoints.checksums import checksums, prepare
 from train.checkpoints.files import (
     DamagedError,
     Description,
+    UnreadableError,
     best_first,
     flatten,
     folder_of,
     leaves,
     read_arrays,
     read_description,
+    reading,
     require_files,
     seal,
     steps,
@@ -35,6 +37,8 @@ from train.checkpoints.files import (
 )
 from train.machine.processes import from_first_process, together
 from train.optim.state import State
+
+FAULTS = (DamagedError, UnreadableError)  # of a checkpoint on disk
 
 
 class Checkpoints:
@@ -52,7 +56,8 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._remove_partial()
+            with reading(self._folder):
+                self._remove_partial()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -113,6 +118,7 @@ class Checkpoints:
         Raises:
             ValueError: a checkpoint is intact, but of another model or optimiser; names the differences.
             DamagedError: there are checkpoints, but no good one.
+            UnreadableError: one that may be good cannot be read; nothing is moved.
         """
         self.wait()
         damaged: dict[int, str] = {}
@@ -141,11 +147,11 @@ class Checkpoints:
     def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
         """The checkpoint of a step; what it raises, it raises on all processes."""
         targets = flatten(like)
-        described = together(lambda: read_description(self._workdir, step), (DamagedError,), DamagedError)
+        described = together(lambda: read_description(self._workdir, step), FAULTS)
         _require_same_run(described.leaves, leaves(targets), folder_of(self._workdir, step))
-        together(lambda: require_files(self._workdir, described), (DamagedError,), DamagedError)
+        together(lambda: require_files(self._workdir, described), FAULTS)
         structs = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in targets.items()}
-        found = together(lambda: read_arrays(self._workdir, step, structs), (DamagedError,), DamagedError)
+        found = together(lambda: read_arrays(self._workdir, step, structs), FAULTS)
         verify_arrays(described, found)
         state: State = jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in targets])
         return state, described.meta
@@ -191,15 +197,18 @@ class Checkpoints:
 
     def _superseded(self) -> list[int]:
         """Steps that are neither among the newest nor among the best."""
-        there = steps(self._workdir)
+        there, unknown = steps(self._workdir), set()
         for step in there:
             if step not in self._metrics:  # written before this start
                 try:
                     self._metrics[step] = read_description(self._workdir, step).metrics
                 except DamagedError:
                     self._metrics[step] = {}
-        best = best_first({step: self._metrics[step] for step in there}, self._config.metric)[: self._config.keep_best]
-        return [step for step in there[: -self._config.keep_last] if step not in best]
+                except UnreadableError:
+                    unknown.add(step)  # it may be the best, and stays
+        known = {step: self._metrics[step] for step in there if step not in unknown}
+        kept = unknown.union(best_first(known, self._config.metric)[: self._config.keep_best])
+        return [step for step in there[: -self._config.keep_last] if step not in kept]
 
     def _remove_partial(self) -> None:
         """What a killed process was writing, STEP.unsealed..., or deleting, STEP.deleted."""

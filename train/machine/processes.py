@@ -68,13 +68,17 @@ def from_any_process(text: str) -> str:
     return next(filter(None, (bytes(row).decode(errors="replace").strip() for row in rows)), "")
 
 
-def together(act: Callable[[], T], failures: tuple[type[Exception], ...], elsewhere: Callable[[str], Exception]) -> T:
+def together(
+    act: Callable[[], T],
+    failures: tuple[type[Exception], ...],
+    elsewhere: Callable[[str], Exception] | None = None,
+) -> T:
     """Do the same on all processes; if one fails, all raise, and none waits for it.
 
     Args:
         act: what to do.
         failures: what it may raise.
-        elsewhere: makes what the others raise, from the text of the failure.
+        elsewhere: makes what the others raise, from the text of the failure; by default that of `failures` which it is.
     """
     failure: Exception | None = None
     result = None
@@ -82,11 +86,13 @@ def together(act: Callable[[], T], failures: tuple[type[Exception], ...], elsewh
         result = act()
     except failures as error:
         failure = error
-    reason = from_any_process("" if failure is None else str(failure) or type(failure).__name__)
+    kind = next((number for number, known in enumerate(failures) if isinstance(failure, known)), 0)
+    told = from_any_process("" if failure is None else f"{kind} {str(failure) or type(failure).__name__}")
     if failure is not None:
         raise failure
-    if reason:
-        raise elsewhere(reason)
+    if told:
+        number, _, reason = told.partition(" ")
+        raise (elsewhere or failures[int(number)])(reason)
     return cast(T, result)
 
 

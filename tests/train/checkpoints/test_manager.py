@@ -1,6 +1,9 @@
 """Checkpoints: what is saved comes back to the bit or not at all, whatever happens to the files."""
 
+import builtins
 import dataclasses
+import errno
+import io
 import os
 import random
 import resource
@@ -27,7 +30,8 @@ from tests.helpers.checkpoints import (
 )
 from train import config
 from train.checkpoints import files as stored
-from train.checkpoints.files import DamagedError, load_weights, steps
+from train.checkpoints.averages import scores
+from train.checkpoints.files import DamagedError, UnreadableError, load_weights, steps
 from train.checkpoints.manager import Checkpoints
 from train.cli.mistakes import check
 from train.machine.mesh import make_mesh
@@ -163,6 +167,79 @@ def test_it_never_starts_over_silently(pristine, tmp_path):
             restore(tmp_path, put(make_state(0)))
         assert "remove that folder to start the run from its beginning" in str(error.value)
         assert files_of(tmp_path) == before
+
+
+REASONS = {errno.EACCES: "Permission denied", errno.EIO: "Input/output error", errno.ESTALE: "Stale file handle"}
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """A function: files and folders whose path ends so cannot be opened any more, as the system would say it."""
+
+    def begin(ending, number):
+        def refusing(function):
+            def refused(path, *arguments, **options):
+                if isinstance(path, str | os.PathLike) and os.fspath(path).endswith(ending):
+                    raise OSError(number, os.strerror(number), os.fspath(path))
+                return function(path, *arguments, **options)
+
+            return refused
+
+        for module, name in ((io, "open"), (builtins, "open"), (os, "open"), (os, "listdir"), (os, "scandir")):
+            monkeypatch.setattr(module, name, refusing(getattr(module, name)))
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("ending", "number"),
+    [
+        ("checkpoints", errno.EACCES),
+        ("checkpoints/2", errno.EACCES),
+        ("checkpoints/2/params", errno.EACCES),
+        ("checkpoints/2/description.json", errno.EACCES),
+        ("checkpoints/2/description.json", errno.EIO),
+        ("checkpoints/2/params/manifest.ocdbt", errno.ESTALE),
+    ],
+)
+def test_what_cannot_be_read_is_no_damage(pristine, tmp_path, refuse, monkeypatch, ending, number):
+    """Neither is an older one taken for it, nor is anything moved."""
+    copy_run(pristine, tmp_path)
+    before = files_of(tmp_path)
+    refuse(ending, number)
+    message = f"{tmp_path}.*/{ending} cannot be read: {REASONS[number]}.*nothing was changed"
+    with pytest.raises(UnreadableError, match=message):
+        restore(tmp_path, put(make_state(0)))
+    with pytest.raises(UnreadableError, match=message):
+        load_weights(tmp_path)
+    if "description" in ending:
+        with pytest.raises(UnreadableError, match=message):
+            scores(tmp_path)
+    monkeypatch.undo()
+    assert files_of(tmp_path) == before
+
+
+def test_a_failure_of_the_disk_while_arrays_are_read_is_no_damage(pristine, monkeypatch):
+    """What tensorstore and Orbax make of it: an error because of one that has the system's number in its text."""
+
+    def fail(*_):
+        try:
+            raise ValueError("INTERNAL: Failed to read: \"/x\": Input/output error [os_error_code='5']")
+        except ValueError as error:
+            raise KeyError("no handler") from error
+
+    monkeypatch.setattr(stored.ocp, "load_checkpointables", fail)
+    with pytest.raises(UnreadableError, match=r"checkpoints/2 cannot be read: Input/output error\."):
+        restore(pristine, put(make_state(0)))
+
+
+def test_what_cannot_be_read_is_not_removed_as_superseded(pristine, tmp_path, refuse):
+    copy_run(pristine, tmp_path)
+    with Checkpoints(tmp_path, dataclasses.replace(KEEP, keep_last=1)) as checkpoints:
+        checkpoints.restore(put(make_state(0)), pytest.fail)
+        refuse("checkpoints/1/description.json", errno.EACCES)
+        checkpoints.save(put(make_state(3)), META)
+    assert steps(tmp_path) == [1, 3]
 
 
 def test_another_model_is_no_damage(pristine, tmp_path):
