@@ -71,8 +71,13 @@ def rows_to(output: Path | None, form: str, columns: Sequence[str]) -> Iterator[
             return
         writer = csv.DictWriter(file, columns, delimiter="\t" if form == "tsv" else ",", lineterminator="\n")
         writer.writeheader()
-        spell = one_line if output is None else encodable
+        spell = one_line if output is None else _cell
         yield lambda row: writer.writerow(_spelt(row, spell))
+
+
+def _cell(text: str) -> str:
+    """Text for a field of a table in a file. Python before 3.13 puts no quotes around a carriage return in it."""
+    return encodable(text).replace("\r", "\\r")
 
 
 def _spelt(row: Row, spell: Callable[[str], str]) -> Row:

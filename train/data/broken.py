@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nfjax.images import ImageError, Mode
+from port.text import one_line
 from train.data.decode import decode
 from train.data.sources.base import Source, brief
 
@@ -44,7 +45,7 @@ class BrokenImages:
         self._source, self._mode, self._limit, self._report = source, mode, limit, report
         self.keys: list[str] = []
         if report is not None and report.exists():
-            self.keys = [line.partition("\t")[0] for line in report.read_text("utf-8", "surrogateescape").splitlines()]
+            self.keys = [line.partition("\t")[0] for line in report.read_text("utf-8").split("\n")[:-1]]
 
     def add(self, index: int) -> None:
         """Take note of an image.
@@ -52,13 +53,13 @@ class BrokenImages:
         Raises:
             ImageError: these are too many now.
         """
-        key = self._source.key(index)
+        key = one_line(self._source.key(index))  # a line of the report is an image, whatever its name
         if key in self.keys:
             return
         self.keys.append(key)
         if self._report is not None:
-            with self._report.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(f"{key}\t{self._reason(index, key)}\n")
+            with self._report.open("a", encoding="utf-8") as file:
+                file.write(f"{key}\t{one_line(self._reason(index, key))}\n")
         if len(self.keys) > self._limit * len(self._source):
             where = f" All of them are in {self._report}." if self._report else ""
             raise ImageError(

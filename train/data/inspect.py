@@ -131,7 +131,7 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
         reads += [split.read(index, np.random.default_rng((seed, index, column))) for column in range(columns)]
         tiles = [whole, *(Image.fromarray(read["image"].squeeze()) for read in reads)]
         top = TITLE + row * (height + TITLE + MARGIN)
-        draw.text((2, top), f"{split.source.class_names[example['label']]}   {example['key']}", "black")
+        draw.text((2, top), one_line(f"{split.source.class_names[example['label']]}   {example['key']}"), "black")
         for column, tile in enumerate(tiles):
             tile.thumbnail((width, height))
             sheet.paste(tile, (column * (width + MARGIN), top + TITLE))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from port.atomic import replacing
+from port.text import one_line
 
 TOP = 5
 
@@ -53,6 +54,8 @@ class Predictions:
 class PredictionsFile:
     """A CSV file with a row an image, which only grows; `key` names an image by its place in the source.
 
+    A row is a line: what could end one in a name is spelt out.
+
     Rows are whole or, after a kill in the middle of one, ignored; numbers are read back to the bit.
     """
 
@@ -84,8 +87,10 @@ class PredictionsFile:
         for row in range(len(predictions)):
             pairs = zip(predictions.classes[row], predictions.probabilities[row], strict=True)
             best = [str(value) for pair in pairs for value in pair]
-            rows.append([self._key(start + row), str(predictions.label[row]), str(predictions.loss[row]), *best])
-        with self._path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows.append(
+                [one_line(self._key(start + row)), str(predictions.label[row]), str(predictions.loss[row]), *best]
+            )
+        with self._path.open("a", encoding="utf-8", newline="") as file:
             file.write(_csv(rows))
 
     def _rows(self) -> list[list[str]]:
@@ -97,7 +102,7 @@ class PredictionsFile:
         if header != self._header:
             return []
         for place, row in enumerate(rows):
-            if len(row) != len(header) or row[0] != self._key(place):
+            if len(row) != len(header) or row[0] != one_line(self._key(place)):
                 return rows[:place]
         return rows
 

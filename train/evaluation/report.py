@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nfjax.pictures import make_figure, save_figure
+from port.text import one_line
 from train.data import Source
 from train.data.decode import decode
 from train.evaluation.predictions import TOP, Predictions
@@ -29,7 +30,7 @@ def write(folder: Path, predictions: Predictions, names: Sequence[str], source: 
 def _classes(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
     """A row for each class that there are images of: how many, how many were recognised, and as what else."""
     labels, first = predictions.label, predictions.classes[:, 0]
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         counts = ("images", "top1_count", "top5_count", "top1", "top5")
         table.writerow(["class", "name", *counts, "most_confused_with", "times"])
@@ -37,9 +38,9 @@ def _classes(path: Path, predictions: Predictions, names: Sequence[str]) -> None
             rows = labels == label
             count, top1, top5 = (int(n.sum()) for n in (rows, predictions.hits(1)[rows], predictions.hits(TOP)[rows]))
             others, times = np.unique(first[rows & (first != label)], return_counts=True)
-            worst = [names[others[times.argmax()]], int(times.max())] if len(others) else ["", 0]
+            worst = [one_line(names[others[times.argmax()]]), int(times.max())] if len(others) else ["", 0]
             percent = [round(100 * hits / count, 4) for hits in (top1, top5)]
-            table.writerow([label, names[label], count, top1, top5, *percent, *worst])
+            table.writerow([label, one_line(names[label]), count, top1, top5, *percent, *worst])
 
 
 def confusions(predictions: Predictions) -> list[tuple[int, int, int]]:
@@ -113,10 +114,15 @@ def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source
         axes.imshow(image)
         label, found = int(predictions.label[index]), int(predictions.classes[index, 0])
         sure = float(predictions.probabilities[index, 0])
-        lines = [f"true: {_short(names[label])}", f"predicted: {_short(names[found])} {sure:.0%}", example["key"][-34:]]
+        lines = [
+            f"true: {_short(names[label])}",
+            f"predicted: {_short(names[found])} {sure:.0%}",
+            one_line(example["key"])[-34:],
+        ]
         axes.set_title("\n".join(lines), fontsize=7, parse_math=False)
     save_figure(figure, path)
 
 
 def _short(name: str) -> str:
+    name = one_line(name)
     return textwrap.shorten(name.partition(",")[0], 26, placeholder="…") or name[:26]

@@ -12,6 +12,7 @@ from PIL import Image
 
 import nfjax
 from nfjax.__main__ import main
+from nfjax.cli.output import rows_to
 from nfjax.transforms import EvalTransform
 
 
@@ -228,6 +229,24 @@ def test_names_of_strangers(output, hostile, tmp_path, capfd):
         assert {row["file"] for row in rows} == {f"{tmp_path}/caf\\xe9\n.png"}
     elif output == "out.json":
         assert {row["name"] for row in json.loads((tmp_path / output).read_text())} == {HOSTILE, "cat"}
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_a_carriage_return_in_a_name_ends_no_row(form, tmp_path):
+    with rows_to(tmp_path / "out", form, ["file", "name"]) as write:
+        write({"file": "a\r\nb\u2028c.png", "name": "cat"})
+    with (tmp_path / "out").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file, delimiter="," if form == "csv" else "\t")
+    assert row == {"file": "a\\r\nb\u2028c.png", "name": "cat"}
+
+
+def test_a_pipe_and_a_device_are_refused_by_name(saved, tmp_path, capsys):
+    """And not opened: that would wait, or read, for ever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    files = [str(tmp_path / "pipe.png"), "/dev/zero"]
+    assert main(["classify", *files, "--model", f"local-dir:{saved}/nfnet"]) == 1
+    said = capsys.readouterr().err
+    assert all(f"skipped {file}: {file} is no regular file" in said for file in files)
 
 
 def test_an_output_that_is_not_finite_is_skipped_and_the_rest_stands(saved, photos, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Training batches depend on seed and step alone; test batches have every image once; broken images are told of."""
 
 import hashlib
+import os
 import pickle
 from collections import Counter
 
@@ -16,7 +17,9 @@ from tests.helpers.photos import make_folder
 from train.config import Augment, Data
 from train.data import load_dataset, train_batches
 from train.data import test_batches as batches_in_order  # pytest would take the name for a test
+from train.data.broken import BrokenImages
 from train.data.pipeline import Repeats, Rows
+from train.data.sources.folder import Files
 
 STRONG = Augment(auto_augment="rand-m9-mstd0.5-inc1")
 
@@ -211,6 +214,22 @@ def test_too_many_broken_training_images_are_an_error(tmp_path):
         ImageError, match=r"3 of 20 training images cannot be read: .*broken\.txt.*data\.max_broken=0\.1"
     ):
         digest(batches, 3)
+
+
+def test_a_name_with_line_ends_is_one_line_of_the_report(tmp_path):
+    names = ("a\nb.png", "a\rb.png", "a\u2028b.png", "a\tb.png", os.fsdecode(b"caf\xe9.png"))
+    source = Files(tmp_path, names, np.zeros(len(names), np.int32), ("cat",))
+    for _ in range(2):  # one that is there already is no new one
+        broken = BrokenImages(source, "RGB", 1.0, tmp_path / "report.txt")
+        for index in range(len(names)):
+            broken.add(index)
+    lines = (tmp_path / "report.txt").read_text("utf-8").splitlines()
+    assert [line.partition("\t")[0] for line in lines] == [
+        "a\\nb.png", "a\\rb.png", "a\\u2028b.png", "a\\tb.png", "caf\\udce9.png",
+    ]  # fmt: skip
+    with pytest.raises(ImageError) as error:
+        BrokenImages(source, "RGB", 0.0, None).add(0)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_missing_file_counts_as_broken(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import time
 import unicodedata
 from collections import Counter
 
@@ -18,7 +19,16 @@ from train.config import Data
 from train.data import find_sources, load_dataset
 from train.data.broken import require_images
 from train.data.sources import slices
-from train.data.sources.base import Relabelled, Selection, Strings, labels_of, labels_of_column, select, stratify
+from train.data.sources.base import (
+    MOST_CLASSES,
+    Relabelled,
+    Selection,
+    Strings,
+    labels_of,
+    labels_of_column,
+    select,
+    stratify,
+)
 from train.data.sources.folder import open_folder
 from train.data.sources.hfds import open_hfds
 from train.data.sources.manifest import open_manifest
@@ -204,6 +214,32 @@ def test_what_is_passed_over(tmp_path):
     assert empty == "class folders without images: data/fox"
 
 
+def test_a_link_to_itself_among_the_classes(tmp_path):
+    write(tmp_path / "cat" / "0.png", tmp_path / "dog" / "0.png")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "there").symlink_to(tmp_path / "back")
+    (tmp_path / "back").symlink_to(tmp_path / "there")
+    splits = open_folder(tmp_path)
+    assert splits["train"].class_names == ("cat", "dog")
+    assert splits.notes == ("passed over: 3 broken links",)
+
+
+def test_pipes_and_devices_are_no_images(tmp_path):
+    """They are refused by name, and never waited for."""
+    write(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "t.csv").write_text("path,label\na.png,a\npipe.png,b\n/dev/zero,b\n")
+    source = open_manifest(tmp_path / "t.csv")["train"]
+    for place, name in ((1, tmp_path / "pipe.png"), (2, "/dev/zero")):
+        with pytest.raises(OSError, match=f"{name} is no regular file"):
+            source[place]
+    with pytest.raises(ImageError, match=r"2 of 3 test images cannot be read: pipe\.png \(.* is no regular file"):
+        require_images(source)
+    (tmp_path / "t.csv").write_text("path,label\npipe.png,b\n")
+    with pytest.raises(OSError, match=r"t\.csv: the first image, .*pipe\.png, is no regular file"):
+        open_manifest(tmp_path / "t.csv")
+
+
 def test_a_split_that_is_not_used(tmp_path):
     for split, name in ((s, n) for s in ("train", "val", "test") for n in ("cat", "dog")):
         write(tmp_path / split / name / "0.png")
@@ -387,12 +423,20 @@ def test_labels_that_are_classes(values, names, found):
         ("-1", r"row 1: found the label -1"),
         (0.5, r"row 1: found the label 0\.5"),
         (2**31, r"row 1: found the label 2147483648"),
-        (300_000_000, r"row 1: found the label 300000000"),
+        (300_000_000, r"row 1: found the label 300000000, .* 0 to 1048575\. .* are names: write them with a letter"),
+        (10**400, r"row 1: found the label 10{39}, expected a name, or a whole number"),
     ],
 )
 def test_labels_that_are_no_classes(value, message):
     with pytest.raises(ValueError, match=message):
         labels_of_column([0, value], lambda row: f"row {row}")
+
+
+def test_many_numbers_are_quickly_read():
+    """Each was looked for among all that there may be: for a million images minutes."""
+    began = time.process_time()
+    labels_of_column([MOST_CLASSES - 1] * 2000, str)
+    assert time.process_time() - began < 10
 
 
 def test_a_negative_number_is_no_name():

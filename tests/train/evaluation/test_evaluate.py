@@ -184,6 +184,15 @@ def test_predictions_of_other_images_are_not_gone_on_with(tmp_path):
     assert len(stored.PredictionsFile(tmp_path / PREDICTIONS, "ab".__getitem__, 1).restore(2, 1)) == 0
 
 
+def test_a_name_with_line_ends_is_one_row(tmp_path):
+    file = stored.PredictionsFile(tmp_path / PREDICTIONS, ["a\rb", "c\nd", "e\u2028f"].__getitem__, 1)
+    part = stored.Predictions(np.zeros(3, "i4"), np.zeros(3, "f4"), np.zeros((3, 1), "i4"), np.ones((3, 1), "f4"))
+    file.restore(3, 1)
+    file.append(part, 0)
+    assert len((tmp_path / PREDICTIONS).read_text().splitlines()) == 4
+    assert len(file.restore(3, 1)) == 3
+
+
 def test_models_in_the_table_are_passed_over(evaluated, model, photos, tmp_path, capsys, monkeypatch):
     shutil.copytree(evaluated, tmp_path / "out")
     monkeypatch.setattr("train.evaluation.run.predict", None)  # it would be an error to call it

@@ -2,7 +2,6 @@
 
 import abc
 import hashlib
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from port.text import one_line
 from train.data.sources import slices
 
 MISSING = (None, "", "nan", "NaN", "<NA>")  # as tables have them
@@ -251,12 +251,16 @@ def labels_of_column(values: Iterable[Any], where: Callable[[int], str]) -> tupl
         ValueError: names the first row whose value is no class, and what it is.
     """
     found = [_class_of(value, row, where) for row, value in enumerate(values)]
-    numbers = [float(value) if re.fullmatch(r"[+-]?\d+(\.\d+)?", str(value)) else None for value in found]
+    numbers = [float(str(value)) if re.fullmatch(r"[+-]?\d+(\.\d+)?", str(value)) else None for value in found]
     named = any(number is None for number in numbers)
     for row, number in enumerate(numbers):
-        if number is not None and not (number >= 0 if named else number in range(MOST_CLASSES)):
-            expected = "the name of a class" if named else f"a name, or a whole number from 0 to {MOST_CLASSES - 1}"
-            raise ValueError(f"{where(row)}: found the label {found[row]}, expected {expected}.")
+        if number is None or (number >= 0 and (named or (number < MOST_CLASSES and number.is_integer()))):
+            continue
+        expected = "the name of a class" if named else f"a name, or a whole number from 0 to {MOST_CLASSES - 1}"
+        # A class more for each number up to the largest: an identifier would be a model of a billion outputs.
+        remedy = " Numbers that only tell classes apart are names: write them with a letter before, as in c300000000."
+        remedy = remedy if number >= MOST_CLASSES else ""
+        raise ValueError(f"{where(row)}: found the label {found[row]!s:.40}, expected {expected}.{remedy}")
     if named:
         return labels_of(map(str, found))
     labels = np.array(numbers, np.int32)
@@ -271,8 +275,10 @@ def _class_of(value: Any, row: int, where: Callable[[int], str]) -> str | int:
         raise ValueError(f"{where(row)}: found no label ({value!r}); give it one, or leave the row out.")
     if isinstance(value, str | bool):  # true and false are names
         return str(value)
-    if isinstance(value, int | float):
-        return int(value) if math.isfinite(value) and value == int(value) else str(value)
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else str(value)
     several = " Several labels an image are not supported yet." if isinstance(value, list | tuple) else ""
     raise ValueError(f"{where(row)}: found {value!r:.60}, expected the name or the number of one class.{several}")
 
@@ -289,8 +295,8 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
 
 
 def brief(names: Sequence[str], count: int = 5) -> str:
-    """The first few of many names, for a message."""
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    """The first few of many names, for a message of one line."""
+    return ", ".join(map(one_line, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def _chance(key: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nfjax.images import identify, image_suffixes, passed_over, walk
+from port.paths import open_regular
 from train.data.sources.base import Example, Source, Splits, Strings, brief, digest, labels_of, nfc
 from train.data.sources.slices import usual
 
@@ -39,7 +40,7 @@ class Files(Source):
 
     def __getitem__(self, index: int) -> Example:
         key = self._paths[index]
-        with open(os.path.join(self.root, key), "rb") as file:
+        with open_regular(os.path.join(self.root, key)) as file:
             return {"image": file.read(), "label": int(self._labels[index]), "index": index, "key": key}
 
     def look(self, index: int) -> None:
@@ -163,4 +164,4 @@ def _class(path: str) -> str:
 
 def _folders(root: Path) -> list[str]:
     with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if os.path.isdir(entry) and not entry.name.startswith("."))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from port.paths import open_regular
 from train.data.sources.base import Example, Selection, Source, Splits, digest, labels_of_column
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
@@ -26,7 +27,10 @@ class HubSplit(Source):
 
     def __getitem__(self, index: int) -> Example:
         image = self._rows[index][self._input_key]
-        data = image["bytes"] or Path(image["path"]).read_bytes()
+        data = image["bytes"]
+        if not data:
+            with open_regular(image["path"]) as file:
+                data = file.read()
         return {"image": data, "label": int(self._labels[index]), "index": index, "key": self.key(index)}
 
     def key(self, index: int) -> str:

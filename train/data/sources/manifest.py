@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from port.text import read_text
+from port.text import one_line, read_text
 from train.data.sources.base import Splits, brief, labels_of_column
 from train.data.sources.folder import Files
 
@@ -29,6 +29,7 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
 
     Raises:
         FileNotFoundError: there is no such file, or the first image is not where it should be.
+        OSError: the first image is no regular file.
         ValueError: another ending, a missing column, or a row without path or label.
     """
     if not file.is_file():
@@ -41,7 +42,10 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
     name, values = _column(table, file, "data.target_key", target_key, LABEL_COLUMNS)
     labels, known = labels_of_column(values, lambda row: f"{file}, row {row + 1} of {name}")
     if not (first := file.parent / paths[0]).is_file():
-        raise FileNotFoundError(f"{file}: the first image, {first}, is not there; paths are relative to the table.")
+        what = one_line(f"{file}: the first image, {first}, is")
+        if first.exists():
+            raise OSError(f"{what} no regular file; expected image files.")
+        raise FileNotFoundError(f"{what} not there; paths are relative to the table.")
     splits = _column(table, file, "split", "split", ())[1] if "split" in table else ["train"] * len(paths)
     found = Splits({})
     for name in dict.fromkeys(splits):
