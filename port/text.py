@@ -1,13 +1,16 @@
 """Text of other people: their files, and their names on a terminal."""
 
 import codecs
+import json
 from pathlib import Path
+from typing import TypeVar
 
 # Longest first: the mark of UTF-16 is the beginning of that of UTF-32.
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF8: "utf-8-sig"}
 _MARKS |= {codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
+T = TypeVar("T")
 # Joiners inside words of some scripts, and inside emoji; everything else that shows nothing may change what is shown.
 _JOINERS = {"\u200c", "\u200d"}
 
@@ -27,6 +30,26 @@ def one_line(text: object) -> str:
 def encodable(text: str) -> str:
     """Text that UTF-8 can hold: bytes of a file's name that were none are spelt out."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def read_json(path: Path, kind: type[T], remedy: str) -> T:
+    """What a JSON file of ours holds.
+
+    Args:
+        kind: `dict` or `list`, which it must be.
+        remedy: what to do where it is damaged, a sentence.
+
+    Raises:
+        ValueError: it is not UTF-8, not JSON, nested without end, or of another kind; names the file.
+    """
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}). {remedy}") from error
+    if not isinstance(found, kind):
+        expected = "an object" if kind is dict else "a list"
+        raise ValueError(f"{path} is damaged (found {one_line(repr(found))[:40]}, expected {expected}). {remedy}")
+    return found
 
 
 def read_text(path: Path) -> str:

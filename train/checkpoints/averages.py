@@ -16,6 +16,7 @@ import numpy as np
 import nfjax
 import port
 from train.checkpoints.files import DamagedError, best_first, load_weights, read_description, require_steps, steps
+from train.cli.configs import load_config
 
 
 def run(folder: Path, out: Path, **which: Any) -> int:
@@ -107,7 +108,7 @@ def _metric(run: Path) -> str:
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, so it is not known what is best; use --last or --steps.")
-    return str(json.loads(path.read_text())["checkpoint"]["metric"])
+    return load_config(str(path)).checkpoint.metric
 
 
 def _list(numbers: Sequence[int]) -> str:

@@ -1,7 +1,6 @@
 """The config that `--config` names: a recipe of ours, a Python file, or another run."""
 
 import importlib.util
-import json
 import re
 import sys
 import traceback
@@ -11,6 +10,7 @@ from typing import Any
 
 from port.messages import did_you_mean
 from port.paths import user_path
+from port.text import read_json
 from train import configs
 from train.cli import mistakes
 from train.cli.options import UsageError
@@ -108,10 +108,8 @@ def _told(error: BaseException) -> str:
 def _of_run(path: Path) -> Config:
     """The config that a run wrote; what it did not know yet has its default."""
     try:
-        config = filled(Config, json.loads(path.read_text()))
-        if isinstance(config, Config):
-            return config
-        raise ValueError(f"found {config!r:.80}, expected an object.")
+        config: Config = filled(Config, read_json(path, dict, "Bring it back, or name another --config."))
+        return config
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is not the config of a run: {error}") from None
 

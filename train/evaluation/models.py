@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from port.files import weights_file
 from port.paths import user_path
 from train.checkpoints.averages import architecture, run_weights
 from train.checkpoints.files import steps
-from train.cli.configs import filled
+from train.cli.configs import load_config
 from train.config import Data
 from train.data.sources.base import digest
 
@@ -64,8 +63,7 @@ def run_data(run: Path) -> Data:
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, so it is not known what {run} was tested on; give --data.")
-    data: Data = filled(Data, json.loads(path.read_text())["data"])
-    return data
+    return load_config(str(path)).data
 
 
 @contextlib.contextmanager

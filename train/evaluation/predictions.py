@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,13 +55,15 @@ class Predictions:
 class PredictionsFile:
     """A CSV file with a row an image, which only grows; `key` names an image by its place in the source.
 
-    A row is a line: what could end one in a name is spelt out.
+    A row is a line: what could end one in a name is spelt out. A file beside it, predictions.seal, grows with it: a
+    line for each time, the bytes of the table up to there and their SHA-256. What it does not seal is not read.
 
     Rows are whole or, after a kill in the middle of one, ignored; numbers are read back to the bit.
     """
 
     def __init__(self, path: Path, key: Callable[[int], str], k: int):
         self._path, self._key, self._k = path, key, k
+        self._seal, self._hash, self._size = path.with_suffix(".seal"), hashlib.sha256(), 0
         numbered = [f"{name}_{place}" for place in range(1, k + 1) for name in ("class", "probability")]
         self._header = ["key", "label", "loss", *numbered]
 
@@ -69,12 +72,20 @@ class PredictionsFile:
 
         The number of images is the total or a multiple of the batch size: then the batches that follow are those of an
         evaluation that was not interrupted.
+
+        Raises:
+            ValueError: the file is not what was written.
         """
         rows = self._rows()[:total]
         if len(rows) < total:
             rows = rows[: len(rows) // batch_size * batch_size]
+        content, before = _csv([self._header, *rows]), self._seals() if rows else []
         with replacing(self._path) as partial:
-            partial.write_text(_csv([self._header, *rows]), encoding="utf-8", errors="surrogateescape", newline="")
+            partial.write_bytes(content)
+        self._hash, self._size = hashlib.sha256(content), len(content)
+        kept = [seal for seal in before if seal[0] < self._size] + [(self._size, self._hash.hexdigest())]
+        with replacing(self._seal) as partial:
+            partial.write_text("".join(f"{size} {digest}\n" for size, digest in kept))
         if not rows:
             return Predictions.none(self._k)
         numbers = np.array([row[1:] for row in rows])
@@ -90,15 +101,19 @@ class PredictionsFile:
             rows.append(
                 [one_line(self._key(start + row)), str(predictions.label[row]), str(predictions.loss[row]), *best]
             )
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv(rows))
+        content = _csv(rows)
+        with self._path.open("ab") as table:
+            table.write(content)
+        self._hash.update(content)
+        self._size += len(content)
+        with self._seal.open("a") as file:  # after the rows: a kill in between leaves rows that are not sealed
+            file.write(f"{self._size} {self._hash.hexdigest()}\n")
 
     def _rows(self) -> list[list[str]]:
         """The rows of the file, as far as they are whole and those of the source."""
         if not self._path.is_file():
             return []
-        text = self._path.read_bytes().decode("utf-8", "surrogateescape")
-        header, *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        header, *rows = [*csv.reader(io.StringIO(self._sealed().decode(), newline=""))] or [[]]
         if header != self._header:
             return []
         for place, row in enumerate(rows):
@@ -106,8 +121,38 @@ class PredictionsFile:
                 return rows[:place]
         return rows
 
+    def _sealed(self) -> bytes:
+        """The beginning of the file, as far as it was sealed, and is there.
 
-def _csv(rows: list[list[str]]) -> str:
+        Raises:
+            ValueError: it is not what was written.
+        """
+        content, found, end = self._path.read_bytes(), hashlib.sha256(), 0
+        seals = self._seals()
+        altered = not seals and content.count(b"\n") > 1
+        for size, digest in seals:
+            if size > len(content):
+                break
+            found.update(content[end:size])
+            altered |= found.hexdigest() != digest
+            end = size
+        if altered:
+            raise ValueError(
+                f"{self._path} is not what was written, by {self._seal.name} beside it. Bring both back, or remove "
+                f"{self._path.parent}: then these images are evaluated anew."
+            )
+        return content[:end]
+
+    def _seals(self) -> list[tuple[int, str]]:
+        """Of the file up to so many bytes the hash, ascending; a line that a kill has cut short is left out."""
+        if not self._seal.is_file():
+            return []
+        lines = self._seal.read_text("utf-8", "replace").split("\n")[:-1]
+        pairs = [line.split(" ") for line in lines]
+        return sorted((int(pair[0]), pair[1]) for pair in pairs if len(pair) == 2 and pair[0].isdecimal())
+
+
+def _csv(rows: list[list[str]]) -> bytes:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+    return buffer.getvalue().encode()

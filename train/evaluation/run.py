@@ -148,7 +148,7 @@ def _predictions(
     mesh, first = make_mesh(config.Mesh()), jax.process_index() == 0
     batch_size = math.ceil(task.data.batch_size / mesh.size) * mesh.size
     total, k = len(task.source), min(TOP, model.num_classes)
-    before = file.restore(total, batch_size) if first else Predictions.none(k)
+    before = _together(lambda: file.restore(total, batch_size) if first else Predictions.none(k))
     start = from_first_process([len(before)])[0]
     if start:
         _say(f"{name}: going on after {start} of {total} images")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from port.atomic import replacing
+from port.text import one_line
 
 TIMM = ("model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct", "interpolation")
 COUNTS = ("loss", "count", "top1_count", "top5_count", "real_top1", "real_top5", "real_count")
@@ -18,25 +19,29 @@ class Table:
         path: of the file, which need not be there.
 
     Raises:
-        ValueError: there is such a file with other columns.
+        ValueError: there is such a file with other columns, or one that is damaged.
     """
 
     def __init__(self, path: Path):
         self._path = path
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                header = next(csv.reader(file), [])
-            if tuple(header) != COLUMNS:
-                raise ValueError(
-                    f"{path} has the columns {', '.join(header)}; expected {', '.join(COLUMNS)}. Choose another --out."
-                )
+        self.rows()
 
     def rows(self) -> list[dict[str, str]]:
         """All rows, in the order in which they came."""
         if not self._path.is_file():
             return []
-        with self._path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self._path.open(newline="", encoding="utf-8") as file:
+                table = csv.DictReader(file, strict=True)
+                header, rows = table.fieldnames or [], list(table)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{self._path} is damaged ({error}). Bring it back, or choose another --output.") from None
+        if tuple(header) != COLUMNS:
+            found = one_line(", ".join(header))[:200]
+            raise ValueError(
+                f"{self._path} has the columns {found}; expected {', '.join(COLUMNS)}. Choose another --output."
+            )
+        return rows
 
     def find(self, fingerprint: str) -> dict[str, str] | None:
         """The row of an evaluation."""

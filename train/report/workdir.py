@@ -20,12 +20,14 @@ from typing import Any
 import jax
 
 from port.atomic import replacing
+from port.text import read_json
 from train.machine.processes import by_first_process
 
 # Fields that may change when a run goes on: where it is computed and what is kept of it, not what it computes.
 FREE_FIELDS = (
     r"mesh\..*|log\..*|checkpoint\.(every_epochs|keep_last|keep_best)|data\.(cache|workers|stall_seconds|max_broken)"
 )
+REMEDY = "Bring it back, or remove it if you know what it held; or choose another --workdir."
 PACKAGES = ("nfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -87,7 +89,7 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
 def _claim(workdir: Path, config: dict[str, Any]) -> None:
     path = workdir / "config.json"
     if path.exists():
-        before = _flat(_read(path))
+        before = _flat(read_json(path, dict, REMEDY))
         now = _flat(json.loads(json.dumps(config)))  # as it would be read back: lists for tuples
         # Whose learning rate knows of no end can be prolonged.
         free = FREE_FIELDS + ("|epochs" if now.get("schedule.name") == "constant" else "")
@@ -138,7 +140,7 @@ def record_environment(workdir: Path) -> None:
 
 def _record_environment(workdir: Path) -> None:
     path = workdir / "environment.json"
-    starts = _read(path) if path.exists() else []
+    starts = read_json(path, list, REMEDY) if path.exists() else []
     _write(path, [*starts, environment()])
 
 
@@ -173,16 +175,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Bring it back, or remove it if you know what it held; or choose another "
-            "--workdir."
-        ) from error
 
 
 def _write(path: Path, content: Any) -> None:

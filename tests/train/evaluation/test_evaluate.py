@@ -20,6 +20,7 @@ from nfjax.labels import class_names, synsets
 from tests.helpers.photos import make_folder
 from train.evaluate import main
 from train.evaluation import predictions as stored
+from train.evaluation.table import Table
 from train.machine.mesh import AXES
 
 ROOT = Path(__file__).parents[3]
@@ -191,6 +192,59 @@ def test_a_name_with_line_ends_is_one_row(tmp_path):
     file.append(part, 0)
     assert len((tmp_path / PREDICTIONS).read_text().splitlines()) == 4
     assert len(file.restore(3, 1)) == 3
+
+
+PART = stored.Predictions(
+    np.arange(3, dtype="i4"), np.full(3, 0.25, "f4"), np.full((3, 1), 2, "i4"), np.full((3, 1), 0.5, "f4")
+)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.replace(b"0.25", b"0.15"),
+        lambda content: content.replace(b"b,1", b"b,2"),
+        lambda content: content.replace(b",class_1", b""),
+        lambda content: bytes(range(256)) * 10,
+        lambda content: b"\0" * len(content),
+    ],
+)
+def test_altered_predictions_are_refused(damage, tmp_path):
+    file = stored.PredictionsFile(tmp_path / PREDICTIONS, "abcdef".__getitem__, 1)
+    file.restore(6, 3)
+    file.append(PART, 0)
+    content = (tmp_path / PREDICTIONS).read_bytes()
+    (tmp_path / PREDICTIONS).write_bytes(damage(content))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"^{tmp_path}/{PREDICTIONS} is not what was written.*evaluated anew\.$"):
+            stored.PredictionsFile(tmp_path / PREDICTIONS, "abcdef".__getitem__, 1).restore(6, 3)
+    (tmp_path / PREDICTIONS).write_bytes(content)
+    assert len(file.restore(6, 3)) == 3
+    (tmp_path / "predictions.seal").unlink()
+    with pytest.raises(ValueError, match="is not what was written"):
+        file.restore(6, 3)
+
+
+def test_predictions_that_were_cut_short_are_gone_on_with(tmp_path):
+    """Wherever a machine stopped writing, and without a difference to one that did not stop."""
+    for cut in (0, 10, 40, 50):
+        file = stored.PredictionsFile(tmp_path / PREDICTIONS, "abcdef".__getitem__, 1)
+        file.restore(6, 3)
+        file.append(PART, 0)
+        whole = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+        (tmp_path / PREDICTIONS).write_bytes((tmp_path / PREDICTIONS).read_bytes()[:cut])
+        assert len(file.restore(6, 3)) == 0
+        file.append(PART, 0)
+        assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == whole
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
+@pytest.mark.parametrize("content", [b"\xff\0\xfe", b'model,top1\n"a', b"model\n"])
+def test_damaged_results_are_told_by_name(content, tmp_path):
+    (tmp_path / RESULTS).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/{RESULTS} .*choose another --output\.$|Choose another"):
+        Table(tmp_path / RESULTS)
 
 
 def test_models_in_the_table_are_passed_over(evaluated, model, photos, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,10 @@ from collections import namedtuple
 import jax
 import pytest
 
+from train.checkpoints import averages
+from train.cli.configs import load_config
 from train.config import Checkpoint, Config, Log, Mesh, Model, Optim
+from train.evaluation.models import run_data
 from train.report import workdir
 from train.report.workdir import FREE_FIELDS, claim, locked, record_environment, require_space
 
@@ -95,6 +98,36 @@ def test_a_config_that_is_damaged_is_told(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(ValueError, match=r"config\.json is damaged .*Bring it back"):
         claim(tmp_path, config())
+
+
+DAMAGED = [b"[]", b"5", b"null", b"\xff\xfe{", b"", b"[" * 100_000, b'{"a":' * 100_000]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content[:8]))
+def test_a_config_that_is_none(tmp_path, content):
+    """Whoever reads it: to go on with the run, to begin another one, to evaluate or average its checkpoints."""
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    for read in (
+        lambda: claim(tmp_path, config()),
+        lambda: load_config(str(tmp_path)),
+        lambda: run_data(tmp_path),
+        lambda: averages._metric(tmp_path),
+    ):
+        with pytest.raises(ValueError, match=rf"{path}.* is damaged \(.*\)\. Bring it back") as error:
+            read()
+        assert len(str(error.value).splitlines()) == 1
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"{}", b'{"data": 5, "checkpoint": []}', b'{"data": {"name": 3}}'])
+def test_a_config_of_something_else(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    if content == b"{}":  # all fields have defaults
+        assert run_data(tmp_path) == Config().data
+        return
+    with pytest.raises(ValueError, match=r"config\.json has values that do not fit their fields"):
+        run_data(tmp_path)
 
 
 HOLD = """
