@@ -5,9 +5,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.fuzz import configs, exports, pictures, weights
+from tests.fuzz import checkpoints, configs, exports, pictures, weights
 
-KINDS = {"configs": configs, "exports": exports, "weights": weights, "pictures": pictures}
+KINDS = {module.__name__.split(".")[-1]: module for module in (configs, exports, weights, pictures, checkpoints)}
 PATIENCE = 10  # seconds that one input may take
 
 
