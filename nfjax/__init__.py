@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from nfjax.loading import load
     from nfjax.models.base import ImageModel
     from nfjax.models.data_config import DataConfig
-    from nfjax.models.registry import UnknownModelError, data_config, list_models
+    from nfjax.models.known import UnknownModelError
+    from nfjax.models.registry import data_config, list_models
     from nfjax.saving import save, state_dict
     from nfjax.serving import load_exported
     from nfjax.transforms import EvalTransform, create_transform
@@ -36,7 +37,8 @@ else:
             "nfjax.loading": ("load",),
             "nfjax.models.base": ("ImageModel",),
             "nfjax.models.data_config": ("DataConfig",),
-            "nfjax.models.registry": ("UnknownModelError", "data_config", "list_models"),
+            "nfjax.models.known": ("UnknownModelError",),
+            "nfjax.models.registry": ("data_config", "list_models"),
             "nfjax.saving": ("save", "state_dict"),
             "nfjax.serving": ("load_exported",),
             "nfjax.transforms": ("EvalTransform", "create_transform"),

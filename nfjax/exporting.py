@@ -20,6 +20,7 @@ import numpy as np
 from jax import export as jax_export
 
 import nfjax
+from nfjax.early import require_export
 from nfjax.fast.backend import traced_for
 from nfjax.infer import fold
 from nfjax.models.base import ImageModel, Size, sides
@@ -35,7 +36,6 @@ Format = Literal["zip", "stablehlo-text"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 KNOWN_PLATFORMS = (*PLATFORMS, "rocm")
-SUFFIX = {"zip": ".zip", "stablehlo-text": ".mlir"}
 MAX_INSIDE = 2**31 - 2**24  # bytes: a flatbuffer ends at 2 GiB, and the program itself needs some
 
 
@@ -73,8 +73,7 @@ def export(
         ImportError: flatbuffers is not installed.
     """
     path = user_path(path)
-    if path.suffix != SUFFIX[format]:
-        raise ValueError(f"{path}: expected a file name ending in {SUFFIX[format]} for the format {format}.")
+    require_export(path, format)
     if importlib.util.find_spec("flatbuffers") is None:
         raise ImportError("exporting needs flatbuffers, which is not installed: pip install 'nfjax[export]'.")
     if model.dtype == jnp.float64:

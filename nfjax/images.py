@@ -6,11 +6,12 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from port.paths import no_file
 
 Mode = Literal["RGB", "L"]
 ImageFile = str | os.PathLike[str] | IO[bytes]
@@ -131,7 +132,7 @@ def _opened(file: ImageFile) -> Iterator[Image.Image]:
                 raise ImageError(f"{image.width}x{image.height} pixels; expected at most {MAX_PIXELS:,} in all.")
             yield image
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {name} (working directory: {Path.cwd()}).") from None
+        raise no_file(name) from None
     except PermissionError:
         raise
     except UnidentifiedImageError:

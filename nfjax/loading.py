@@ -299,7 +299,7 @@ def _place(weights: Weights, source: ResolvedModel, name: Name) -> str | Path | 
         )
         hint = f" Published relatives: {', '.join(others[:4])}." if others else ""
         raise ValueError(
-            f"no weights were published for {name}; {messages.option('weights', 'None')} is a fresh model, and "
+            f"no weights were published for {name}; {messages.option('weights', None)} is a fresh model, and "
             f"{messages.option('weights', 'FILE')} takes those of a file.{hint}"
         )
     return source.location

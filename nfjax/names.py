@@ -10,9 +10,10 @@ from typing import Any
 from nfjax import schema
 from nfjax.models import registry
 from nfjax.models.data_config import DataConfig
+from nfjax.models.known import UnknownModelError
 from nfjax.models.options import shown
 from port.files import CHECKSUM, read_config
-from port.paths import user_path
+from port.paths import no_folder, user_path
 
 logger = logging.getLogger("nfjax")
 
@@ -56,7 +57,7 @@ def resolve(name: Name) -> ResolvedModel:
         config, pinned = hub.fetch_config(rest)
         return from_config(config, pinned, name)
     if colon and len(scheme) > 1:
-        raise registry.UnknownModelError(f"unknown source {scheme!r} in {name!r}; expected hf-hub: or local-dir:.")
+        raise UnknownModelError(f"unknown source {scheme!r} in {name!r}; expected hf-hub: or local-dir:.")
     entry, data = registry.find(name)
     if Path(name, "config.json").is_file():
         logger.warning(f"{name} is a model that nfjax knows; write './{name}' for the folder of that name.")
@@ -86,7 +87,7 @@ def model_folder(folder: Path) -> Path:
     if (folder / "checkpoints").is_dir():
         raise FileNotFoundError(f"{folder} is a run without a final model; expected {folder / 'final'}, its last step.")
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder} (working directory: {Path.cwd()}).")
+        raise no_folder(folder)
     if folder.parent.name == "checkpoints":
         run = folder.parent.parent
         raise FileNotFoundError(
@@ -107,7 +108,7 @@ def from_config(config: Mapping[str, Any], location: str | Path, name: str) -> R
     """
     architecture = config["architecture"]
     if architecture not in registry.MODELS:
-        raise registry.UnknownModelError(
+        raise UnknownModelError(
             f"{name} holds a {shown(architecture)}, which nfjax does not have; nfjax.list_models() shows what it has."
         )
     entry = registry.MODELS[architecture]

@@ -3,13 +3,12 @@
 Both are small tables in `nfjax/data/`, which say where they come from.
 """
 
-import csv
 import dataclasses
 import functools
-from importlib import resources
 
 from nfjax.models.base import Size
 from nfjax.models.data_config import DataConfig
+from nfjax.models.known import table
 from nfjax.models.registry import find
 
 
@@ -65,7 +64,7 @@ def sizes(data: DataConfig) -> list[Size]:
 @functools.cache
 def _results() -> dict[str, tuple[Published, ...]]:
     found: dict[str, list[Published]] = {}
-    for row in _table("results.csv"):
+    for row in table("results.csv"):
         model, img_size, crop_pct, interpolation, *percents = row
         result = Published(int(img_size), float(crop_pct), interpolation, *map(float, percents))
         found.setdefault(model, []).append(result)
@@ -75,13 +74,7 @@ def _results() -> dict[str, tuple[Published, ...]]:
 @functools.cache
 def _counts() -> dict[tuple[str, int, Size], Counts]:
     found = {}
-    for architecture, num_classes, side, *numbers in _table("counts.csv"):
+    for architecture, num_classes, side, *numbers in table("counts.csv"):
         size = int(side), int(side)
         found[architecture, int(num_classes), size] = Counts(size, *map(int, numbers))
     return found
-
-
-def _table(file: str) -> list[list[str]]:
-    """The rows of a packaged table, without comments and header."""
-    text = (resources.files("nfjax") / "data" / file).read_text()
-    return list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))[1:]

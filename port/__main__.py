@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from port.atomic import replaced
 from port.commands import Command, Parser, dispatch, pixels, weights
-from port.paths import user_path
+from port.paths import no_weights, user_path
+from port.text import counted, plural
 
 if TYPE_CHECKING:
     from port.files import State
@@ -67,6 +69,7 @@ def _source_and_dest(parser: Parser) -> None:
     add("source", metavar="SOURCE", help="weights file or folder, or hf-hub:organisation/name[@revision]")
     add("dest", type=user_path, metavar="DEST", help="file to write, or with --model a folder")
     add("--model", metavar="NAME", help="require that the weights are exactly those of this model")
+    parser.checks.append(_require_source_and_dest)
 
 
 def verify_options(parser: Parser) -> None:
@@ -83,16 +86,12 @@ def verify_options(parser: Parser) -> None:
     parser.hidden("--size", instead_of="--img-size")
     add("--depth", type=int, help="cut transformers to this many blocks, in both libraries")
     add("--seed", type=int, default=0, help="of the random weights and images")
+    parser.checks.append(_require_names)
 
 
 def convert(args: argparse.Namespace) -> int:
     """Write weights as Flax parameters or with timm's names."""
     if args.dest.suffix != ".safetensors":  # a folder
-        expected = f"{args.dest}: expected a file name ending in .safetensors"
-        if args.to == "flax":
-            raise ValueError(f"{expected} (a folder is what --to timm makes).")
-        if args.model is None:
-            raise ValueError(f"{expected}, or --model NAME to make a folder of that model.")
         return export(args)
     from port import to_flax, write_safetensors
     from port.files import FLAX_METADATA
@@ -101,11 +100,12 @@ def convert(args: argparse.Namespace) -> int:
     flax = to_flax(state)  # names and layouts that have no rule are refused here, not by the next reader
     if args.model:
         _model(args.model, state)
+    again = replaced(args.dest)
     if args.to == "timm":
         write_safetensors(state, args.dest, format="pt")
     else:
         write_safetensors(flax, args.dest, **FLAX_METADATA)
-    return _report(state, args.dest)
+    return _report(state, args.dest, again)
 
 
 def export(args: argparse.Namespace) -> int:
@@ -114,9 +114,9 @@ def export(args: argparse.Namespace) -> int:
         return convert(argparse.Namespace(**vars(args) | {"to": "timm"}))
     import nfjax
 
-    state = _read(args.source)
+    state, again = _read(args.source), replaced(args.dest / "model.safetensors")
     nfjax.save(_model(args.model, state), args.dest)
-    return _report(state, args.dest)
+    return _report(state, args.dest, again)
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -129,8 +129,6 @@ def verify(args: argparse.Namespace) -> int:
 
     patterns = ["*"] if args.all else [*args.names, *args.model]
     names = [name for pattern in patterns for name in nfjax.list_models(pattern) or [pattern]]
-    if not names:
-        raise ValueError("name the models to verify, or give --all.")
     options = {} if args.depth is None else {"depth": args.depth}
     sizes = None if args.img_size is None else [(size[0], size[-1]) for size in args.img_size]
     cache.enable()
@@ -146,11 +144,43 @@ def verify(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _require_names(args: argparse.Namespace) -> None:
+    from nfjax.models.known import require_model
+
+    names = [*args.names, *args.model]
+    if not names and not args.all:
+        raise ValueError("name the models to verify, or give --all.")
+    for name in names:
+        if not set("*?[") & set(name):
+            require_model(name)
+
+
+def _require_source_and_dest(args: argparse.Namespace) -> None:
+    if args.dest.suffix != ".safetensors":
+        expected = f"{args.dest}: expected a file name ending in .safetensors"
+        if vars(args).get("to") == "flax":
+            raise ValueError(f"{expected} (a folder is what --to timm makes).")
+        if args.model is None:
+            raise ValueError(f"{expected}, or --model NAME to make a folder of that model.")
+    from nfjax.models.known import require_model
+
+    if args.model is not None:
+        require_model(args.model)
+    if _of_hub(args.source) is None and not user_path(args.source).exists():
+        raise no_weights(user_path(args.source))
+
+
+def _of_hub(source: str) -> str | None:
+    """The repository that a source names; None if it is a file or folder."""
+    scheme, colon, rest = source.partition(":")
+    return rest if colon and scheme in ("hf-hub", "hf_hub") else None
+
+
 def _read(source: str) -> "State":
     from port import hub, read_weights
 
-    scheme, colon, rest = source.partition(":")
-    return read_weights(hub.fetch_weights(rest) if colon and scheme in ("hf-hub", "hf_hub") else source)
+    repo = _of_hub(source)
+    return read_weights(source if repo is None else hub.fetch_weights(repo))
 
 
 def _model(name: str, state: "State") -> Any:
@@ -161,9 +191,9 @@ def _model(name: str, state: "State") -> Any:
     return nfjax.load(name, weights=state, **sizes_of(name, state))
 
 
-def _report(state: "State", dest: Path) -> int:
+def _report(state: "State", dest: Path, again: str) -> int:
     count = sum(array.size for array in state.values())
-    print(f"{dest}: {len(state)} tensors, {count:,} parameters")
+    print(f"{dest}{again}: {counted(len(state), 'tensor')}, {count:,} {plural(count, 'parameter')}")
     return 0
 
 

@@ -40,6 +40,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _partial.discard(partial)
 
 
+def replaced(path: Path) -> str:
+    """What is added to a file's name where it is told that it was written: " (replaced)", or nothing if it is new.
+
+    To be asked before it is written.
+    """
+    return " (replaced)" if path.is_file() else ""
+
+
 def remove_partial() -> None:
     """Remove what is being written: for a process that ends at once."""
     for partial in list(_partial):

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from port.messages import MISTAKE, did_you_mean, exit_status
@@ -33,11 +33,16 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, which reports a mistake in one line, with the nearest option.
 
     Options that begin with one of `others` are left to another parser.
+
+    Attributes:
+        checks: called with the parsed arguments before the command's module is imported. They raise what the command
+            would: a ValueError or an OSError for a name or a path that there is not.
     """
 
     def __init__(self, *, others: tuple[str, ...] = (), **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self._others = others
+        self.checks: list[Callable[[argparse.Namespace], object]] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown options first: they often explain why an argument is missing."""
@@ -93,7 +98,8 @@ def _dispatch(commands: Mapping[str, Command], argv: Sequence[str], prog: str, a
         print(f"error: {said} `{prog} --help` lists them.", file=sys.stderr)
         return MISTAKE
     command = commands[name]
-    return exit_status(lambda: _run(command, f"{prog} {name}", rest), extra=command.extra)
+    prog = f"{prog} {name}"
+    return exit_status(lambda: _run(command, prog, rest), extra=command.extra, prog=prog)
 
 
 def parser_of(command: Command, prog: str) -> Parser:
@@ -105,7 +111,12 @@ def parser_of(command: Command, prog: str) -> Parser:
 
 def _run(command: Command, prog: str, argv: Sequence[str]) -> int:
     # Options first: a mistake in them is told before the command's module is imported.
-    arguments = [parser_of(command, prog).parse_args(argv)] if command.options else [list(argv), prog]
+    if command.options:
+        parser = parser_of(command, prog)
+        args = parser.parse_args(argv)
+        for check in parser.checks:
+            check(args)
+    arguments = [args] if command.options else [list(argv), prog]
     status: int = _find(command.run)(*arguments)
     return status
 
@@ -135,6 +146,8 @@ def weights(text: str) -> str | None:
 
 def one_model(args: argparse.Namespace) -> str:
     """The model that `Parser.add_model` was given; a ValueError if it is none or two."""
-    if (args.name is None) == (args.model is None):
-        raise ValueError("expected the name of one model, as an argument or as --model.")
-    return str(args.model if args.name is None else args.name)
+    given = [str(name) for name in (args.name, args.model) if name is not None]
+    if len(given) != 1:
+        found = f"; found {len(given)}: {' and '.join(given)}" if given else ""
+        raise ValueError(f"expected the name of one model, as an argument or as --model{found}.")
+    return given[0]

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from port.atomic import replacing
 from port.errors import WeightsFileError, listed
 from port.mapped import read_mapped
-from port.paths import open_regular, user_path
+from port.paths import no_weights, open_regular, user_path
 from port.pickled import PICKLED, State, plain_names, read_pickled
 from port.rules import to_timm
 from port.shards import read_index
@@ -86,7 +86,7 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
     if not path.is_file():
         if path.exists():
             raise WeightsFileError(f"no weights at {path}: it is no regular file.")
-        raise FileNotFoundError(f"no weights at {path}: there is no such file.")
+        raise no_weights(path)
     return path
 
 

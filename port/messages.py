@@ -13,7 +13,8 @@ from typing import Any
 from port import interrupts
 from port.text import printable
 
-SPELLING = contextvars.ContextVar("SPELLING", default="{}={}")  # of an option and its value: as Python's
+PYTHON = "{}={}"
+SPELLING = contextvars.ContextVar("SPELLING", default=PYTHON)  # of an option and its value
 
 MISTAKE = 2  # exit status of a command that could not do what it was asked
 
@@ -44,25 +45,26 @@ def require_name(what: str, found: object, known: Iterable[str]) -> None:
         raise ValueError(f"unknown {what} {found!r}; {hint(str(found), names)}")
 
 
-def option(name: str, value: str) -> str:
-    """An option as the user would give it: `weights=FILE`, or in a command `--weights FILE`."""
-    return SPELLING.get().format(name, value)
+def option(name: str, value: str | None) -> str:
+    """An option as the user would give it: `weights=FILE`, or in a command `--weights FILE`; None is `none` there."""
+    spelling = SPELLING.get()
+    return spelling.format(name, "none" if value is None and spelling != PYTHON else value)
 
 
-def exit_status(command: Callable[[], int], *, extra: str = "", spelling: str = "--{} {}") -> int:
+def exit_status(command: Callable[[], int], *, extra: str = "", prog: str = "this", spelling: str = "--{} {}") -> int:
     """What `command()` returns: 0 for done, 1 for done and found something wrong; after a user's mistake, `MISTAKE`.
 
-    A mistake is told in one line. Where a package is missing, that says to install `nfjax[EXTRA]`. `spelling` is how
-    the command's options are given.
+    A mistake is told in one line. Where a package is missing, that says to install `nfjax[EXTRA]`. `prog` are the words
+    that the command was called by, and `spelling` is how its options are given.
     """
     before = SPELLING.set(spelling)
     try:
-        return _exit_status(command, extra)
+        return _exit_status(command, extra, prog)
     finally:
         SPELLING.reset(before)
 
 
-def _exit_status(command: Callable[[], int], extra: str) -> int:
+def _exit_status(command: Callable[[], int], extra: str, prog: str) -> int:
     with _as_program() if interrupts.is_program() else contextlib.nullcontext():
         try:
             try:
@@ -78,7 +80,7 @@ def _exit_status(command: Callable[[], int], extra: str) -> int:
                 return 0
             package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
             if extra and package not in ("", "nfjax", "port", "train"):
-                error = ImportError(f"{package} is not installed, and this needs it: pip install 'nfjax[{extra}]'.")
+                error = ImportError(f"{prog} needs {package}: pip install 'nfjax[{extra}]'.")
             print(f"error: {printable(error)}", file=sys.stderr)
             return MISTAKE
 

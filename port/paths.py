@@ -14,6 +14,27 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+def no_file(path: str | os.PathLike[str]) -> FileNotFoundError:
+    """The error that there is no such file."""
+    return FileNotFoundError(f"there is no file {os.fspath(path)} (working directory: {Path.cwd()}).")
+
+
+def no_folder(path: Path) -> FileNotFoundError:
+    """The error that there is no such folder."""
+    return FileNotFoundError(f"there is no folder {path} (working directory: {Path.cwd()}).")
+
+
+def require_folder(path: Path) -> None:
+    """A FileNotFoundError unless there is such a folder."""
+    if not path.is_dir():
+        raise no_folder(path)
+
+
+def no_weights(path: Path) -> FileNotFoundError:
+    """The error that there are no weights where they were said to be."""
+    return FileNotFoundError(f"no weights at {path}: there is no such file.")
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading; a pipe or a device, which may never end or never answer, is refused at once.
 

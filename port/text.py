@@ -1,4 +1,4 @@
-"""Text of other people: their files, and their names on a terminal."""
+"""Text for people: numbers with their units, and what other people wrote: their files, and names on a terminal."""
 
 import codecs
 import json
@@ -13,6 +13,31 @@ _MARKS |= {codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.
 T = TypeVar("T")
 # Joiners inside words of some scripts, and inside emoji; everything else that shows nothing may change what is shown.
 _JOINERS = {"\u200c", "\u200d"}
+
+
+def plural(count: float, noun: str) -> str:
+    """A noun as it stands behind a number of things: "image" behind 1, else "images", or "classes"."""
+    return noun if count == 1 else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+
+
+def counted(count: int, noun: str) -> str:
+    """So many things: "1 image", "360 images"."""
+    return f"{count} {plural(count, noun)}"
+
+
+def file_size(count: int) -> str:
+    """Bytes in the unit that suits them: "412.7 kB"."""
+    number, unit = float(count), "GB"
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 999.95 or unit == "GB":
+            break
+        number /= 1000
+    return counted(count, "byte") if unit == "bytes" else f"{number:.4g} {unit}"
+
+
+def cut(text: str, most: int) -> str:
+    """Text of at most so many characters; the last is an ellipsis where some are left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def printable(text: object) -> str:

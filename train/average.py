@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from port.commands import Parser
 from port.messages import exit_status
-from port.paths import user_path
+from port.paths import require_folder, user_path
 
 EXAMPLES = """examples:
   %(prog)s RUN                     all checkpoints; others: --last 3, --steps 1000 2000
@@ -13,16 +13,16 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m train.average") -> int:
-
     def average() -> int:
         parser = Parser(prog=prog, description=__doc__, epilog=EXAMPLES)
         options(parser)
         args = parser.parse_args(argv)
+        require_folder(args.run)
         from train.checkpoints.averages import run
 
         return run(args.run, args.output or args.run / "average", last=args.last, best=args.best, steps=args.steps)
 
-    return exit_status(average, extra="train")
+    return exit_status(average, extra="train", prog=prog)
 
 
 def options(parser: Parser) -> None:

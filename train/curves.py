@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from port.commands import Parser
 from port.messages import exit_status
-from port.paths import user_path
+from port.paths import require_folder, user_path
 
 EXAMPLE = "example:\n  %(prog)s runs/a runs/b --output compared.png"
 
@@ -17,12 +17,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m train.curves"
     args = parser.parse_args(argv)
 
     def draw() -> int:
+        list(map(require_folder, args.run))
         from train.report.curves import draw_runs
 
         print(draw_runs(args.run, args.output))
         return 0
 
-    return exit_status(draw, extra="train")
+    return exit_status(draw, extra="train", prog=prog)
 
 
 def options(parser: Parser) -> None:

@@ -157,7 +157,13 @@ class _Run:
                 f"{self.total}."
             )
         self.evaluated, self.scores = meta["evaluated"], meta["scores"]
-        self.screen.print(f"continuing {self.workdir} at step {int(state.step)} of {self.total}")
+        if self.evaluated == int(state.step) == self.total:
+            self.screen.print(
+                f"{self.workdir} is finished at step {self.total} of {self.total}: nothing is left to do. To go on "
+                f"with its weights, start a run with another --workdir and --config.model.weights={self.workdir}."
+            )
+        else:
+            self.screen.print(f"continuing {self.workdir} at step {int(state.step)} of {self.total}")
         return state
 
     def _train(self, state: State, start: int) -> State:
@@ -244,7 +250,8 @@ class _Run:
         self.scores = {f"test_{key}": total[key] / total["count"] for key in ("top1", "top5", "loss")}
         self.evaluated = step
         self.metrics.write(step, self.scores)
-        self.progress.evaluated(step, self.scores)
+        few = experiment.model.num_classes <= 5  # of which top-5 is always 100 %
+        self.progress.evaluated(step, {key: self.scores[key] for key in self.scores if not few or key != "test_top5"})
         if jax.process_index() == 0:
             curves.plot(self.workdir)
         if state.plateau:

@@ -9,15 +9,15 @@ from train.machine.huge_pages import use_huge_pages
 
 def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
     """Run the command; the exit status is 130 after Ctrl-C, and 0 where another signal made it save and stop."""
-    return exit_status(lambda: _train([prog, *argv]), extra="train", spelling="--config.model.{}={}")
+    return exit_status(lambda: _train([prog, *argv]), extra="train", prog=prog, spelling="--config.model.{}={}")
 
 
 def _train(command: Sequence[str]) -> int:
-    from train.cli.flags import parse
+    from train.cli.flags import announce, parse
 
     config, workdir, options = parse(command)
-    if list(command[1:]) == sys.argv[1 - len(command) :]:  # the process is the command's own
-        use_huge_pages()
+    use_huge_pages(command[1:])
+    announce(config, workdir, options)
     from absl import logging
 
     from nfjax import cache

@@ -11,8 +11,8 @@ from nfjax.cli.common import Images, find_images, load_model
 from nfjax.cli.output import Row, print_tables, rows_to, table_of, write_parquet
 from nfjax.images import load_image
 from nfjax.pictures import make_figure, require_picture, save_figure
-from port.atomic import require_writable
-from port.text import one_line
+from port.atomic import replaced, require_writable
+from port.text import counted, cut, one_line
 
 COLUMNS = ("file", "rank", "index", "name", "probability")
 ENDINGS = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".tsv": "table", ".txt": "table"}  # to --format
@@ -24,13 +24,16 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         require_writable(args.output)
     if args.plot is not None:
-        require_picture(args.plot)
+        args.plot = require_picture(args.plot)
     files = find_images(args.images)
     model, transform = load_model(args)
+    if args.weights is None:
+        print("--weights none: the weights are random, and so are the classes.", file=sys.stderr)
     topk = min(5, model.num_classes) if args.topk is None else args.topk
     if not 1 <= topk <= model.num_classes:
         raise ValueError(f"--topk={topk}; {model.name} has {model.num_classes} classes.")
     images = Images(files, transform, args.batch_size, exif=args.exif)
+    again = "" if args.output is None else replaced(args.output)
     kept: list[Row] = []  # for what is made of all of them at the end
     plotted = dict.fromkeys(files[:MAX_PLOTTED] if args.plot is not None else [])
     with contextlib.ExitStack() as stack:
@@ -47,11 +50,13 @@ def run(args: argparse.Namespace) -> int:
     elif form == "table":
         _table(kept)
     if args.output is not None:
-        print(f"{args.output}: {len(files) - len(images.failed)} images", file=sys.stderr)
-    if args.plot is not None:
-        if len(files) > MAX_PLOTTED:
-            print(f"{args.plot} shows the first {MAX_PLOTTED} of {len(files)} images.", file=sys.stderr)
-        _plot({file: best for file, best in plotted.items() if best}, args.plot, exif=args.exif)
+        print(f"{args.output}{again}: {counted(len(files) - len(images.failed), 'image')}", file=sys.stderr)
+    if args.plot is not None and (found := {file: best for file, best in plotted.items() if best}):
+        their = "its" if len(found) == 1 else "their"
+        first = f", the first {MAX_PLOTTED} of {len(files)}" if len(files) > MAX_PLOTTED else ""
+        told = f"{args.plot}{replaced(args.plot)}: {counted(len(found), 'image')} with {their} classes{first}"
+        _plot(found, args.plot, exif=args.exif)
+        print(told, file=sys.stderr)
     return images.report()
 
 
@@ -86,8 +91,6 @@ def _table(rows: list[Row]) -> None:
 
 def _plot(found: dict[Path, list[tuple[str, float, int]]], path: Path, *, exif: bool = False) -> None:
     """The images in a grid, and beside each a bar for each of its classes."""
-    if not found:
-        return
     columns = 1 if len(found) <= 4 else 2 if len(found) <= 12 else 3
     lines = math.ceil(len(found) / columns)
     figure = make_figure(9 * columns, 2.6 * lines)
@@ -101,7 +104,7 @@ def _plot(found: dict[Path, list[tuple[str, float, int]]], path: Path, *, exif: 
         left.axis("off")
         ranks = range(len(best))  # and not the names, of which two classes may have the same
         bars = right.barh(ranks, probabilities, color="tab:blue")
-        right.set_yticks(ranks, [_plain(name[:40]) for name in names])
+        right.set_yticks(ranks, [_plain(cut(name, 40)) for name in names])
         right.bar_label(bars, fmt="{:.1%}", padding=3, fontsize=8)
         right.invert_yaxis()
         right.set_xlim(0, 1.15)

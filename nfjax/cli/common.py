@@ -1,7 +1,6 @@
 """What the commands that read images share: which files, which model, and a stream of batches through it."""
 
 import argparse
-import glob
 import os
 import sys
 from collections import Counter
@@ -16,10 +15,10 @@ import numpy as np
 
 import nfjax
 from nfjax import cache
+from nfjax.early import find
 from nfjax.images import image_suffixes, load_image, passed_over, walk
 from nfjax.meter import Meter
-from port.paths import user_path
-from port.text import one_line
+from port.text import counted, one_line
 
 
 def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageModel, Any]:
@@ -52,11 +51,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     passed: Counter[str] = Counter()
     for pattern in patterns:
-        path = user_path(pattern)
-        paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-        if not paths:
-            raise FileNotFoundError(f"{pattern} is no file, folder or pattern.")
-        files = [file for path in paths for file in _files(path, passed)]
+        files = [file for path in find(pattern) for file in _files(path, passed)]
         if not files:
             there = f" It has {passed_over(passed)}." if passed else ""
             raise FileNotFoundError(f"{pattern} is a folder without images ({', '.join(image_suffixes())}).{there}")
@@ -83,7 +78,8 @@ class Images:
     def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Path, np.ndarray]]:
         """Yield every readable file with the model's float32 output for it."""
         compiled: Callable[[Any], Any] | None = None
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool, Meter("images", len(self.files)) as meter:
+        meter = Meter("images", len(self.files), model=model.name)
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool, meter:
             for start in range(0, len(self.files), self.batch_size):
                 files = self.files[start : start + self.batch_size]
                 loaded = [(f, x) for f, x in zip(files, pool.map(self._read, files), strict=True) if x is not None]
@@ -115,5 +111,6 @@ class Images:
         for file, reason in self.failed:
             print(one_line(f"skipped {file}: {reason}"), file=sys.stderr)
         if self.failed:
-            print(f"{len(self.failed)} of {len(self.files)} images were skipped.", file=sys.stderr)
+            were = "was" if len(self.failed) == 1 else "were"
+            print(f"{len(self.failed)} of {counted(len(self.files), 'image')} {were} skipped.", file=sys.stderr)
         return 1 if self.failed else 0

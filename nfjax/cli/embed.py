@@ -6,8 +6,8 @@ import numpy as np
 
 from nfjax.cli.common import Images, find_images, load_model
 from nfjax.cli.output import write_parquet
-from port.atomic import replacing, require_writable
-from port.text import encodable
+from port.atomic import replaced, replacing, require_writable
+from port.text import counted, encodable
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,10 +20,14 @@ def run(args: argparse.Namespace) -> int:
     embeddings = np.stack([e for _, e in results]) if results else np.zeros((0, model.head_hidden_size), np.float32)
     if args.normalize:
         embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    again = replaced(args.output)
     if args.output.suffix.lower() == ".npz":
         with replacing(args.output) as partial:
             np.savez(partial, files=np.array(list(map(encodable, names))), embeddings=embeddings)
     else:
         write_parquet({"files": names, "embeddings": embeddings}, args.output)
-    print(f"{args.output}: {embeddings.shape[0]} embeddings of {embeddings.shape[1]} features from {model.name}")
+    count, features = (
+        counted(size, noun) for size, noun in zip(embeddings.shape, ("embedding", "feature"), strict=True)
+    )
+    print(f"{args.output}{again}: {count} of {features} from {model.name}")
     return images.report()

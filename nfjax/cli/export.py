@@ -12,9 +12,11 @@ import numpy as np
 import nfjax
 from nfjax import cache
 from nfjax.cli.common import img_size_of
-from nfjax.exporting import SUFFIX
+from nfjax.early import SUFFIX
 from nfjax.models.base import ImageModel
+from port.atomic import replaced
 from port.commands import one_model
+from port.text import file_size
 
 # Of a batch, relative to the largest output. XLA folds constants, so that the rounding differs; beyond float32 on a
 # CPU it differs by the last bits of bfloat16, to which GPU and TPU round the factors of a product.
@@ -29,12 +31,14 @@ def run(args: argparse.Namespace) -> int:
     output = Path(f"{model.name}{SUFFIX[args.format]}") if args.output is None else args.output
     options = {option: getattr(args, option) for option in ("platforms", "dynamic_size", "uint8", "format")}
     options |= {"weights": args.weights_in, "batch": args.batch_size, "img_size": None if args.dynamic_size else size}
+    files = [output, output.with_suffix(".safetensors")] if args.weights_in == "beside" else [output]
+    again = list(map(replaced, files))
     with jax.default_matmul_precision(args.precision):
         path = nfjax.export(model, output, **options)
-        for file in [path, path.with_suffix(".safetensors")] if args.weights_in == "beside" else [path]:
+        for file, before in zip(files, again, strict=True):
             with file.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
-            print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
+            print(f"{file}{before}: {file_size(file.stat().st_size)}, sha256 {digest}")
         if args.format != "zip":
             print("not compared with the model: jax does not read the text back.")
             return 0

@@ -9,13 +9,15 @@ import numpy as np
 
 from nfjax.cli.common import load_model
 from nfjax.images import load_image
+from nfjax.meter import Wait
 from nfjax.models.base import take_indices
 from nfjax.models.vit import VisionTransformer
 from nfjax.pictures import make_figure, require_picture, save_figure
+from port.atomic import replaced
 
 
 def run(args: argparse.Namespace) -> int:
-    require_picture(args.output)
+    output = require_picture(args.output)
     if args.channels < 0:
         raise ValueError(f"--channels={args.channels}; expected at least 0.")
     image = load_image(args.image, exif=args.exif)  # before the model, which takes longer
@@ -23,17 +25,19 @@ def run(args: argparse.Namespace) -> int:
     x = transform(image)
     taps = model.feature_taps()
     indices = args.indices or model.default_out_indices
-    if args.attention:
-        if not isinstance(model, VisionTransformer):
-            raise ValueError(f"{model.name} has no attention maps; leave out --attention to draw its feature maps.")
-        maps = jax.jit(lambda x: model.attention_maps(x, indices))(jnp.asarray(x)[None])
-        grids = [attention_grids(np.asarray(m[0]), model) for m in maps]
-    else:
-        maps = jax.jit(lambda x: model.forward_intermediates(x, indices, intermediates_only=True))(jnp.asarray(x)[None])
-        grids = [feature_grids(np.asarray(m[0], np.float32), args.channels) for m in maps]
+    if args.attention and not isinstance(model, VisionTransformer):
+        raise ValueError(f"{model.name} has no attention maps; leave out --attention to draw its feature maps.")
+    with Wait(f"running {model.name} over 1 image"):
+        if args.attention and isinstance(model, VisionTransformer):
+            maps = jax.jit(lambda x: model.attention_maps(x, indices))(jnp.asarray(x)[None])
+            grids = [attention_grids(np.asarray(m[0]), model) for m in maps]
+        else:
+            run = jax.jit(lambda x: model.forward_intermediates(x, indices, intermediates_only=True))
+            grids = [feature_grids(np.asarray(m[0], np.float32), args.channels) for m in run(jnp.asarray(x)[None])]
     names = [taps[i].module for i in sorted(set(take_indices(len(taps), indices)))]
-    _draw(x * np.asarray(transform.std) + np.asarray(transform.mean), names, grids, args.channels, args.output)
-    print(f"{args.output}: {', '.join(names)} of {model.name}")
+    again = replaced(output)
+    _draw(x * np.asarray(transform.std) + np.asarray(transform.mean), names, grids, args.channels, output)
+    print(f"{output}{again}: {', '.join(names)} of {model.name}")
     return 0
 
 

@@ -4,15 +4,18 @@ Nothing here imports jax or numpy: a mistake in a command is told at once.
 """
 
 import argparse
+import fnmatch
 from pathlib import Path
 from typing import Any
 
-from port.commands import Parser, pixels, weights
-from port.paths import user_path
+from nfjax.early import SUFFIX, find, require_export, require_weights
+from nfjax.models.known import architectures, require_model, unknown
+from port.commands import Parser, one_model, pixels, weights
+from port.paths import no_file, user_path
 
 MODEL = "name, folder with a model or of a run, or hf-hub:organisation/name"
 WEIGHTS = "file or folder with the weights, instead of the published ones; none for fresh ones"
-FORMATS, PLATFORMS = ("zip", "stablehlo-text"), ("cpu", "cuda", "tpu", "rocm")  # as nfjax.exporting has them
+FORMATS, PLATFORMS = tuple(SUFFIX), ("cpu", "cuda", "tpu", "rocm")  # as nfjax.exporting has them
 
 
 def models(parser: Parser) -> None:
@@ -22,6 +25,7 @@ def models(parser: Parser) -> None:
   %(prog)s 'vit*reg*' --pretrained --json"""
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern of the names; default: all")
     parser.add_argument("--pretrained", action="store_true", help="a row for each set of published weights")
+    parser.checks.append(lambda args: _require_any(args.pattern))
     _json(parser)
 
 
@@ -30,6 +34,7 @@ def info(parser: Parser) -> None:
   %(prog)s eca_nfnet_l0
   %(prog)s vit_wee_patch16_reg1_gap_256.sbb_in1k --no-layers --json"""
     parser.add_model(f"{MODEL}, of which the config is fetched, no weights")
+    parser.checks.append(lambda args: require_model(one_model(args)))
     layers = "each layer: its parameters, output shape and cost (default: yes)"
     parser.add_argument("--layers", action=argparse.BooleanOptionalAction, default=True, help=layers)
     _json(parser)
@@ -73,6 +78,7 @@ def features(parser: Parser) -> None:
   %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png"""
     add = parser.add_argument
     add("image", type=user_path, metavar="IMAGE", help="the image")
+    parser.checks.append(lambda args: _require_file(args.image))
     _model(parser)
     add("-o", "--output", type=user_path, default=Path("features.png"), metavar="PNG", help="default: %(default)s")
     add("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
@@ -91,6 +97,10 @@ Then, on a machine with jax and flatbuffers but without nfjax:
   logits = jax.jit(program.call)(images)  # (batch, 224, 224, 3), uint8"""
     add = parser.add_argument
     parser.add_model(MODEL)
+    parser.checks += [
+        lambda args: require_export(args.output, args.format),
+        lambda args: require_model(one_model(args)),
+    ]
     _weights(parser)
     add("-o", "--output", type=user_path, metavar="FILE", help="default: the model's name, .zip or .mlir")
     add("--format", choices=FORMATS, default="zip", help="stablehlo-text: for other compilers")
@@ -110,6 +120,7 @@ Then, on a machine with jax and flatbuffers but without nfjax:
 
 def _images(parser: Parser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched in depth) or patterns")
+    parser.checks.append(lambda args: list(map(find, args.images)))
     _model(parser)
     at_a_time = "images at a time (default: %(default)s)"
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help=at_a_time)
@@ -117,6 +128,7 @@ def _images(parser: Parser) -> None:
 
 def _model(parser: Parser) -> None:
     parser.add_argument("--model", default="eca_nfnet_l0", metavar="NAME", help=f"{MODEL} (default: %(default)s)")
+    parser.checks.append(lambda args: require_model(args.model))
     _weights(parser)
     size = parser.add_mutually_exclusive_group()
     _img_size(size)
@@ -127,11 +139,23 @@ def _model(parser: Parser) -> None:
 
 def _weights(parser: Parser) -> None:
     parser.add_argument("--weights", type=weights, default="pretrained", metavar="FILE", help=WEIGHTS)
+    parser.checks.append(lambda args: require_weights(args.weights))
 
 
 def _img_size(group: Any) -> None:
     sides = "side, or height and width, also as HxW"
     group.add_argument("--img-size", type=pixels, nargs="+", metavar="PIXELS", help=sides)
+
+
+def _require_any(pattern: str) -> None:
+    """Refuse what begins no name."""
+    if not any(fnmatch.fnmatchcase(name, f"{pattern.partition('.')[0]}*") for name in architectures()):
+        raise unknown(pattern, architectures())
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise no_file(path)
 
 
 def _json(parser: Parser) -> None:

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from nfjax.models.base import ImageModel, Size, sides
 from nfjax.models.data_config import DataConfig
 from nfjax.models.eva import Eva
+from nfjax.models.known import UnknownModelError, unknown
 from nfjax.models.limits import beyond, extent, misfits
 from nfjax.models.nfnet import NormFreeNet
 from nfjax.models.nfnet_configs import NFNET_DATA, NFNETS
@@ -17,10 +18,6 @@ from nfjax.models.options import check_types
 from nfjax.models.vit import VisionTransformer
 from nfjax.models.vit_configs import EVAS, VIT_DATA, VITS
 from port.messages import hint
-
-
-class UnknownModelError(ValueError):
-    """A name that is no architecture, or a tag that the architecture does not have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +119,7 @@ def find(name: str) -> tuple[Entry, DataConfig]:
     architecture, _, tag = name.partition(".")
     entry = MODELS.get(architecture)
     if entry is None:
-        if "/" in name or "\\" in name:
-            raise UnknownModelError(
-                f"{name!r} is no model name, and there is no such folder here; of the Hugging Face hub it is "
-                f"'hf-hub:{name}'."
-            )
-        shown = "`nfjax list` or nfjax.list_models() shows all names."
-        raise UnknownModelError(f"unknown model {name!r}; {hint(architecture, MODELS, shown, n=3, cutoff=0.5)}")
+        raise unknown(name, MODELS)
     for data in entry.data:
         if tag in ("", data.tag):
             return entry, data

@@ -19,6 +19,7 @@ import nfjax
 from nfjax.__main__ import main
 from nfjax.params import fill, merge, named_params, split
 from nfjax.serving import ExportedFileError
+from port.text import file_size
 
 ROOT = Path(__file__).parent.parent.parent
 SIZE = 64
@@ -321,8 +322,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert main(["export", "local-dir:saved", "-o", "out/net.zip", "--weights-in", "beside", "--uint8"]) == 0
     lines = capsys.readouterr().out.splitlines()
     digest = hashlib.sha256(Path("out/net.zip").read_bytes()).hexdigest()
-    assert lines[0].startswith("out/net.zip: ")
-    assert lines[0].endswith(f" MB, sha256 {digest}")
+    assert lines[0] == f"out/net.zip: {file_size(Path('out/net.zip').stat().st_size)}, sha256 {digest}"
     assert lines[1].startswith("out/net.safetensors: ")
     assert lines[2] == "input (b, 64, 64, 3) uint8, output (b, 10) float32, for cpu, cuda, tpu"
     assert [line.split(":")[0] for line in lines[3:]] == ["batch of 2", "batch of 3"]

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from port.messages import exit_status
-from port.text import encodable, one_line, printable
+from port.text import counted, cut, encodable, file_size, one_line, plural, printable
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,12 @@ def test_mistakes_are_printed_so(capsys):
 
     assert exit_status(fail) == 2
     assert capsys.readouterr().err == "error: no \\x1b[2J here;\n  but there\n"
+
+
+def test_numbers_have_their_units_and_nouns_their_number():
+    sizes = {0: "0 bytes", 1: "1 byte", 999: "999 bytes", 1000: "1 kB", 412_749: "412.7 kB", 999_949: "999.9 kB"}
+    sizes |= {999_960: "1 MB", 94_570_000: "94.57 MB", 5 * 10**12: "5000 GB"}
+    assert {count: file_size(count) for count in sizes} == sizes
+    assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [f"{n:.4g} {plural(n, 'class')}" for n in (1.0, 1.5)] == ["1 class", "1.5 classes"]
+    assert [cut(text, 4) for text in ("", "abcd", "abcde")] == ["", "abcd", "abc…"]

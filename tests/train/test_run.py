@@ -217,9 +217,13 @@ def test_asked_to_stop_in_an_evaluation(whole, tmp_path, monkeypatch, last):
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)
 
 
-def test_a_finished_run_is_not_trained_again(whole):
+def test_a_finished_run_is_not_trained_again(whole, capsys):
     before = lines(whole[1])
     assert run(tiny(), whole[1]) == whole[0]
+    said, steps = capsys.readouterr().out, whole[0].steps
+    assert f"{whole[1]} is finished at step {steps} of {steps}: nothing is left to do." in said
+    assert f"another --workdir and --config.model.weights={whole[1]}." in said
+    assert "continuing" not in said
     assert lines(whole[1]) == before
 
 
@@ -367,7 +371,8 @@ def command(*arguments, **kwargs):
 
 def test_errors_on_the_command_line(tmp_path):
     result = command("--config=train/configs/digits.py", "--config.data.name=letters", f"--workdir={tmp_path}")
-    assert (result.returncode, result.stdout) == (2, "")
+    loading = f"loading test_nfnet (fresh weights) and letters images; the work folder is {tmp_path}\n"
+    assert (result.returncode, result.stdout) == (2, loading)
     assert (
         result.stderr
         == "error: data.name='letters' is not known; expected digits, folder, manifest, tfds/NAME or hfds/ORG/NAME.\n"

@@ -15,6 +15,7 @@ import numpy as np
 
 import nfjax
 import port
+from port.atomic import replaced
 from train.checkpoints.files import DamagedError, best_first, load_weights, read_description, require_steps, steps
 from train.cli.configs import load_config
 
@@ -22,8 +23,12 @@ from train.cli.configs import load_config
 def run(folder: Path, out: Path, **which: Any) -> int:
     """Average the checkpoints that `choose` finds, and say which they were; the exit status of the command."""
     chosen = choose(folder, **which)
+    again = replaced(out / "model.safetensors")
     save(folder, average(folder, chosen), chosen[-1], out)
-    print(f"{out}: the average of the checkpoints of steps {_list(chosen)}")
+    said = f"the average of the checkpoints of steps {_list(chosen)}"
+    if len(chosen) == 1:
+        said = f"the checkpoint of step {chosen[0]}; an average of one is a copy"
+    print(f"{out}{again}: {said}")
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from nfjax.models.known import require_model
 from port.messages import MISTAKE
 from port.paths import user_path
 from train.cli import configs, mistakes
@@ -20,6 +21,7 @@ from train.cli.fields import Field, fields
 from train.cli.help import show
 from train.cli.options import Options, UsageError
 from train.config import Config
+from train.data.place import require_root
 
 HELP = {"--help", "--h", "--helpfull"}
 
@@ -54,12 +56,26 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     """The config, the work folder and the options of a command line: the command's name and its arguments.
 
     Ends the process like a command: `--help` prints the help, status 0; mistakes are told, status 2.
+
+    Raises:
+        ValueError, OSError: a model, a folder or a table that there is not.
     """
     try:
-        return read_command(argv)
+        config, workdir, options = read_command(argv)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(MISTAKE) from None
+    require_model(config.model.name)
+    require_root(config.data)
+    return config, workdir, options
+
+
+def announce(config: Config, workdir: Path, options: Options) -> None:
+    """Say what is about to be loaded: the libraries and the data set take some seconds."""
+    if options.process_id in (None, 0):
+        weights, root = config.model.weights or "fresh weights", config.data.root
+        images = f"{config.data.name} images" + ("" if root is None else f" from {root}")
+        print(f"loading {config.model.name} ({weights}) and {images}; the work folder is {workdir}", flush=True)
 
 
 def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:

@@ -14,7 +14,7 @@ from nfjax.models.data_config import DataConfig
 from nfjax.names import resolve
 from nfjax.transforms import EvalTransform, create_transform
 from port.paths import user_path
-from port.text import read_text
+from port.text import counted, read_text
 from train.config import Augment, Config, Data
 from train.data.pipeline import Decoded, Split, Transform
 from train.data.sources import slices
@@ -110,7 +110,7 @@ def _find(data: Data) -> tuple[Source, Source, tuple[str, ...]]:
         train, test = stratify(train, data.val_share)
     for source in (train, test):
         source.require()
-    unused = [f"{name} ({size} images)" for name, size in sizes.items() if name not in used]
+    unused = [f"{name} ({counted(size, 'image')})" for name, size in sizes.items() if name not in used]
     return train, test, notes + ((f"splits that are not used: {', '.join(unused)}",) if unused else ())
 
 

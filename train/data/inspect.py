@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nfjax.images import ImageError, formats
-from port.atomic import replacing, require_writable
-from port.text import one_line, printable
+from port.atomic import replaced, replacing, require_writable
+from port.text import counted, cut, file_size, one_line, plural, printable
 from train.data.dataset import Dataset
 from train.data.decode import decode
 from train.data.pipeline import Split
@@ -23,6 +23,8 @@ from train.data.sources.base import Source, brief
 CLASSES = 40  # with more, only the smallest and the largest are listed
 BLOCK = 256  # images that are looked at together
 MARGIN, TITLE = 4, 14  # of a contact sheet, in pixels
+COLUMN = 64  # at least, in pixels: as wide as the heading of one
+LETTER = 6.5  # pixels of a heading's letters, on average; wide ones have some more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +73,22 @@ def split_report(name: str, split: Split, looks: list[Look]) -> list[str]:
     """A split in lines of text."""
     source, good = split.source, [look for look in looks if look.size]
     height, width, channels = split.shape
-    seen = "" if len(looks) == len(source) else f", of which {len(looks)} were read"
-    lines = [f"{name}: {len(source)} images{seen}; used as {width}x{height}x{channels}"]
+    seen = "" if len(looks) == len(source) else f", of which {len(looks)} {'was' if len(looks) == 1 else 'were'} read"
+    lines = [f"{name}: {counted(len(source), 'image')}{seen}; used as {width}x{height}x{channels}"]
     if good:
         sides = np.array([look.size for look in good])
         small, middle, large = (np.percentile(sides, share, axis=0).astype(int) for share in (0, 50, 100))
         lines.append(f"  width {small[0]} to {large[0]}, median {middle[0]}")
         lines.append(f"  height {small[1]} to {large[1]}, median {middle[1]}")
         if enlarged := int((sides < (width, height)).any(axis=1).sum()):
-            lines.append(f"  {enlarged} are smaller than {width}x{height}")
+            lines.append(f"  {enlarged} {_be(enlarged)} smaller than {width}x{height}")
         kinds = Counter(look.kind for look in good).most_common()
-        megabytes = sum(look.bytes for look in looks) / 1e6
-        lines.append(f"  {', '.join(f'{count} {kind}' for kind, count in kinds)}; {megabytes:.4g} MB")
+        size = file_size(sum(look.bytes for look in looks))
+        lines.append(f"  {', '.join(f'{count} {kind}' for kind, count in kinds)}; {size}")
     copies = len(good) - len({look.hash for look in good})
-    lines += [f"  {copies} are copies of others"] if copies else []
+    lines += (
+        [f"  {copies} {_be(copies)} {'a copy of another' if copies == 1 else 'copies of others'}"] if copies else []
+    )
     return lines + [one_line(f"  BROKEN {look.key}: {look.error}") for look in looks if not look.size]
 
 
@@ -102,8 +106,13 @@ def classes(splits: Mapping[str, Split], looks: Mapping[str, list[Look]]) -> lis
     lines = [f"{'class':{width}}" + "".join(f"{name:>10}" for name in splits)]
     lines += [f"{names[label]:{width}}" + "".join(f"{count[label]:10}" for count in counts) for label in shown]
     if len(names) > CLASSES:
-        lines.append(f"{len(names) - len(shown)} classes in between are left out.")
+        between = len(names) - len(shown)
+        lines.append(f"{counted(between, 'class')} in between {_be(between)} left out.")
     return lines
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def in_both(train: list[Look], test: list[Look]) -> list[str]:
@@ -118,11 +127,12 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
     Classes take turns; `columns` are random versions of an image.
     """
     split, height, width = dataset.train, *dataset.train.shape[:2]
+    step = max(width, COLUMN) + MARGIN
     tested = dataclasses.replace(dataset.test, source=split.source)
-    sheet = Image.new("RGB", ((columns + 2) * (width + MARGIN), TITLE + rows * (height + TITLE + MARGIN)), "white")
+    sheet = Image.new("RGB", ((columns + 2) * step, TITLE + rows * (height + TITLE + MARGIN)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(("whole", "as tested", "as training changes it")):
-        draw.text((column * (width + MARGIN) + 2, 0), title, "gray")
+        draw.text((column * step + 2, 0), title, "gray")
     for row, index in enumerate(_varied(split.source, rows, seed)):
         example = split.source[index]
         whole = Image.fromarray(decode(example["image"], example["key"], split.mode))
@@ -131,10 +141,11 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
         reads += [split.read(index, np.random.default_rng((seed, index, column))) for column in range(columns)]
         tiles = [whole, *(Image.fromarray(read["image"].squeeze()) for read in reads)]
         top = TITLE + row * (height + TITLE + MARGIN)
-        draw.text((2, top), one_line(f"{split.source.class_names[example['label']]}   {example['key']}"), "black")
+        heading = one_line(f"{split.source.class_names[example['label']]}   {example['key']}")
+        draw.text((2, top), cut(heading, int(sheet.width / LETTER)), "black")
         for column, tile in enumerate(tiles):
             tile.thumbnail((width, height))
-            sheet.paste(tile, (column * (width + MARGIN), top + TITLE))
+            sheet.paste(tile, (column * step, top + TITLE))
     return sheet
 
 
@@ -163,8 +174,10 @@ def inspect(dataset: Dataset, out: Path, limit: int | None = None) -> bool:
         print(printable("\n".join(split_report(name, split, looks[name]))))
     leaked = in_both(looks["train"], looks["test"])
     if leaked:
-        print(one_line(f"LEAKED: {len(leaked)} test images are also training images: {brief(leaked, 10)}"))
+        both = f"{counted(len(leaked), 'test image')} {_be(len(leaked))} also {plural(len(leaked), 'training image')}"
+        print(one_line(f"LEAKED: {both}: {brief(leaked, 10)}"))
+    again = replaced(out)
     with replacing(out) as partial:
         contact_sheet(dataset).save(partial)
-    print(f"contact sheet: {out}: each image whole, as tested, and as training changes it")
+    print(f"contact sheet: {out}{again}: each image whole, as tested, and as training changes it")
     return not leaked and all(look.size for of_split in looks.values() for look in of_split)

@@ -3,10 +3,22 @@
 from typing import Any
 
 from port.messages import hint
-from port.paths import user_path
+from port.paths import no_file, no_folder, user_path
+from train.config import Data
 
 KINDS = ("digits", "tfds", "hfds")  # of data sets that need no folder
 TABLES = (".csv", ".jsonl", ".parquet")
+
+
+def require_root(data: Data) -> None:
+    """Refuse a folder or a table that is not there: a FileNotFoundError."""
+    if data.root is None or data.name not in ("folder", "manifest"):
+        return
+    path = user_path(data.root)
+    if data.name == "folder" and not path.is_dir():
+        raise FileNotFoundError(f"data.root: {no_folder(path)}")
+    if data.name == "manifest" and not path.exists():
+        raise FileNotFoundError(f"data.root: {no_file(path)}")
 
 
 def place(text: str) -> dict[str, Any]:
@@ -23,6 +35,6 @@ def place(text: str) -> dict[str, Any]:
         return {"name": "manifest", "root": text}
     if text.partition("/")[0] in KINDS:
         return {"name": text}
-    found = "is no table" if path.exists() else "there is no such folder"
+    found = "is no table" if path.exists() else "there is no such file or folder"
     expected = f"a folder, a table ({', '.join(TABLES)}), digits, tfds/NAME or hfds/ORG/NAME"
     raise FileNotFoundError(f"{text}: {found}; {hint(text, KINDS, f'expected {expected}.')}")

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nfjax.early import require_weights
+from nfjax.models.known import require_model
 from port.commands import Parser
 from port.paths import user_path
 from train.cli.fields import fields
-from train.data.place import place
+from train.config import Data
+from train.data.place import place, require_root
 
 DESCRIPTION = """Count how often models are right about images: top-1 and top-5, exactly, on all devices and processes.
 
@@ -58,6 +61,21 @@ def parse(argv: Sequence[str], prog: str = "python -m train.evaluate") -> tuple[
             except ValueError:
                 parser.error(f"--{field.path}={text}: expected {field.expected}.")
     return args, given
+
+
+def require_found(args: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Refuse models, weights and images that there surely are not, before anything that takes long is imported.
+
+    Raises:
+        ValueError, OSError: names the first of them.
+    """
+    for name in args.model:
+        if not set("*?[") & set(name):
+            require_model(name)
+    if args.weights != "none":
+        require_weights(args.weights)
+    if "root" in given:
+        require_root(Data(**{"name": "folder"} | given))
 
 
 def options(parser: Parser) -> None:

@@ -22,7 +22,7 @@ from nfjax.images import ImageError
 from nfjax.labels import synsets
 from nfjax.meter import Meter
 from nfjax.params import named_params
-from port.text import printable
+from port.text import counted, printable
 from train import config
 from train.config import Data
 from train.data import Source, Split, find_sources
@@ -132,7 +132,7 @@ def evaluate(name: str, task: Task, table: Table) -> None:
         result |= real.scores(found.classes, task.real, imagenet)
     report.write(folder, found, names, task.source)
     table.put(result)
-    _say(_line(result, speed))
+    _say(_line(result, speed, len(set(places.tolist())) if task.restrict else model.num_classes))
     _say(f"{name}: predictions, classes and pictures are in {folder}")
 
 
@@ -151,12 +151,12 @@ def _predictions(
     before = _together(lambda: file.restore(total, batch_size) if first else Predictions.none(k))
     start = from_first_process([len(before)])[0]
     if start:
-        _say(f"{name}: going on after {start} of {total} images")
+        _say(f"{name}: going on after {start} of {counted(total, 'image')}")
     test = Split(task.source, Evaluation(transform), (*transform.size, len(transform.mean)))
     # An accelerator would otherwise round the factors of float32 products to fewer bits.
     precision = "highest" if task.dtype == "float32" else "default"
     parts = [before]
-    with Meter(name, total, start) as meter, jax.default_matmul_precision(precision):
+    with Meter(name, total, start, model=name) as meter, jax.default_matmul_precision(precision):
         normalize = Normalize(transform.mean, transform.std, jnp.float32)
         of_model = functools.partial(predict, model, test, task.data, mesh, normalize, places)
         for part in of_model(batch_size=batch_size, start=start, restrict=task.restrict):
@@ -213,12 +213,11 @@ def _reason(error: Exception) -> str:
     return text
 
 
-def _line(result: dict[str, Any], speed: float | None) -> str:
-    parts = [
-        f"top-1 {result['top1']:.3f} % ({result['top1_count']} of {result['count']})",
-        f"top-5 {result['top5']:.3f} % ({result['top5_count']})",
-        f"loss {result['loss']:.4f}",
-    ]
+def _line(result: dict[str, Any], speed: float | None, classes: int) -> str:
+    """What is printed of a model; among as few `classes` as five top-5 is always 100 %."""
+    parts = [f"top-1 {result['top1']:.3f} % ({result['top1_count']} of {result['count']})"]
+    parts += [f"top-5 {result['top5']:.3f} % ({result['top5_count']})"] if classes > TOP else []
+    parts.append(f"loss {result['loss']:.4f}")
     if "real_count" in result:
         parts.append(f"ReaL {result['real_top1']:.3f} % and {result['real_top5']:.3f} % of {result['real_count']}")
     parts.append(f"{result['img_size']} px, crop {result['crop_pct']:g}, {result['interpolation']}, {result['dtype']}")

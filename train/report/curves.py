@@ -37,7 +37,9 @@ PANELS = (
     Panel("Clipped units (%)", {"clip_rate": ""}, 100),
     Panel("Images per second", {"images_per_second": ""}),
 )
-STYLES = ("-", "--", ":")  # of a panel's curves, where colours tell runs apart
+STYLES = ("-", "--", ":")  # of a panel's curves, where colours and marks tell runs apart
+MARKS = "osD^vP*X<>p"  # of runs; not as many as colours, so that a second run of a colour has another mark
+MARKED = 8  # points of a curve, where runs are told apart by their marks too
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -77,7 +79,8 @@ def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
         if index + columns >= len(panels):
             axis.set_xlabel("step")
     if len(runs) > 1:
-        _legend(figure, {name: {"color": f"C{i}"} for i, name in enumerate(runs)}, loc="lower center", ncols=len(runs))
+        styles = {name: {"color": f"C{i}", "marker": MARKS[i % len(MARKS)]} for i, name in enumerate(runs)}
+        _legend(figure, styles, loc="lower center", ncols=min(len(runs), 4))
     save_figure(figure, path)
     return path
 
@@ -94,11 +97,18 @@ def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves]) -> None:
             # One run: a colour for each curve. Several: a colour for each run, a style for each curve.
             styles[label] = {"color": f"C{index}"} if alone else {"color": "0.4", "linestyle": STYLES[index]}
             style = styles[label] | {"color": f"C{index if alone else run}"}
-            marker = "o" if np.isfinite(values).sum() == 1 or (len(steps) <= 60 and key.startswith("test_")) else ""
+            marker: dict[str, Any] = {"markersize": 3.5}
+            if not alone:  # at other steps for each run: runs that lie over each other are all seen
+                points = min(len(steps), POINTS)
+                every = max(1, points // MARKED)
+                first = every * run // len(runs)
+                marker = {"marker": MARKS[run % len(MARKS)], "markersize": 5, "markevery": (first, every)}
+            elif np.isfinite(values).sum() == 1 or (len(steps) <= 60 and key.startswith("test_")):
+                marker["marker"] = "o"
             if panel.noisy and not key.startswith("test_"):
                 axis.plot(*thin(steps, values), **style, linewidth=0.8, alpha=0.35)
                 values = running_mean(values)
-            axis.plot(*thin(steps, values), **style, marker=marker, markersize=3.5)
+            axis.plot(*thin(steps, values), **style, **marker)
     title = panel.title
     only = next(iter(runs.values())) if alone else {}
     if "test_top1" in panel.curves.keys() & only.keys():

@@ -12,16 +12,10 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from nfjax.meter import LINES, bar, duration
-from port.text import printable
+from nfjax.meter import LINES, bar, duration, print_line
 
 REFRESH = 1.0  # seconds between redrawings of the bar: each takes a millisecond from the loop
 MEMORY = 30.0  # seconds of training that the shown speed is about the mean of
-
-
-def print_line(console: Console, text: str) -> None:
-    """A line as it is: rich would break it at 80 columns where there is no terminal, and read [..] as markup."""
-    console.print(printable(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 class Progress:

@@ -10,8 +10,8 @@ from typing import Any, cast
 import jax
 from rich.console import Console
 
+from nfjax.meter import print_line
 from port.text import printable
-from train.report.progress import print_line
 
 FILE = "log.txt"
 

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from port.text import one_line
+from port.text import one_line, plural
 from train.config import Config
 from train.experiment import Experiment
 from train.machine.mesh import bytes_per_device
@@ -33,17 +33,18 @@ def overview(
     steps, per_epoch, shape = experiment.learning_rate.total_steps, experiment.steps_per_epoch, experiment.image_shape
     counts = {path: int(np.prod(array.shape)) for path, array in state.params.items()}
     still = sum(count for path, count in counts.items() if experiment.treatments[path].frozen)
+    epochs, parameters = steps / per_epoch, sum(counts.values())
     warmup = config.schedule.warmup_epochs
     rising = f", all of them within schedule.warmup_epochs={warmup:g}" if warmup >= steps / per_epoch else ""
     trained = f" ({_count(sum(counts.values()) - still)} trained, {_count(still)} frozen)" if still else ""
     kept = {"parameters": state.params, "optimiser": state.opt_state, "moving average": state.ema}
     rows = {
         "work folder": f"{workdir}, " + (f"continued at step {start:,}" if start else "a new run"),
-        "model": f"{config.model.name}, {_count(sum(counts.values()))} parameters{trained}",
+        "model": f"{config.model.name}, {_count(parameters)} {plural(parameters, 'parameter')}{trained}",
         "images": f"{config.data.name}, {'x'.join(map(str, shape))}, computed in {config.model.dtype}",
         "devices": _devices(mesh),
         "batch": _batch(config, mesh.size),
-        "length": f"{steps:,} steps, {steps / per_epoch:.4g} epochs of {per_epoch}{rising}",
+        "length": f"{steps:,} {plural(steps, 'step')}, {epochs:.4g} {plural(epochs, 'epoch')} of {per_epoch}{rising}",
         "kept on a device": ", ".join(
             f"{name} {_bytes(size)}" for name, v in kept.items() if (size := bytes_per_device(v))
         ),
@@ -67,7 +68,7 @@ def _devices(mesh: jax.sharding.Mesh) -> str:
 
 def _batch(config: Config, devices: int) -> str:
     images, parts = config.data.batch_size, config.grad_accum_steps
-    text = f"{images:,} images"
+    text = f"{images:,} {plural(images, 'image')}"
     if devices > 1:
         text += f", {images / devices:g} a device"
     if parts > 1:

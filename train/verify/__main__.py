@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m train.verify"
 
         return run(args.only, steps=args.steps, small=args.small, seed=args.seed)
 
-    return exit_status(compare, extra="dev")
+    return exit_status(compare, extra="dev", prog=prog)
 
 
 def options(parser: Parser) -> None:

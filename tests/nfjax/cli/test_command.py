@@ -15,8 +15,9 @@ from nfjax.__main__ import main
 from nfjax.augment.options import Interpolation
 from nfjax.cli import options
 from nfjax.cli.table import COMMANDS
-from nfjax.exporting import KNOWN_PLATFORMS, SUFFIX
+from nfjax.exporting import KNOWN_PLATFORMS
 from nfjax.images import INTERPOLATIONS
+from nfjax.models.known import architectures
 from port.commands import Parser
 from train.verify import __main__ as door
 from train.verify.training import RECIPES
@@ -73,7 +74,7 @@ def test_the_packages_import_nothing_until_a_name_is_used():
         (["export", "--format", "onnx", "a"], "invalid choice: 'onnx'"),
         (["convert", "a", "b", "--to", "torch"], "invalid choice: 'torch'"),
         (["info"], "expected the name of one model, as an argument or as --model."),
-        (["info", "test_nfnet", "--model", "test_vit"], "expected the name of one model"),
+        (["info", "test_nfnet", "--model", "test_vit"], "as --model; found 2: test_nfnet and test_vit."),
         (["convert", "a.safetensors", "folder"], "or --model NAME to make a folder of that model"),
         (["convert", "a.safetensors", "folder", "--to", "flax"], "expected a file name ending in .safetensors"),
         (["evaluate", "--modle", "x"], "Did you mean --model?"),
@@ -120,7 +121,60 @@ def test_missing_packages_are_told_with_their_extra(tmp_path):
     assert statuses == [2] * len(commands)
     for name, line in zip(commands, err.splitlines(), strict=True):
         extra = "cli" if name == "curves" else COMMANDS[name].extra
-        assert re.fullmatch(rf"error: .* is not installed.*: pip install 'nfjax\[{extra}\]'\.", line)
+        told = "pictures need matplotlib, which is not installed" if name == "curves" else rf"nfjax {name} needs \w+"
+        assert re.fullmatch(rf"error: {told}: pip install 'nfjax\[{extra}\]'\.", line)
+
+
+def test_names_and_paths_that_there_are_not_are_told_before_libraries_are_imported(tmp_path):
+    """Each of these took as long as its libraries, 20 seconds on a cold machine."""
+    (tmp_path / "a.png").touch()
+    image, folder = str(tmp_path / "a.png"), str(tmp_path)
+    told = {
+        "inspect picturez": "picturez: there is no such file or folder",
+        "inspect": "give a folder of images, a table or tfds/NAME, or a config: --config=FILE.",
+        "inspect t.csv": "data.root: there is no file t.csv",
+        "inspect --config=folder --config.data.root=picturez": "data.root: there is no folder picturez",
+        "train --config=folder --config.data.root=picturez": "data.root: there is no folder picturez",
+        "train --config=digits --config.model.name=test_nfmet": "unknown model 'test_nfmet'; did you mean test_nfnet",
+        "verify unknown_name": "unknown model 'unknown_name'; `nfjax list`",
+        "verify": "name the models to verify",
+        "info nfnet_l9": "unknown model 'nfnet_l9'; did you mean nfnet_l0",
+        "info nobody/nothing": "'hf-hub:nobody/nothing'",
+        "list foo": "unknown model 'foo'",
+        "export": "expected the name of one model",
+        "export ./nowhere": "there is no folder nowhere",
+        "export test_nfnet -o x.onnx": "x.onnx: ONNX is not written",
+        "export test_nfnet --weights nowhere": "no weights at nowhere",
+        "classify nowhere.png": "nowhere.png is no file, folder or pattern.",
+        f"classify {image} --model test_nfmet": "did you mean test_nfnet",
+        f"embed {image} --weights nowhere -o x.npz": "no weights at nowhere",
+        "features nowhere.png": "there is no file nowhere.png",
+        "average nowhere": "there is no folder nowhere",
+        "curves nowhere": "there is no folder nowhere",
+        "convert nowhere.safetensors x.safetensors": "no weights at nowhere.safetensors",
+        f"convert {folder} x --model test_nfmet": "did you mean test_nfnet",
+        f"evaluate --model test_nfmet --data {folder}": "did you mean test_nfnet",
+        "evaluate --model test_nfnet --data t.csv": "data.root: there is no file t.csv",
+        f"evaluate --model test_nfnet --weights nowhere --data {folder}": "no weights at nowhere",
+    }
+    statuses, modules, _, err = many(*(command.split() for command in told))
+    for (command, said), line in zip(told.items(), err.splitlines(), strict=True):
+        assert line.startswith("error: "), command
+        assert said in line, command
+    assert statuses == [2] * len(told)
+    assert not modules & HEAVY
+
+
+def test_the_names_that_need_no_library_are_those_of_the_models():
+    assert set(architectures()) == set(nfjax.list_models())
+
+
+def test_a_message_says_none_as_it_can_be_typed(tmp_path, capsys):
+    """`weights=None` is Python's."""
+    assert main(["export", "nfnet_f0", "-o", str(tmp_path / "x.zip")]) == 2
+    assert "--weights none is a fresh model, and --weights FILE takes" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"weights=None is a fresh model"):
+        nfjax.load("nfnet_f0")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
@@ -132,8 +186,9 @@ def test_training_gets_huge_pages(tmp_path):
     )
     env = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
     command = [sys.executable, "-m", "nfjax", "train", f"--config={tmp_path / 'config.py'}"]
+    loading = "loading test_nfnet (fresh weights) and letters images; the work folder is runs/config\n"
     result = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (2, "None\nglibc.malloc.hugetlb=1\n")
+    assert (result.returncode, result.stdout) == (2, "None\nglibc.malloc.hugetlb=1\n" + loading)
     assert result.stderr.startswith("error: data.name='letters' is not known")
 
 
@@ -219,11 +274,15 @@ def test_convert_goes_both_ways(tmp_path, capsys):
             name: array.tobytes() for name, array in original.items()
         }
     assert (tmp_path / "again" / "config.json").read_text() == (tmp_path / "saved" / "config.json").read_text()
-    assert capsys.readouterr().out.count("383,080 parameters") == 3
+    told = capsys.readouterr().out
+    assert told.count("383,080 parameters") == 3
+    assert "(replaced)" not in told
+    for dest, more in ((flax, []), (str(tmp_path / "again"), ["--model", "test_nfnet"])):
+        assert main(["convert", timm, dest, *more]) == 0
+        assert capsys.readouterr().out.startswith(f"{dest} (replaced): ")
 
 
 def test_options_repeat_what_modules_offer_that_take_long_to_import():
-    assert set(options.FORMATS) == set(SUFFIX)
     assert options.PLATFORMS == KNOWN_PLATFORMS
     assert set(get_args(Interpolation)) == {*INTERPOLATIONS, "random"}
     assert list(door.RECIPES) == list(RECIPES)

@@ -88,6 +88,13 @@ def test_timm_loads_it(run, tmp_path, capsys):
     assert all(state[name].numpy().tobytes() == array.tobytes() for name, array in expected.items())
 
 
+def test_an_average_of_one_says_that_it_is_a_copy(run, tmp_path, capsys):
+    for again in ("", " (replaced)"):
+        assert main([str(run), "--steps", "20", "-o", str(tmp_path / "one")]) == 0
+        said = f"{tmp_path / 'one'}{again}: the checkpoint of step 20; an average of one is a copy\n"
+        assert capsys.readouterr().out == said
+
+
 def test_without_a_moving_average(tmp_path):
     make_run(tmp_path, ema=False, steps=[10, 20])
     expected = np.mean([weights_at(step)["head/fc/bias"].astype(np.float64) for step in (10, 20)], axis=0)
@@ -112,6 +119,9 @@ def test_another_run_can_start_from_it(run):
 
 
 def test_what_cannot_be_averaged_is_told(run, tmp_path, capsys):
+    assert main([str(tmp_path / "nothing")]) == 2
+    assert f"there is no folder {tmp_path / 'nothing'} (working directory: " in capsys.readouterr().err
+    (tmp_path / "nothing").mkdir()
     assert main([str(tmp_path / "nothing")]) == 2
     assert "holds no checkpoints; expected the --workdir of a run" in capsys.readouterr().err
     shutil.copytree(run, tmp_path / "run")

@@ -38,7 +38,7 @@ def test_a_sound_folder(root, tmp_path, capsys):
     assert "  24 JPEG RGB; " in "\n".join(lines)
     assert not [line for line in lines if "BROKEN" in line or "LEAKED" in line or "copies" in line]
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (10 * 52, 14 + 8 * 66)
+        assert sheet.size == (10 * 68, 14 + 8 * 66)
 
 
 def test_what_is_wrong_is_found(root, tmp_path, capsys):
@@ -48,13 +48,13 @@ def test_what_is_wrong_is_found(root, tmp_path, capsys):
     (root / "val" / "coffee" / "0000.jpg").write_bytes((root / "val" / "coffee" / "0001.jpg").read_bytes()[:300])
     assert not inspect(load(root), tmp_path / "sheet.png")
     out = capsys.readouterr().out
-    assert "LEAKED: 1 test images are also training images: cat/again.jpg" in out
+    assert "LEAKED: 1 test image is also training image: cat/again.jpg" in out
     assert (
         "BROKEN flower/page.jpg: flower/page.jpg is not an image that Pillow can read: it begins with b'<html>'" in out
     )
     assert "BROKEN coffee/0000.jpg: coffee/0000.jpg cannot be decoded" in out
     assert out.count("BROKEN") == 2
-    assert out.count("1 are copies of others") == 1
+    assert out.count("1 is a copy of another") == 1
 
 
 def test_a_contact_sheet_shows_images_as_training_sees_them(root):
@@ -62,13 +62,29 @@ def test_a_contact_sheet_shows_images_as_training_sees_them(root):
     plain, changed = (np.asarray(contact_sheet(dataset, rows=4, columns=3)) for dataset in datasets)
 
     def tile(sheet, row, column):
-        return sheet[row * 66 + 28 : row * 66 + 76, column * 52 : column * 52 + 48]
+        return sheet[row * 66 + 28 : row * 66 + 76, column * 68 : column * 68 + 48]
 
     for row in range(4):
         assert np.array_equal(tile(plain, row, 1), tile(changed, row, 1))  # as tested
         assert np.array_equal(tile(plain, row, 2), tile(plain, row, 4))
         assert not np.array_equal(tile(changed, row, 2), tile(changed, row, 4))
     assert len({tile(plain, row, 1).tobytes() for row in range(4)}) == 4
+
+
+def test_headings_of_small_images_have_room(root):
+    """Those of a column, beside each other; and the longest name ends at the sheet's border."""
+    dataset = load_dataset(Data(name="folder", root=str(root), image_size=8))
+    sheet = np.asarray(contact_sheet(dataset, rows=1, columns=1).convert("L"))
+    assert sheet.shape == (14 + 26, 3 * 68)
+    written = (sheet[:14] < 250).any(axis=0)
+    for column in (1, 2):
+        assert not written[column * 68 - 6 : column * 68].any()
+
+
+def test_a_sheet_that_was_there_is_said_to_be_replaced(root, tmp_path, capsys):
+    for again in ("", " (replaced)"):
+        inspect(load(root), tmp_path / "sheet.png", limit=2)
+        assert f"contact sheet: {tmp_path / 'sheet.png'}{again}: each image" in capsys.readouterr().out
 
 
 def test_many_classes_are_summed_up(tmp_path, capsys):
@@ -98,7 +114,10 @@ def test_the_command(root, tmp_path):
     assert "train: 24 images; used as 224x224x3" in out
     status, _, errors = command(str(tmp_path / "nowhere"))
     assert status == 2
-    assert "nowhere: there is no such folder; expected a folder, a table (.csv, .jsonl, .parquet), digits, " in errors
+    assert (
+        "nowhere: there is no such file or folder; expected a folder, a table (.csv, .jsonl, .parquet), digits, "
+        in errors
+    )
 
 
 def test_a_table_and_what_is_not_used(root, tmp_path, capsys):
@@ -106,4 +125,4 @@ def test_a_table_and_what_is_not_used(root, tmp_path, capsys):
     (tmp_path / "t.csv").write_text("path,label,split\n" + "".join(f"{f},x{i % 2},{s}\n" for i, (f, s) in enumerate(
         zip(files, ("train", "train", "val", "test"), strict=True))))  # fmt: skip
     assert main(["inspect", str(tmp_path / "t.csv"), "-o", str(tmp_path / "sheet.png")]) == 0
-    assert "splits that are not used: test (1 images)" in capsys.readouterr().out
+    assert "splits that are not used: test (1 image)" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import time
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from train.evaluate import main
 from train.evaluation import classes, models, real, report
 from train.evaluation.options import parse
 from train.evaluation.predictions import Predictions
+from train.evaluation.run import _line
 from train.evaluation.table import Table
 from train.report.workdir import claim
 from train.step import State
@@ -159,7 +161,7 @@ def test_where_images_are(place, expected):
         (["--model", "x", "--data.batch_size=0"], "--data.batch_size=0: expected an integer, at least 1"),
         (
             ["--model", "test_nfnet", "--data", "nowhere"],
-            "error: --data=nowhere: there is no such folder; expected a folder",
+            "error: --data=nowhere: there is no such file or folder; expected a folder",
         ),
     ],
 )
@@ -231,7 +233,7 @@ def test_pictures_of_few_and_of_many_classes(count, tmp_path):
 def test_progress(terminal):
     now = 0.0
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    with Meter("net", 1000, 100, console=console, clock=lambda: now) as meter:
+    with Meter("net", 1000, 100, model="net", console=console, clock=lambda: now) as meter:
         for _ in range(5):
             now += 6.0
             meter.advance(60)
@@ -242,3 +244,28 @@ def test_progress(terminal):
     last = "400/1000 10 images/s ETA 0:01:00" if terminal else "net: 340/1000 10 images/s ETA 0:01:06"
     assert last in " ".join(text.split())
     assert ("net: 220/1000 10 images/s ETA 0:01:18\n" in text) != terminal
+
+
+def test_what_is_about_to_happen_is_said_before_the_first_batch(monkeypatch):
+    """Where there is no terminal: a line at once, and then one now and again."""
+    monkeypatch.setattr("nfjax.meter.LINES", 0.02)
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with Meter("net", 360, model="test_vit", console=console) as meter:
+        for _ in range(500):
+            if console.file.getvalue().count("\n") > 2:
+                break
+            time.sleep(0.01)
+        meter.advance(1)
+        said = console.file.getvalue()
+        time.sleep(0.06)
+        assert console.file.getvalue() == said
+    first, *others = said.splitlines()
+    assert re.fullmatch(r"running test_vit over 360 images on \d+ cpu devices?; compiling", first)
+    assert others == ["still compiling, 0:00:00"] * len(others) != []
+
+
+def test_top5_of_few_classes_is_not_told():
+    result = {"model": "a", "top1": 50.0, "top1_count": 1, "count": 2, "top5": 100.0, "top5_count": 2, "loss": 1.0}
+    result |= {"img_size": 8, "crop_pct": 1.0, "interpolation": "bicubic", "dtype": "float32"}
+    assert "top-5" not in _line(result, None, classes=5)
+    assert "top-5 100.000 % (2)" in _line(result, None, classes=6)

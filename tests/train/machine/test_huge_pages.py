@@ -7,8 +7,8 @@ import sys
 import pytest
 
 PROGRAM = (
-    "from train.machine.huge_pages import use_huge_pages; use_huge_pages(); "
-    "import os; print(os.environ['GLIBC_TUNABLES'])"
+    "from train.machine.huge_pages import use_huge_pages; import os, sys; "
+    "use_huge_pages(sys.argv); print(os.environ['GLIBC_TUNABLES'])"
 )
 
 

@@ -51,6 +51,18 @@ def test_whatever_there_is_is_drawn(tmp_path, lines):
     assert ink(path) > 0
 
 
+def test_runs_that_lie_over_each_other_are_told_apart():
+    """By colour and by marks, which stand at other steps for each run."""
+    steps = np.arange(1.0, 33.0)
+    same = {"loss": (steps, 1 / steps), "test_loss": (steps, 1 / steps)}
+    axis = axes_of(PANELS[0], {f"run{i}": same for i in range(12)})
+    lines = [line for line in axis.get_lines() if line.get_marker() not in ("", "None")]
+    seen = {(line.get_color(), line.get_marker(), line.get_markevery()) for line in lines}
+    assert len(seen) == 12
+    assert len({(color, mark) for color, mark, _ in seen}) == 12
+    assert len({every for *_, every in seen}) == 4  # of four steps from one mark to the next
+
+
 def axes_of(panel, runs):
     from matplotlib.figure import Figure
 
@@ -132,7 +144,7 @@ def test_command(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere is not the work folder of a run: it has no metrics.jsonl."),
+        (["nowhere"], "there is no folder nowhere (working directory: "),
         (["a", "--output=a.gif"], "a.gif: expected a file name ending in .png, .jpg, "),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nfjax.images import identify, image_suffixes, passed_over, walk
-from port.paths import open_regular
+from port.paths import no_folder, open_regular
 from train.data.sources.base import Example, Source, Splits, Strings, brief, digest, labels_of, nfc
 from train.data.sources.slices import usual
 
@@ -71,7 +71,7 @@ def open_folder(root: Path) -> Splits:
             told which of its folders are the classes.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"data.root: there is no folder {root} (working directory: {Path.cwd()}).")
+        raise FileNotFoundError(f"data.root: {no_folder(root)}")
     passed: Counter[str] = Counter()
     every = dict(walk(root, passed))
     around, files = _unwrapped(every)

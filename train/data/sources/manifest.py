@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from port.paths import no_file
 from port.text import one_line, read_text
 from train.data.sources.base import Splits, brief, labels_of_column
 from train.data.sources.folder import Files
@@ -33,7 +34,7 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
         ValueError: another ending, a missing column, or a row without path or label.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"data.root: there is no file {file} (working directory: {Path.cwd()}).")
+        raise FileNotFoundError(f"data.root: {no_file(file)}")
     readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     if file.suffix.lower() not in readers:
         raise ValueError(f"data.root={file}: expected a file that ends in {', '.join(readers)}.")
