@@ -2,13 +2,17 @@
 
 import atexit
 import gc
+import itertools
 import multiprocessing
 import os
 import queue
 import signal
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import grain
@@ -17,7 +21,7 @@ from absl import flags
 
 Batch = dict[str, np.ndarray]
 THREADS = 16  # more of them wait for Python's lock more than for data
-STUCK_SECONDS = 10.0
+STUCK_SECONDS = 5.0  # that the end of the process waits for reads that may never end
 
 
 class Batches(Iterator[Batch]):
@@ -99,11 +103,56 @@ class Batches(Iterator[Batch]):
         return found
 
 
-def _prefetched(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
+class _Threads(Iterable[Any]):
+    """The elements of a data set, in order, made ahead by threads.
+
+    The end of the process does not wait for them, as it does for those of an executor and so for Grain's own: a read
+    from a disk that has gone never ends.
+    """
+
+    def __init__(self, dataset: grain.MapDataset):
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        count = min(THREADS, os.cpu_count() or 1)
+        tasks: _Tasks = queue.SimpleQueue()
+        for _ in range(count):
+            threading.Thread(target=_make, args=(self._dataset, tasks), name="images", daemon=True).start()
+        indices, ahead = iter(range(len(self._dataset))), deque[Future[Any]]()
+        try:
+            while True:
+                for index in itertools.islice(indices, count + 1 - len(ahead)):
+                    ahead.append(Future())
+                    tasks.put((index, ahead[-1]))
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+            for _ in range(count):
+                tasks.put(None)
+
+
+_Tasks = queue.SimpleQueue[tuple[int, Future[Any]] | None]
+
+
+def _make(dataset: grain.MapDataset, tasks: _Tasks) -> None:
+    """In a thread: the elements that are asked for."""
+    while (task := tasks.get()) is not None:
+        index, future = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(dataset[index])
+            except BaseException as error:
+                future.set_exception(error)
+        del task, future  # the last element is not kept until there is another
+
+
+def _prefetched(dataset: grain.MapDataset, workers: int) -> Iterable[Any]:
     """The data set with its elements made ahead."""
     if not workers:
-        threads = min(THREADS, os.cpu_count() or 1)
-        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
+        return _Threads(dataset)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain hands its flags on to the workers, and absl lets nobody read them before
     one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
@@ -129,7 +178,7 @@ def _end_with_parent() -> None:
 _running: dict[threading.Thread, threading.Event] = {}
 
 
-def _fill(dataset: grain.IterDataset, batches: queue.Queue[Any], stop: threading.Event, shared: bool) -> None:
+def _fill(dataset: Iterable[Any], batches: queue.Queue[Any], stop: threading.Event, shared: bool) -> None:
     """In a thread: move batches, or what went wrong, from a data set to a queue, and clear up."""
     iterator: Any = None
     found: Any = None
@@ -158,10 +207,11 @@ def _fill(dataset: grain.IterDataset, batches: queue.Queue[Any], stop: threading
 @atexit.register
 def _end() -> None:
     """Before Python ends: workers that still wait for the disk are not waited for."""
+    end = time.monotonic() + STUCK_SECONDS
     for stop in list(_running.values()):
         stop.set()
     for thread in list(_running):
-        thread.join(timeout=STUCK_SECONDS)
+        thread.join(timeout=max(end - time.monotonic(), 0.0))
         if thread.is_alive():
             for process in multiprocessing.active_children():
                 process.kill()

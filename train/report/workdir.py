@@ -35,7 +35,8 @@ PACKAGES = ("nfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grai
 def locked(workdir: Path) -> Iterator[None]:
     """Make the folder, and keep other processes from training in it.
 
-    The lock is the kernel's and ends with the process, however that ends. Process 0 holds it for all.
+    The lock is the kernel's and ends with the process, however that ends; its file, .lock, goes with it but where the
+    process is killed. Process 0 holds it for all.
 
     Raises:
         OSError: the folder cannot be made or written to, or a process trains in it; names that process.
@@ -49,9 +50,10 @@ def locked(workdir: Path) -> Iterator[None]:
 def _locked(workdir: Path) -> Iterator[None]:
     import fcntl
 
+    path = workdir / ".lock"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("a+")
+        file = path.open("a+")
     except OSError as error:
         raise type(error)(
             f"--workdir={workdir} cannot be written to ({error.strerror}); expected a folder, or a place for one."
@@ -69,10 +71,15 @@ def _locked(workdir: Path) -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
             warnings.warn(f"{workdir} cannot be locked; see to it that only one run uses it.", stacklevel=2)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            raise BlockingIOError(f"{workdir}: another process has trained there until now. Try again.")
+        try:
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is locked: whoever has opened it by now sees that it is gone
 
 
 def claim(workdir: Path, config: dict[str, Any]) -> None:

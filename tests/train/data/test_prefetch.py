@@ -136,6 +136,40 @@ def test_a_stall_is_an_error_and_stays_one():
             next(batches)
 
 
+STALLED = """
+import sys, threading
+from pathlib import Path
+from nfjax.models.data_config import DataConfig
+from port.messages import exit_status
+from train.config import Data
+from train.data import load_dataset, pipeline, train_batches
+from train.report.workdir import locked
+
+pipeline.decode = lambda *_: threading.Event().wait()  # as a disk that does not answer
+
+def train():
+    data = Data(name="folder", root=sys.argv[1], batch_size=8, image_size=64, workers=0, stall_seconds=1)
+    with locked(Path(sys.argv[2])):
+        next(train_batches(load_dataset(data, DataConfig()).train, data, seed=0))
+    return 0
+
+sys.exit(exit_status(train))
+"""
+
+
+def test_a_process_whose_reads_never_end_ends(root, tmp_path):
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", STALLED, str(root), str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
+    try:
+        assert process.stderr.readline().startswith("error: no batch of images came for 1 seconds.")
+        _, rest = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert (process.returncode, rest) == (2, "")
+    assert not (tmp_path / ".lock").exists()
+
+
 def failing(index):
     if index == 3:
         raise KeyError("the transform is wrong")

@@ -154,6 +154,7 @@ def test_one_process_at_a_time(tmp_path):
     for _ in range(2):  # and it is given back
         with locked(run):
             assert (run / ".lock").read_text() == f"{os.getpid()}\n"
+        assert not (run / ".lock").exists()
 
 
 def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
