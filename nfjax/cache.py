@@ -6,6 +6,8 @@ Importing nfjax changes nothing of JAX; `nfjax.compile` and the command lines ca
 import functools
 import logging
 import os
+import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ OPTIONS = {
     "jax_persistent_cache_min_compile_time_secs": 0.1,
 }
 LOCK, ENTRY, STAMP = ".lockfile", "-cache", "-atime"  # of jax._src.lru_cache; a stamp is written after its entry
+NAME = re.compile(rf".+-[0-9a-f]{{64}}{ENTRY}")  # of an entry: the program's name and a hash
+# Marks a folder that nothing was in but what is ours: of another one nothing is removed.
+TAG = "CACHEDIR.TAG"
+TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
+# Programs that nfjax has compiled; the folder can be removed. For tags see https://bford.info/cachedir/
+"""
 PATIENCE = 10.0  # seconds until another process must have given up the lock, as in jax
 
 
@@ -74,11 +82,23 @@ def _stamps() -> bool:
 def _prepare(folder: Path, stamped: bool) -> None:
     """Make the folder, for this user alone since programs in it will be run, and remove unfinished entries.
 
-    Where entries are `stamped`, a finished one has a stamp; jax writes none where the cache has no maximal size.
+    Where entries are `stamped`, a finished one has a stamp; jax writes none where the cache has no maximal size. A
+    folder that was there with something in it is used, but nothing in it is removed.
+
+    Raises:
+        OSError: it cannot be made or written; or it is another user's, and everybody's to write.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_mode & stat.S_IWOTH and status.st_uid != getattr(os, "geteuid", int)():
+        raise PermissionError("another user's, which everybody can write to: programs in it would be run")
+    tag = folder / TAG
     with filelock.FileLock(folder / LOCK, timeout=PATIENCE):
+        if os.listdir(folder) == [LOCK]:
+            tag.write_text(TAG_TEXT)
+        ours = tag.is_file() and tag.read_bytes() == TAG_TEXT.encode()
         # A killed process leaves an entry that JAX would neither read nor replace, but warn of.
-        for entry in folder.glob(f"*{ENTRY}") if stamped else ():
-            if not entry.with_name(entry.name.removesuffix(ENTRY) + STAMP).exists():
+        for entry in folder.glob(f"*{ENTRY}") if stamped and ours else ():
+            stamp = entry.with_name(entry.name.removesuffix(ENTRY) + STAMP)
+            if NAME.fullmatch(entry.name) and entry.is_file() and not stamp.exists():
                 entry.unlink()

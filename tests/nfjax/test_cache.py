@@ -158,7 +158,44 @@ def test_names_are_those_of_the_installed_jax(tmp_path):
     python(f"{ENABLE}; import jax; jax.jit(lambda x: x + 1)(1.0)", home=tmp_path, **ALWAYS)
     files = [path.name for path in (tmp_path / ".cache/nfjax/jax").iterdir()]
     assert cache._stamps()
-    assert {re.sub(r"^[^.].*-", "-", name) for name in files} == {cache.LOCK, cache.ENTRY, cache.STAMP}
+    assert {re.sub(r"^[^.].*-", "-", name) for name in files} == {cache.LOCK, cache.ENTRY, cache.STAMP, cache.TAG}
+    entries = [name for name in files if name.endswith(cache.ENTRY)]
+    assert entries
+    assert all(map(cache.NAME.fullmatch, entries))
+
+
+OURS = f"jit_f-{'0123456789abcdef' * 4}-cache"  # a name as jax gives it
+
+
+def test_files_of_others_stay(tmp_path):
+    """In a folder of ours what jax would not have written; in any other folder everything."""
+    cache._prepare(tmp_path / "ours", stamped=True)
+    assert (tmp_path / "ours" / cache.TAG).read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
+    (tmp_path / "others").mkdir()
+    names = (OURS, "web-cache", "notes-cache", OURS.replace("0", "x"))
+    for folder in ("ours", "others"):
+        for name in names:
+            (tmp_path / folder / name).write_text("")
+        for _ in range(2):
+            cache._prepare(tmp_path / folder, stamped=True)
+    assert {path.name for path in (tmp_path / "ours").glob("*-cache")} == {*names[1:]}
+    assert {path.name for path in (tmp_path / "others").glob("*-cache")} == {*names}
+    assert not (tmp_path / "others" / cache.TAG).exists()
+
+
+def test_a_folder_of_another_user_that_everybody_writes_to_is_not_used(tmp_path, monkeypatch, caplog):
+    """Who can put a program there has it run."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    cache._prepare(folder, stamped=True)  # which only the other user writes to
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match="another user's, which everybody can write to"):
+        cache._prepare(folder, stamped=True)
+    monkeypatch.setenv("NFJAX_CACHE", str(folder))
+    monkeypatch.setattr(type(cache.jax.config), "jax_compilation_cache_dir", None, raising=False)
+    assert cache.enable.__wrapped__() is None
+    assert re.fullmatch(r"compiled programs are not kept .*/shared cannot be used \(another .*", caplog.messages[0])
 
 
 def test_another_jax_loses_nothing(tmp_path, monkeypatch):
