@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from port.atomic import replacing
@@ -95,7 +96,10 @@ def write_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike[s
     # safetensors writes the memory behind an array: a view in another layout would be written wrong.
     arrays = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in state.items()}
     with replacing(path) as partial:
-        save_file(arrays, partial, metadata=metadata)
+        try:
+            save_file(arrays, partial, metadata=metadata)
+        except SafetensorError as error:  # of the system's errors, too
+            raise OSError(f"{path} cannot be written: {error}.") from error
         _sort_metadata(partial, metadata)
 
 

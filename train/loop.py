@@ -29,7 +29,7 @@ from train.report import curves, summary
 from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError, Watch
 from train.report.progress import Progress
-from train.report.screen import Screen
+from train.report.screen import Screen, expendable
 from train.report.workdir import claim, locked, record_environment, require_space
 from train.step import compile_train_step, make_eval_step
 
@@ -87,7 +87,7 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
             screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE))
             interrupt.log = screen.log
             try:
-                with Checkpoints(workdir, config.checkpoint) as checkpoints:
+                with Checkpoints(workdir, config.checkpoint) as checkpoints, checkpoints.named():
                     result = _Run(experiment, workdir, checkpoints, interrupt, screen, profile).run()
             except BaseException as error:
                 screen.log(str(error) or type(error).__name__)
@@ -117,12 +117,13 @@ class _Run:
         self.save_every = experiment.every(self.config.checkpoint.every_epochs)
         self.evaluated = 0  # the step after which the last evaluation was
         self.scores: dict[str, float] = {}  # what it found
+        self.told: set[str] = set()  # what is said but once
 
     def run(self) -> RunResult:
         state = self._first_state()
         start = int(state.step)
         with (
-            Metrics(self.workdir, self.config.log, start) as self.metrics,
+            Metrics(self.workdir, self.config.log, start, self.screen.print) as self.metrics,
             Progress(
                 self.total,
                 start,
@@ -253,7 +254,8 @@ class _Run:
         few = experiment.model.num_classes <= 5  # of which top-5 is always 100 %
         self.progress.evaluated(step, {key: self.scores[key] for key in self.scores if not few or key != "test_top5"})
         if jax.process_index() == 0:
-            curves.plot(self.workdir)
+            with expendable(self.workdir / curves.FILE_NAME, self._tell_once):
+                curves.plot(self.workdir)
         if state.plateau:
             metric = self.config.checkpoint.metric
             better = np.float32(self.scores[f"test_{metric}"] * (-1 if metric == "loss" else 1))
@@ -261,6 +263,11 @@ class _Run:
             update = jax.jit(experiment.learning_rate.evaluated, out_shardings=whole)
             state = dataclasses.replace(state, plateau=update(state.plateau, jax.device_put(better, whole), state.step))
         return state
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self.told:
+            self.told.add(text)
+            self.screen.print(text)
 
     def _save(self, state: State, step: int) -> None:
         meta = {"data": self._data_meta(), "evaluated": self.evaluated, "scores": self.scores}

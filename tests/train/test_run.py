@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -91,6 +92,17 @@ def test_a_run_leaves_what_it_promises(whole):
     model = nfjax.load(f"local-dir:{workdir / 'final'}")
     assert (model.num_classes, model.in_chans, model.data_config.mean) == (10, 1, (0.5,))
     assert model.data_config.input_size == (1, 16, 16)
+
+
+def test_a_picture_that_cannot_be_written_ends_no_run(whole, tmp_path, monkeypatch):
+    def full(workdir):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("train.report.curves.plot", full)
+    result = run(tiny(), tmp_path)
+    assert (result.top1, result.steps) == (whole[0].top1, 24)
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count(f"{tmp_path / 'curves.png'} is not written: No space left on device. The run goes on") == 1
 
 
 def test_the_last_and_the_best_model(whole, tmp_path, monkeypatch):

@@ -8,12 +8,15 @@ whose name is a number was complete once.
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import logging
 import math
 import os
 import re
+import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,8 +133,25 @@ def best_first(metrics: Mapping[int, Mapping[str, float]], metric: str) -> list[
 
 def write_async(workdir: Path, step: int, flat: Mapping[str, jax.Array | np.ndarray]) -> ocp.AsyncResponse[None]:
     """Start writing arrays. Those on devices may be donated at once; `result()` waits, and raises what went wrong."""
+    _told_once()
     with _context():
         return ocp.save_checkpointables_async(_unsealed(workdir, step), _groups(flat))
+
+
+@functools.cache
+def _told_once() -> None:
+    """Of several files that cannot be written, Orbax waits for the first one; silence the thousand others."""
+    before = sys.unraisablehook
+
+    def told(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
+            before(unraisable)
+
+    sys.unraisablehook = told
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not (record.exc_info and "os_error_code=" in str(record.exc_info[1]))
+    )
+    warnings.filterwarnings("ignore", r"coroutine '.*' was never awaited", RuntimeWarning)
 
 
 def seal(workdir: Path, described: Description) -> None:

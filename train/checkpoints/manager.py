@@ -4,11 +4,15 @@ A damaged checkpoint is put aside for an older one, and the run says so. What ne
 going on from wrong values, or losing the last good checkpoint to a write that failed.
 """
 
+import contextlib
+import errno
 import functools
 import itertools
+import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,8 @@ from train.machine.processes import from_first_process, together
 from train.optim.state import State
 
 FAULTS = (DamagedError, UnreadableError)  # of a checkpoint on disk
+PARTIAL = r"\d+\..+"  # names of what is being written or deleted
+GOES_ON = "Once the cause is gone, the same command goes on from there."
 
 
 class Checkpoints:
@@ -66,11 +72,29 @@ class Checkpoints:
         try:
             self.wait()
         except OSError as error:
-            if exception is None:
+            if exception is None or isinstance(exception, OSError):  # then this one says which checkpoint is good
                 raise
             exception.add_note(str(error))  # what went wrong first is what matters
         finally:
             self._thread.shutdown()
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Around what writes other files of the run: where a disk is full or broken, the last good step is told."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None or not isinstance(error.strerror, str) or isinstance(error, BrokenPipeError):
+                raise  # it has its own message
+            self.wait()  # which fails with a message of its own
+            raise OSError(f"{error.filename or self._workdir}: {error.strerror}; {self._good()}. {GOES_ON}") from error
+
+    def _good(self) -> str:
+        return (
+            "there is no checkpoint yet"
+            if self.newest is None
+            else f"the last checkpoint is that of step {self.newest}"
+        )
 
     @property
     def newest(self) -> int | None:
@@ -97,6 +121,8 @@ class Checkpoints:
             if step == self._latest:
                 return
             flat = flatten(state)
+            if jax.process_count() == 1:
+                self._require_space(step, flat)
             described = Description(step, meta, metrics or {}, leaves(flat), checksums(flat))
             start: Callable[[], Any]
             if jax.process_count() == 1:
@@ -210,20 +236,30 @@ class Checkpoints:
         kept = unknown.union(best_first(known, self._config.metric)[: self._config.keep_best])
         return [step for step in there[: -self._config.keep_last] if step not in kept]
 
+    def _require_space(self, step: int, flat: Mapping[str, jax.Array]) -> None:
+        """Orbax notices a full disk late, and leaves what it has written of the checkpoint."""
+        if sum(array.nbytes for array in flat.values()) > shutil.disk_usage(self._folder).free:
+            raise self._failed(step, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
     def _remove_partial(self) -> None:
         """What a killed process was writing, STEP.unsealed..., or deleting, STEP.deleted."""
         for entry in self._folder.iterdir():
-            if re.fullmatch(r"\d+\..+", entry.name):
+            if re.fullmatch(PARTIAL, entry.name):
                 shutil.rmtree(entry, ignore_errors=True)
 
     def _failed(self, step: int, error: Exception) -> OSError:
+        cause = " ".join(str(error).split())[:500]
         free = shutil.disk_usage(self._workdir).free / 2**20
         if jax.process_index() == 0 and self._folder.is_dir():
-            self._remove_partial()
+            for _ in range(20):  # Orbax's other threads may still be at it
+                self._remove_partial()
+                time.sleep(0.05)
+                if not any(re.fullmatch(PARTIAL, entry.name) for entry in self._folder.iterdir()):
+                    break
         good = "there is no older one" if self.newest is None else f"the last one is that of step {self.newest}"
         return OSError(
-            f"the checkpoint of step {step} could not be written to {self._folder} ({free:.0f} MiB free); {good}. Once "
-            f"the cause is gone, the same command goes on from there. The cause: {error}"
+            f"the checkpoint of step {step} could not be written to {self._folder} ({free:.0f} MiB free); {good}. "
+            f"{GOES_ON} The cause: {cause}"
         )
 
 

@@ -1,6 +1,7 @@
 """What an evaluation found, class by class and mistake by mistake, as a table and as pictures."""
 
 import csv
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from nfjax.pictures import make_figure, save_figure
-from port.text import one_line
+from port.text import one_line, printable
 from train.data import Source
 from train.data.decode import decode
 from train.evaluation.predictions import TOP, Predictions
+from train.report.screen import expendable
 
 MATRIX = 40  # more classes than this do not fit into a matrix: the most confused pairs are drawn instead
 PAIRS = 30
@@ -21,10 +23,19 @@ TILE = 224  # pixels of a picture's side
 
 
 def write(folder: Path, predictions: Predictions, names: Sequence[str], source: Source) -> None:
-    """Write classes.csv, confusion.png and, if there are mistakes, mistakes.png; `names` are those of the outputs."""
+    """Write classes.csv, confusion.png and, if there are mistakes, mistakes.png; `names` are those of the outputs.
+
+    A picture that cannot be written is told, and left out.
+    """
     _classes(folder / "classes.csv", predictions, names)
-    _confusion(folder / "confusion.png", predictions, names)
-    _mistakes(folder / "mistakes.png", predictions, names, source)
+    with expendable(folder / "confusion.png", _warn):
+        _confusion(folder / "confusion.png", predictions, names)
+    with expendable(folder / "mistakes.png", _warn):
+        _mistakes(folder / "mistakes.png", predictions, names, source)
+
+
+def _warn(text: str) -> None:
+    print(printable(text), file=sys.stderr)
 
 
 def _classes(path: Path, predictions: Predictions, names: Sequence[str]) -> None:

@@ -1,18 +1,20 @@
 """What a run measures, written where people look: metrics.jsonl, TensorBoard, Weights & Biases."""
 
+import contextlib
 import json
 import math
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
 from train import config
+from train.report.screen import expendable
 
 FILE = "metrics.jsonl"
 
@@ -32,16 +34,18 @@ class Metrics:
     value that is not finite is null. Lines must come in the order of their steps, and those of a step before its
     checkpoint is saved: then a run that was killed and continued leaves the same file as one that was not.
 
-    Use it as a context manager: leaving closes the sinks. What was written about steps after `start` is dropped.
+    A sink that cannot be written to any more is given up, which `say` hears once; but metrics.jsonl, which a run
+    needs, is an OSError. Use it as a context manager: leaving closes the sinks. What was written about steps after
+    `start` is dropped.
 
     Raises:
         ValueError: if metrics.jsonl is damaged elsewhere than at its end.
         ImportError: if a sink needs a package that is not installed.
     """
 
-    def __init__(self, workdir: Path, log: config.Log, start: int):
+    def __init__(self, workdir: Path, log: config.Log, start: int, say: Callable[[str], Any] = print):
         self._sinks: list[Sink] = []
-        self._start = start
+        self._start, self._say = start, say
         if jax.process_index() != 0:
             return
         workdir.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,8 @@ class Metrics:
         self._known = [line.keys() - {"step"} for line in lines.at_start]
         try:
             if log.tensorboard:
-                self._sinks.append(TensorBoard(workdir / "tensorboard", start))
+                with expendable("TensorBoard", say):
+                    self._sinks.append(TensorBoard(workdir / "tensorboard", start))
             if log.wandb is not None:
                 self._sinks.append(Wandb(workdir, log.wandb))
         except BaseException:
@@ -66,14 +71,23 @@ class Metrics:
 
     def _close(self, failed: bool) -> None:
         for sink in self._sinks:
-            sink.close(failed)
+            with contextlib.suppress(OSError):  # each line was written at once: nothing is lost here
+                sink.close(failed)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add what was measured after `step` steps, unless the run that is continued has already written it."""
         if self._sinks and step == self._start and values.keys() in self._known:
             return
-        for sink in self._sinks:
-            sink.write(step, values)
+        for sink in list(self._sinks):
+            if isinstance(sink, JsonLines):
+                sink.write(step, values)
+                continue
+            with expendable(type(sink).__name__, self._say):
+                sink.write(step, values)
+                continue
+            self._sinks.remove(sink)
+            with contextlib.suppress(OSError):
+                sink.close(failed=True)
 
 
 class JsonLines:

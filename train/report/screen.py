@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,15 @@ from nfjax.meter import print_line
 from port.text import printable
 
 FILE = "log.txt"
+
+
+@contextlib.contextmanager
+def expendable(what: str | Path, say: Callable[[str], Any]) -> Iterator[None]:
+    """Around writing what a run can do without: where it cannot be written, as on a full disk, that is only told."""
+    try:
+        yield
+    except OSError as error:
+        say(f"{what} is not written: {error.strerror or error}. The run goes on without it.")
 
 
 class Screen:

@@ -6,8 +6,12 @@ import errno
 import io
 import os
 import random
+import re
 import resource
 import shutil
+import subprocess
+import sys
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -323,6 +327,56 @@ def test_a_write_that_fails_last_is_told_on_leaving(tmp_path, small_files):
     with pytest.raises(ZeroDivisionError) as error:
         train(crash=True)
     assert "step 3 could not be written" in error.value.__notes__[0]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from port.messages import exit_status
+from tests.helpers.checkpoints import *
+
+def train():
+    with Checkpoints(Path(sys.argv[1]), KEEP) as checkpoints:
+        checkpoints.save(put(make_state(1)), META)
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, resource.RLIM_INFINITY))
+        checkpoints.save(put(make_state(2, wide=4096)), META)
+
+sys.exit(exit_status(train))
+"""
+
+
+def test_a_write_that_fails_is_one_message(tmp_path):
+    """Orbax's threads would add a thousand lines, of event loops that are closed."""
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FULL, str(tmp_path)]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert re.match(r"error: the checkpoint of step 2 could not be written .*; the last one is that of step 1\.", line)
+    assert os.listdir(tmp_path / "checkpoints") == ["1"]
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path, KEEP) as checkpoints:
+        checkpoints.save(put(make_state(1)), META)
+        checkpoints.wait()
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(1000))
+        monkeypatch.setattr("train.checkpoints.manager.write_async", None)  # it would be an error to call it
+        with pytest.raises(OSError, match=r"step 2 could .* that of step 1\. .* The cause: .*No space left on device"):
+            checkpoints.save(put(make_state(2)), META)
+    assert os.listdir(tmp_path / "checkpoints") == ["1"]
+
+
+def test_another_file_that_cannot_be_written_names_the_last_good_step(tmp_path):
+    def train():
+        with Checkpoints(tmp_path, KEEP) as checkpoints, checkpoints.named():
+            checkpoints.save(put(make_state(1)), META)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    message = f"^{tmp_path}: No space left on device; the last checkpoint is that of step 1. Once the cause is gone"
+    with pytest.raises(OSError, match=message):
+        train()
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path):

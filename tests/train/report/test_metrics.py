@@ -1,6 +1,8 @@
 """What a run writes about itself: killed, continued, read by TensorBoard and by Weights & Biases."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import types
@@ -10,7 +12,7 @@ import jax
 import pytest
 
 from train.config import Log
-from train.report.metrics import Metrics, read_metrics
+from train.report.metrics import JsonLines, Metrics, TensorBoard, read_metrics
 
 QUIET = Log(tensorboard=False)
 
@@ -166,3 +168,22 @@ def test_tensorboard_is_asked_for_by_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     with pytest.raises(ImportError, match=r"pip install tensorboard, or set log\.tensorboard=false"):
         Metrics(tmp_path, Log(), 0)
+
+
+def test_a_sink_that_cannot_be_written_to_is_given_up_once(tmp_path, monkeypatch):
+    """But for the file that a run needs."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    said = []
+    with Metrics(tmp_path, Log(tensorboard=True), 0, said.append) as metrics:
+        metrics.write(1, {"loss": 1.0})
+        monkeypatch.setattr(TensorBoard, "_write", full)
+        for step in (2, 3):
+            metrics.write(step, {"loss": 1.0})
+        assert said == ["TensorBoard is not written: No space left on device. The run goes on without it."]
+        monkeypatch.setattr(JsonLines, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            metrics.write(4, {"loss": 1.0})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
