@@ -79,15 +79,18 @@ class Metrics:
         if self._sinks and step == self._start and values.keys() in self._known:
             return
         for sink in list(self._sinks):
-            if isinstance(sink, JsonLines):
-                sink.write(step, values)
-                continue
-            with expendable(type(sink).__name__, self._say):
-                sink.write(step, values)
-                continue
+            needed = isinstance(sink, JsonLines)
+            with contextlib.nullcontext() if needed else expendable(type(sink).__name__, self._say):
+                self._write(sink, step, values)
+
+    def _write(self, sink: Sink, step: int, values: Mapping[str, float]) -> None:
+        try:
+            sink.write(step, values)
+        except OSError:
             self._sinks.remove(sink)
             with contextlib.suppress(OSError):
                 sink.close(failed=True)
+            raise
 
 
 class JsonLines:
