@@ -116,8 +116,10 @@ class _Threads(Iterable[Any]):
     def __iter__(self) -> Iterator[Any]:
         count = min(THREADS, os.cpu_count() or 1)
         tasks: _Tasks = queue.SimpleQueue()
-        for _ in range(count):
-            threading.Thread(target=_make, args=(self._dataset, tasks), name="images", daemon=True).start()
+        arguments = (self._dataset, tasks)
+        threads = [threading.Thread(target=_make, args=arguments, name="images", daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
         indices, ahead = iter(range(len(self._dataset))), deque[Future[Any]]()
         try:
             while True:
@@ -130,8 +132,10 @@ class _Threads(Iterable[Any]):
         finally:
             for future in ahead:
                 future.cancel()
-            for _ in range(count):
+            for _ in threads:
                 tasks.put(None)
+            for thread in threads:  # Python's end in the middle of a decoder would be a crash
+                thread.join()
 
 
 _Tasks = queue.SimpleQueue[tuple[int, Future[Any]] | None]

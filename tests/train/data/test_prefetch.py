@@ -136,6 +136,32 @@ def test_a_stall_is_an_error_and_stays_one():
             next(batches)
 
 
+ABANDONED = """
+import sys, threading
+from nfjax.models.data_config import DataConfig
+from train.config import Data
+from train.data import load_dataset, train_batches
+data = Data(name="folder", root=sys.argv[1], batch_size=8, image_size=64, workers=0)
+batches = train_batches(load_dataset(data, DataConfig()).train, data, seed=0)
+next(batches)
+import atexit
+from train.data import prefetch
+atexit.unregister(prefetch._end)
+def end():
+    prefetch._end()
+    print([thread.name for thread in threading.enumerate() if thread.name in ("batches", "images")])
+atexit.register(end)
+"""
+
+
+def test_threads_end_before_python_does(root):
+    """One in the middle of a decoder would end the process by a crash."""
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", ABANDONED, str(root)]
+    result = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
+
+
 STALLED = """
 import sys, threading
 from pathlib import Path
