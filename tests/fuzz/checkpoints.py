@@ -24,7 +24,10 @@ def mutants(rng):
     """What is done to a copy of the run's folder."""
     folder, _ = valid()
     names = [file.relative_to(folder) for file in files_of(folder / "checkpoints")]
-    how, name, other = rng.choice(["damage", "bytes", "swap", "description", "description"]), *rng.sample(names, 2)
+    how, name, other = (
+        rng.choice(["damage", "bytes", "swap", "description", "description", "none"]),
+        *rng.sample(names, 2),
+    )
     return how, name, other, rng.choice(DAMAGES), rng
 
 
@@ -41,7 +44,7 @@ def try_(mutant, folder):
         content = file.read_bytes()
         file.write_bytes((folder / other).read_bytes())
         (folder / other).write_bytes(content)
-    else:
+    elif how == "description":
         path = folder / "checkpoints" / "2" / "description.json"
         described = json.loads(json.loads(path.read_text())["description"])
         mutate_tree(rng, described)

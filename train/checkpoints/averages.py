@@ -16,7 +16,8 @@ import numpy as np
 import nfjax
 import port
 from port.atomic import replaced
-from train.checkpoints.files import DamagedError, best_first, load_weights, read_description, require_steps, steps
+from train.checkpoints.description import DamagedError
+from train.checkpoints.files import best_first, load_weights, read_description, require_steps, steps
 from train.cli.configs import load_config
 
 

@@ -9,8 +9,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import hashlib
-import json
 import logging
 import math
 import os
@@ -25,7 +23,9 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from port.text import one_line
 from train.checkpoints.checksums import checksums
+from train.checkpoints.description import DamagedError, Description, leaves, sealed, sha256, unsealed
 
 GROUPS = ("params", "ema", "opt_state")  # what else there is in a state is small, and goes into "rest"
 SMALL = 2**20  # bytes up to which a file has a hash
@@ -34,10 +34,6 @@ ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 # What a thread of Orbax fails of is raised where it is waited for; its log would tell it a dozen times over.
 logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
-
-
-class DamagedError(OSError):
-    """A checkpoint is not what was saved: cut short, half deleted, or with bits flipped."""
 
 
 class UnreadableError(OSError):
@@ -69,19 +65,6 @@ def _system_error(error: BaseException) -> int | None:
             return None if number in ABSENT else number
         found = found.__cause__ or found.__context__
     return None
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What is known of a checkpoint without its arrays."""
-
-    step: int  # how many steps were done
-    meta: dict[str, Any]  # what the caller of `Checkpoints.save` added
-    metrics: dict[str, float]  # of the evaluation that it was saved with; empty if there was none
-    leaves: dict[str, str]  # dtype and shape of every array, e.g. "float32 [3, 3, 16, 32]", by its path in the state.
-    checksums: dict[str, str]  # of every array, by the same paths
-    # size of every file in bytes and, of those that are small, a hash
-    files: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
 
 def folder_of(workdir: Path, step: int) -> Path:
@@ -158,8 +141,7 @@ def seal(workdir: Path, described: Description) -> None:
     """Make a checkpoint of what was written; process 0 calls this."""
     folder = _unsealed(workdir, described.step)
     described = dataclasses.replace(described, files=_files(folder))
-    text = json.dumps(dataclasses.asdict(described))
-    (folder / "description.json").write_text(json.dumps({"description": text, "sha256": _sha256(text.encode())}))
+    (folder / "description.json").write_text(sealed(described))
     folder.rename(folder_of(workdir, described.step))
 
 
@@ -173,18 +155,12 @@ def read_description(workdir: Path, step: int) -> Description:
     path = folder_of(workdir, step) / "description.json"
     try:
         with reading(path):
-            text = path.read_text()
-        sealed = json.loads(text)
-        text = sealed["description"]
-        genuine = _sha256(text.encode()) == sealed["sha256"]
-        described = Description(**json.loads(text))
+            content = path.read_text("utf-8")
     except UnreadableError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedError(f"{path.name} cannot be read ({error!r})") from error
-    if not genuine or described.step != step:
-        raise DamagedError(f"{path.name} is not what was written for step {step}")
-    return described
+    return unsealed(content, step)
 
 
 def require_files(workdir: Path, described: Description) -> None:
@@ -197,11 +173,11 @@ def require_files(workdir: Path, described: Description) -> None:
     for name, expected in described.files.items():
         size, content = found.get(name, (None, None))
         if size is None:
-            raise DamagedError(f"{name} is missing")
+            raise DamagedError(f"{one_line(name)} is missing")
         if size != expected[0]:
-            raise DamagedError(f"{name} has {size} bytes instead of {expected[0]}")
+            raise DamagedError(f"{one_line(name)} has {size} bytes instead of {expected[0]}")
         if content != expected[1]:
-            raise DamagedError(f"{name} is not what was written")
+            raise DamagedError(f"{one_line(name)} is not what was written")
 
 
 def read_arrays(workdir: Path, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +215,7 @@ def verify_arrays(described: Description, found: Mapping[str, Any]) -> None:
 def require_same(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
     wrong = [name for name in expected if found.get(name) != expected[name]]
     if wrong:
-        named = ", ".join(wrong[:4]) + ", ..." * (len(wrong) > 4)
+        named = one_line(", ".join(wrong[:4])) + ", ..." * (len(wrong) > 4)
         raise DamagedError(f"{len(wrong)} of {len(expected)} arrays are not what was saved: {named}")
 
 
@@ -273,13 +249,8 @@ def _load_weights(run: Path, step: int) -> dict[str, np.ndarray]:
 def load_arrays(run: Path, step: int, prefix: str = "") -> dict[str, np.ndarray]:
     """The arrays of a checkpoint whose paths in the state begin with `prefix`, by path."""
     described = read_description(run, step)
-    blanks = {}
-    for name, leaf in described.leaves.items():
-        if name.startswith(prefix):
-            dtype, shape = leaf.split(" ", 1)
-            blanks[name] = np.broadcast_to(np.zeros((), jax.numpy.dtype(dtype)), json.loads(shape))
     require_files(run, described)
-    found = read_arrays(run, step, blanks)
+    found = read_arrays(run, step, described.blanks(prefix))
     verify_arrays(described, found)
     return found
 
@@ -291,11 +262,6 @@ def flatten(state: Any) -> dict[str, Any]:
     if len(flat) != len(pairs):
         raise ValueError("two leaves of the training state have the same path; rename one of them.")
     return flat
-
-
-def leaves(flat: Mapping[str, Any]) -> dict[str, str]:
-    """Dtype and shape of every array, as in `Description.leaves`."""
-    return {name: f"{leaf.dtype.name} {list(leaf.shape)}" for name, leaf in flat.items()}
 
 
 def _groups(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -322,7 +288,7 @@ def _files(folder: Path) -> dict[str, list[Any]]:
             for path in (Path(place, name) for name in names):
                 with path.open("rb") as file:
                     size = os.fstat(file.fileno()).st_size
-                    content = _sha256(file.read()) if size <= SMALL else None
+                    content = sha256(file.read()) if size <= SMALL else None
                 found[str(path.relative_to(folder))] = [size, content]
     return dict(sorted(found.items()))
 
@@ -330,10 +296,6 @@ def _files(folder: Path) -> dict[str, list[Any]]:
 def _raise(error: OSError) -> None:
     if error.errno not in ABSENT:
         raise error
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _context() -> ocp.Context:

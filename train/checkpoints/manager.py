@@ -22,14 +22,12 @@ import numpy as np
 
 from train import config
 from train.checkpoints.checksums import checksums, prepare
+from train.checkpoints.description import DamagedError, Description, leaves
 from train.checkpoints.files import (
-    DamagedError,
-    Description,
     UnreadableError,
     best_first,
     flatten,
     folder_of,
-    leaves,
     read_arrays,
     read_description,
     reading,

@@ -35,7 +35,8 @@ from tests.helpers.checkpoints import (
 from train import config
 from train.checkpoints import files as stored
 from train.checkpoints.averages import scores
-from train.checkpoints.files import DamagedError, UnreadableError, load_weights, steps
+from train.checkpoints.description import DamagedError
+from train.checkpoints.files import UnreadableError, load_weights, steps
 from train.checkpoints.manager import Checkpoints
 from train.cli.mistakes import check
 from train.machine.mesh import make_mesh
