@@ -14,7 +14,7 @@ def on_files(files: Files, config: Any) -> Files:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = text.replace("](docs/", "](")
     # What lies outside docs/ is named, not linked.
-    text = re.sub(r"\[([^\]]+)\]\((?:benchmarks/README|CONTRIBUTING|CHANGELOG)\.md\)", r"`\1`", text)
+    text = re.sub(r"\[([^\]]+)\]\((?:benchmarks/README|CONTRIBUTING|CHANGELOG|SECURITY)\.md\)", r"`\1`", text)
     files.append(File.generated(config, "index.md", content=text))
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
         files.remove(notebook)
