@@ -106,7 +106,7 @@ def test_the_command_in_an_empty_folder(programs, tmp_path):
     assert names == nfjax.list_models()
     result = call(programs / "nfjax", "curves", "nowhere", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: nowhere is not the work folder of a run")
+    assert result.stderr.startswith("error: there is no folder nowhere")
     assert list(tmp_path.iterdir()) == []
 
 

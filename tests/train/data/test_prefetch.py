@@ -1,41 +1,25 @@
 """What happens to worker processes when something dies, hangs or ends: an error, and nothing left behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from filelock import FileLock
 
-from nfjax.models.data_config import DataConfig
 from tests.helpers import data_run
+from tests.helpers.data_run import blocks
 from tests.helpers.photos import make_folder
-from train.config import Data
-from train.data import load_dataset, train_batches
 from train.data.prefetch import Batches
-
-SHARED = Path("/dev/shm")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("photos"), train=6, val=2, size=48, classes=3)
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path_factory):
-    """One test of this file at a time: the shared memory of another one would look like something left behind."""
-    with FileLock(tmp_path_factory.getbasetemp().parent / "shared_memory.lock"):
-        yield
-
-
-def shared_memory():
-    return {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
 
 
 def until(condition, seconds=30.0):
@@ -52,20 +36,22 @@ def gone(processes):
     return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
 
 
+def run(root, *arguments):
+    command = [sys.executable, data_run.__file__, str(root), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
 @pytest.fixture
 def trainer(root):
-    """A process that trains with two workers, those workers, and the shared memory that was there before."""
-    before = shared_memory()
-    command = [sys.executable, data_run.__file__, str(root), "2"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    """A process that trains with two workers, those workers, and the start of the names of its shared memory."""
+    process = run(root, "2")
+    prefix = process.stdout.readline().strip()
     assert process.stdout.readline() == "reading\n", process.stderr.read()
     children = psutil.Process(process.pid).children(recursive=True)
     workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
     assert len(workers) == 2
-    assert shared_memory() - before  # or there would be nothing to leave behind
-    yield process, children, workers, before
+    assert blocks(prefix)  # or there would be nothing to leave behind
+    yield process, children, workers, prefix
     for left in (*filter(psutil.Process.is_running, children), process):
         left.kill()
     process.communicate()
@@ -73,7 +59,7 @@ def trainer(root):
 
 def test_nothing_outlives_a_killed_trainer(trainer):
     """Nor do the workers go before: Ctrl-C and a cluster's SIGTERM reach them too, and the trainer decides."""
-    process, children, workers, before = trainer
+    process, children, workers, prefix = trainer
     for worker in workers:
         worker.send_signal(signal.SIGTERM)
         worker.send_signal(signal.SIGINT)
@@ -83,31 +69,25 @@ def test_nothing_outlives_a_killed_trainer(trainer):
     process.kill()
     process.wait()
     assert until(lambda: gone(children))
-    assert until(lambda: shared_memory() <= before)
+    assert until(lambda: not blocks(prefix))
 
 
 def test_a_killed_worker_is_an_error(trainer):
-    process, children, workers, before = trainer
+    process, children, workers, prefix = trainer
     workers[0].kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "ChildProcessError: a worker process that reads images died" in errors
     assert "exit code -9" in errors
     assert until(lambda: gone(children))
-    assert until(lambda: shared_memory() <= before)
+    assert until(lambda: not blocks(prefix))
 
 
 def test_close_ends_workers_and_frees_their_memory(root):
-    before, children = shared_memory(), set(psutil.Process().children(recursive=True))
-    data = Data(name="folder", root=str(root), batch_size=8, image_size=64, workers=1)
-    batches = train_batches(load_dataset(data, DataConfig()).train, data, seed=0)
-    kept = [next(batches)["image"] for _ in range(4)]
-    assert shared_memory() - before
-    batches.close()
-    assert shared_memory() <= before
-    new = [child for child in psutil.Process().children(recursive=True) if child not in children]
-    assert [child for child in new if "resource_tracker" not in " ".join(child.cmdline())] == []
-    assert all(image.sum() for image in kept)  # what was given out is still there
+    output, errors = run(root, "1", "close").communicate(timeout=60)
+    result = json.loads(output.splitlines()[-1])
+    assert result.pop("before") > 0, errors
+    assert result == {"after": 0, "children": [], "kept": True}
 
 
 class Slow:
