@@ -1,22 +1,60 @@
 """python -m tests.fuzz KIND SECONDS [FIRST SEED]: counts of what came of the inputs, and every finding."""
 
+import multiprocessing
 import sys
 import time
 from collections import Counter
 
-from tests.fuzz.attack import attack
+START = 300  # seconds until the first input is tried: programs are compiled for some
+HANG = 30  # for an input, three times of what is allowed: a slow one is told apart from one without end
+MEMORY = 4 << 30  # bytes of address space
+
+
+def work(kind, seed, results):
+    """Try the inputs from a seed on, and send what came of each."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    from tests.fuzz.attack import KINDS, attack
+
+    if hasattr(KINDS[kind], "valid_all"):
+        KINDS[kind].valid_all()
+    while True:
+        results.send("begins")
+        try:
+            results.send((attack(kind, seed), ""))
+        except AssertionError as error:
+            results.send(("found", str(error)))
+        seed += 1
 
 
 def main(kind, seconds, seed="0"):
     end, counts, first = time.monotonic() + float(seconds), Counter(), int(seed)
     seed = first
+    context = multiprocessing.get_context("spawn")
     while time.monotonic() < end:
-        try:
-            counts[attack(kind, seed)] += 1
-        except AssertionError as error:
-            counts["found"] += 1
-            print(error, flush=True)
-        seed += 1
+        results, sender = context.Pipe(duplex=False)
+        worker = context.Process(target=work, args=(kind, seed, sender), daemon=True)
+        worker.start()
+        sender.close()
+        wait = START
+        while time.monotonic() < end:
+            try:
+                found = results.recv() if results.poll(wait) else ("found", f"{kind} {seed}: it hangs")
+            except EOFError:
+                worker.join()
+                found = ("found", f"{kind} {seed}: the process ended with status {worker.exitcode}")
+            wait = HANG
+            if found == "begins":
+                continue
+            counts[found[0]] += 1
+            seed += 1
+            if found[1]:
+                print(found[1], flush=True)
+            if not worker.is_alive() or "it hangs" in found[1]:
+                break
+        worker.kill()
+        worker.join()
     print(f"{kind}, seeds {first} to {seed - 1}: {dict(counts)}")
     return int(counts["found"] > 0)
 

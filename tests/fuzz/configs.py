@@ -1,16 +1,20 @@
 """config.json of a model folder, as loading, `nfjax info`, `classify` and `evaluate` read it, without weights."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
+import io
 
 from PIL import Image
 
+from nfjax.cli.output import print_tables, table_of
 from nfjax.loading import LoadOptions, make_plan
 from nfjax.models import registry
 from nfjax.names import resolve
 from nfjax.profile import profile
 from nfjax.transforms import create_transform
+from port.text import one_line
 from tests.fuzz.values import mutate_bytes, mutate_tree, to_json
 
 NAMES = [
@@ -37,7 +41,7 @@ def valid(name):
     return {
         "architecture": name,
         "num_classes": 3,
-        "label_names": ["cat", "dog", "fish"],
+        "label_names": ["cat", "dog [puppy]", "fish"],
         "model_args": {names.get(field, field): value for field, value in fields.items()},
         "pretrained_cfg": data | {"test_input_size": [3, 96, 96], "test_crop_pct": 1.0, "custom_load": False},
     }
@@ -57,9 +61,11 @@ def mutants(rng):
     return (mutate_bytes(rng, content) if rng.random() < 0.1 else content), rng.random() < 0.03
 
 
+def put(mutant, folder):
+    (folder / "config.json").write_bytes(mutant[0])
+
+
 def try_(mutant, folder):
-    content, traced = mutant
-    (folder / "config.json").write_bytes(content)
     source = resolve(folder)
     plan = make_plan(source, LoadOptions())
     model = plan.build()
@@ -67,5 +73,19 @@ def try_(mutant, folder):
     hash(plan.data)
     for use_test_size in (False, True):
         create_transform(model, use_test_size=use_test_size)(Image.new("RGB", (8, 8)))
-    if traced:
+    assert_shown(plan.data)
+    if mutant[1]:
         profile(source)
+
+
+def assert_shown(data):
+    """Names and licence as a table on the screen has them: every one, and nothing that a terminal would follow."""
+    table = table_of(["name"], [])
+    names = [str(data.license), *(data.label_names or ())]
+    for name in names:
+        table.add_row(name)
+    with contextlib.redirect_stdout(io.StringIO()) as screen:
+        print_tables(table)
+    assert screen.getvalue().replace("\n", "").isprintable()
+    shown = "".join(screen.getvalue().split())
+    assert all("".join(one_line(name).split()) in shown for name in names)

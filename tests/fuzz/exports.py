@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import nfjax
 from tests.fuzz.values import mutate_bytes, mutate_tree, to_json, value
@@ -97,14 +98,18 @@ def mutate_header(rng, content):
     return struct.pack("<Q", rng.choice([len(written)] * 8 + [0, 2**40, 2**64 - 1])) + written + data
 
 
-def try_(mutant, folder):
-    content, weights, whole = mutant
-    folder = folder / "served"
-    folder.mkdir()
+def put(mutant, folder):
+    content, weights, _ = mutant
     (folder / "a.zip").write_bytes(content)
-    (folder / WEIGHTS).write_bytes(weights)
-    (folder.parent / WEIGHTS).write_bytes(weights)
-    exported = nfjax.load_exported(folder / "a.zip")
+    for place in (folder, folder.parent):
+        (place / WEIGHTS).write_bytes(weights)
+
+
+def try_(mutant, folder):
+    path, whole = folder / "a.zip", mutant[2]
+    with pytest.raises(ValueError, match="has the sha256"):  # whatever it holds, it is not what was expected
+        nfjax.load_exported(path, expected_sha256="0" * 64)
+    exported = nfjax.load_exported(path)
     assert exported.config["weights"] in (None, WEIGHTS)
     if whole:
         assert np.shape(exported(np.zeros((1, 32, 32, 3), np.float32))) == (1, 3)

@@ -6,6 +6,7 @@ import json
 NUMBERS = [0, -1, 1, 2, 3, 7, 255, 65536, 300000, 2**31, 2**63, 10**30, 10**400, 0.5, -0.5, 1e-9, 1e9, 1e308]
 NUMBERS += [float("nan"), float("inf"), float("-inf")]
 TEXTS = ["", "center", "avg", "se", "0", "../x", "a/b", "\x1b[2J", "a\nb", "\ud800", "x" * 5000, "[/x]", "float32"]
+TEXTS += ["\x1b]8;;http://x\x07link\x1b]8;;\x07", "\u202etxt.exe", "a\r\u2028b", "\0", "%s{0}", "=1+1", "1e400", "NaN"]
 OTHERS = [None, True, False, [], {}, [1], [[]], ["a", 1], {"0": "a"}, {"x": 1}, {"5": "f", "05": "g"}, [0.5] * 3]
 
 

@@ -1,7 +1,6 @@
 """Loading what strangers made opens no socket, starts no process and writes no file, as Python's audit hook sees it."""
 
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -10,34 +9,13 @@ from PIL import Image
 
 import nfjax
 import port
-
-STARTS = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "ctypes.dlopen")
-CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink", "shutil.")
-watching: list[str] | None = None
-
-
-def hook(event, args):
-    if watching is None:
-        return
-    if event.startswith(STARTS + CHANGES):
-        watching.append(f"{event} {args!r:.200}")
-    elif event == "open":
-        path, mode, flags = args
-        if any(letter in (mode or "") for letter in "wax+") or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            watching.append(f"{event} {path} for writing")
-
-
-sys.addaudithook(hook)  # it cannot be taken back
+from tests.helpers.audit import watched
 
 
 def seen(call):
-    global watching
-    watching = []
-    try:
+    with watched() as done:
         call()
-        return watching
-    finally:
-        watching = None
+    return done
 
 
 @pytest.fixture(scope="module")

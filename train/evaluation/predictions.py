@@ -76,9 +76,16 @@ class PredictionsFile:
         Raises:
             ValueError: the file is not what was written.
         """
-        rows = self._rows()[:total]
-        if len(rows) < total:
-            rows = rows[: len(rows) // batch_size * batch_size]
+        try:
+            rows = self._rows()[:total]
+            if len(rows) < total:
+                rows = rows[: len(rows) // batch_size * batch_size]
+            found = self._parsed(rows)
+        except (ValueError, OverflowError, csv.Error) as error:  # of another hash, or no table of numbers
+            raise ValueError(
+                f"{self._path} is not what was written, by {self._seal.name} beside it. Bring both back, or remove "
+                f"{self._path.parent}: then these images are evaluated anew."
+            ) from error
         content, before = _csv([self._header, *rows]), self._seals() if rows else []
         with replacing(self._path) as partial:
             partial.write_bytes(content)
@@ -86,11 +93,7 @@ class PredictionsFile:
         kept = [seal for seal in before if seal[0] < self._size] + [(self._size, self._hash.hexdigest())]
         with replacing(self._seal) as partial:
             partial.write_text("".join(f"{size} {digest}\n" for size, digest in kept))
-        if not rows:
-            return Predictions.none(self._k)
-        numbers = np.array([row[1:] for row in rows])
-        label, classes = numbers[:, 0].astype(np.int32), numbers[:, 2::2].astype(np.int32)
-        return Predictions(label, numbers[:, 1].astype(np.float32), classes, numbers[:, 3::2].astype(np.float32))
+        return found
 
     def append(self, predictions: Predictions, start: int) -> None:
         """Write the predictions of the images from place `start` on, all of them before this returns."""
@@ -108,6 +111,13 @@ class PredictionsFile:
         self._size += len(content)
         with self._seal.open("a") as file:  # after the rows: a kill in between leaves rows that are not sealed
             file.write(f"{self._size} {self._hash.hexdigest()}\n")
+
+    def _parsed(self, rows: list[list[str]]) -> Predictions:
+        if not rows:
+            return Predictions.none(self._k)
+        numbers = np.array([row[1:] for row in rows])
+        label, classes = numbers[:, 0].astype(np.int32), numbers[:, 2::2].astype(np.int32)
+        return Predictions(label, numbers[:, 1].astype(np.float32), classes, numbers[:, 3::2].astype(np.float32))
 
     def _rows(self) -> list[list[str]]:
         """The rows of the file, as far as they are whole and those of the source."""
@@ -137,10 +147,7 @@ class PredictionsFile:
             altered |= found.hexdigest() != digest
             end = size
         if altered:
-            raise ValueError(
-                f"{self._path} is not what was written, by {self._seal.name} beside it. Bring both back, or remove "
-                f"{self._path.parent}: then these images are evaluated anew."
-            )
+            raise ValueError("it has another SHA-256")
         return content[:end]
 
     def _seals(self) -> list[tuple[int, str]]:

@@ -72,10 +72,16 @@ def _column(table: Table, file: Path, option: str, name: str | None, usual: tupl
 def _csv(file: Path) -> Table:
     text = read_text(file)
     header = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    names = [name.strip() for name in next(rows, [])]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    try:
+        rows = list(reader)
+    except csv.Error as error:  # a field without end, where a quote is not closed
+        raise ValueError(
+            f"{file}, line {reader.line_num}: {error}; expected short fields, and quotes in pairs."
+        ) from None
+    names = [name.strip() for name in rows[0]] if rows else []
     table: Table = {name: [] for name in names}
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(rows[1:], start=2):
         if not row:
             continue
         if len(row) != len(names):
@@ -91,7 +97,7 @@ def _jsonl(file: Path) -> Table:
     for number, line in enumerate(io.StringIO(read_text(file)), start=1):
         try:
             row = json.loads(line) if line.strip() else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}, line {number}: {error}; expected a JSON object a line.") from None
         if not isinstance(row, dict):
             raise ValueError(f"{file}, line {number}: found {line.strip():.40}, expected a JSON object.")
@@ -105,4 +111,10 @@ def _parquet(file: Path) -> Table:
         from pyarrow import parquet
     except ImportError:
         raise ValueError(f"{file}: reading parquet needs pyarrow: pip install pyarrow.") from None
-    return parquet.ParquetFile(file).read().to_pydict()
+    try:
+        return parquet.ParquetFile(file).read().to_pydict()
+    except PermissionError:
+        raise
+    except Exception as error:  # whatever pyarrow makes of a damaged file, in several lines
+        why = " ".join(str(error).split())[:200] or repr(error)
+        raise ValueError(f"{file} cannot be read as parquet: {why}. Write or copy it again.") from error
