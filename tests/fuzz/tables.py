@@ -4,9 +4,7 @@ import csv
 import functools
 import hashlib
 import io
-import json
 import os
-import re
 import tempfile
 from pathlib import Path
 
@@ -182,7 +180,4 @@ def try_(mutant, folder):
             assert len(split.class_names) <= 10**6
             assert ((labels >= 0) & (labels < len(split.class_names))).all()
             for index in range(len(split)):
-                try:
-                    split.look(index)
-                except (ValueError, OSError) as error:
-                    assert re.search("[a-z]", str(error))
+                split.look(index)

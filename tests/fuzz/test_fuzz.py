@@ -7,7 +7,6 @@ import pytest
 from tests.fuzz.attack import KINDS, attack
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")  # as the mutants are written
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_tried_works_or_is_refused_in_one_line(kind):
     counts = Counter(attack(kind, seed) for seed in range(60))
