@@ -6,7 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,8 +24,13 @@ FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA"),
     *("TIFF", "WEBP"),
 )
-# Of one image. It is held as four bytes a pixel, and beside that twice as many while it is converted: a gigabyte.
-MAX_PIXELS = 105_000_000
+# A gigabyte for one image. A pixel takes four bytes as Pillow holds it; beside that its decoder may hold all of the image
+# in its own way, or it is converted to four more. So many bytes at the most, by format, as measured.
+MAX_BYTES = 1_050_000_000
+COST, COSTS = 10, {"JPEG2000": 25, "WEBP": 16, "AVIF": 16}
+FOUR_CHANNELS = ({"JPEG", "MPO", "TIFF"}, 12)  # formats, whose decoders may hold two bytes for each, and the cost
+ROW = 2  # pixels' worth of what Pillow holds beside each row
+PART = 1 << 22  # pixels that are looked at at once, where numbers are checked
 JUNK = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}  # folders that systems make
 
 
@@ -128,8 +133,7 @@ def _opened(file: ImageFile) -> Iterator[Image.Image]:
         _require_regular(file)
     try:
         with Image.open(file, formats=formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{image.width}x{image.height} pixels; expected at most {MAX_PIXELS:,} in all.")
+            _require_bearable(image)
             yield image
     except FileNotFoundError:
         raise no_file(name) from None
@@ -141,6 +145,21 @@ def _opened(file: ImageFile) -> Iterator[Image.Image]:
         raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # damaged data makes Pillow's decoders raise almost any error
         raise ImageError(f"{name} cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def max_pixels(form: str | None, channels: int = 3) -> int:
+    """How many pixels an image may have, and `ROW` more for each row, by its format as Pillow calls it."""
+    formats, cost = FOUR_CHANNELS
+    return MAX_BYTES // (cost if form in formats and channels > 3 else COSTS.get(form or "", COST))
+
+
+def _require_bearable(image: Image.Image) -> None:
+    most = max_pixels(image.format, len(image.getbands()))
+    if (image.width + ROW) * image.height > most:
+        raise ImageError(
+            f"{image.width}x{image.height} pixels; expected at most {most:,} in a {image.format} of mode {image.mode}, "
+            f"where each row counts as {ROW} more. Make it smaller."
+        )
 
 
 def _require_regular(file: str | os.PathLike[str]) -> None:
@@ -199,20 +218,35 @@ def convert(image: Image.Image, mode: Mode = "RGB", *, exif: bool = False) -> Im
 
 def _high_byte(image: Image.Image) -> Image.Image:
     """A greyscale image of 16 bits a pixel as one of 8."""
-    pixels = np.asarray(image)
-    low, high = pixels.min(), pixels.max()
+    eight = np.empty((image.height, image.width), np.uint8)
+    extremes: list[Any] = []
+    for place, pixels in _parts(image):
+        extremes += [pixels.min(), pixels.max()]
+        np.right_shift(pixels, 8, out=eight[place], casting="unsafe")
+    low, high = min(extremes), max(extremes)
     if low < 0 or high > 65535:
         raise ImageError(
             f"an image of 32-bit integers from {low} to {high}; expected 16 bits, 0 to 65535. Scale it and pass "
             "PIL.Image.fromarray(array) of uint8."
         )
-    return Image.fromarray(np.right_shift(pixels, 8, out=np.empty(pixels.shape, np.uint8), casting="unsafe"))
+    return Image.fromarray(eight)
+
+
+def _parts(image: Image.Image) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """The pixels of a greyscale image, and where they are: of a large one in parts, lest all of it is there twice."""
+    width = min(image.width, PART)
+    height = min(image.height, PART // width)
+    for top in range(0, image.height, height):
+        for left in range(0, image.width, width):
+            right, bottom = min(left + width, image.width), min(top + height, image.height)
+            part = image if (width, height) == image.size else image.crop((left, top, right, bottom))
+            yield (slice(top, bottom), slice(left, right)), np.asarray(part)
 
 
 def _check_float(image: Image.Image) -> None:
     """Refuse floating-point pixels that are clearly not on timm's scale of 0 to 255."""
-    pixels = np.asarray(image)
-    low, high = pixels.min(initial=np.inf), pixels.max(initial=-np.inf)
+    extremes = np.array([(pixels.min(), pixels.max()) for _, pixels in _parts(image)])
+    low, high = extremes[:, 0].min(), extremes[:, 1].max()  # of numpy: NaN is both
     if not (low >= 0 and high <= 255) or 0 < high <= 1:
         raise ImageError(
             f"an image of floating-point pixels from {low:g} to {high:g}; expected 0 to 255. Scale it and pass "

@@ -5,24 +5,10 @@ import sys
 import time
 from collections import Counter
 
+from tests.fuzz.worker import work
+
 START = 300  # seconds until the first input was tried: programs are compiled for some
 HANG = 120  # for an input, much more than is allowed: it may be tried twice, on a busy machine
-MEMORY = 4 << 30  # bytes of address space
-
-
-def work(kind, seed, results):
-    """Try the inputs from a seed on, and send what came of each."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    from tests.fuzz.attack import attack
-
-    while True:
-        try:
-            results.send((attack(kind, seed), ""))
-        except AssertionError as error:
-            results.send(("found", str(error)))
-        seed += 1
 
 
 def main(kind, seconds, seed="0"):
@@ -41,13 +27,15 @@ def main(kind, seconds, seed="0"):
             except EOFError:
                 worker.join()
                 found = ("found", f"{kind} {seed}: the process ended with status {worker.exitcode}")
-            wait = HANG
             counts[found[0]] += 1
             seed += 1
             if found[1]:
                 print(found[1], flush=True)
             if not worker.is_alive() or "it hangs" in found[1]:
                 break
+            wait = HANG
+        if wait == START and counts["found"]:  # not one input was tried
+            break
         worker.kill()
         worker.join()
     print(f"{kind}, seeds {first} to {seed - 1}: {dict(counts)}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nfjax.images import MAX_PIXELS, Mode, convert, load_image
+from nfjax.images import Mode, convert, load_image, max_pixels
 
 
 class _File(io.BytesIO):
@@ -49,7 +49,7 @@ def _jpeg(data: bytes) -> np.ndarray | None:
         return None
     try:
         height, width, colorspace, _ = library.decode_jpeg_header(data)
-        if colorspace != "YCbCr" or height * width > MAX_PIXELS:
+        if colorspace != "YCbCr" or height * width > max_pixels("JPEG"):
             return None
         pixels: np.ndarray = library.decode_jpeg(data, "RGB")
         return pixels
