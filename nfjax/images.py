@@ -24,8 +24,8 @@ FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA"),
     *("TIFF", "WEBP"),
 )
-# A gigabyte for one image. A pixel takes four bytes as Pillow holds it; beside that its decoder may hold all of the image
-# in its own way, or it is converted to four more. So many bytes at the most, by format, as measured.
+# A gigabyte for one image. A pixel takes four bytes as Pillow holds it; beside that its decoder may hold all of the
+# image in its own way, or it is converted to four more. So many bytes at the most, by format, as measured.
 MAX_BYTES = 1_050_000_000
 COST, COSTS = 10, {"JPEG2000": 25, "WEBP": 16, "AVIF": 16}
 FOUR_CHANNELS = ({"JPEG", "MPO", "TIFF"}, 12)  # formats, whose decoders may hold two bytes for each, and the cost

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
 
@@ -181,6 +182,60 @@ def test_files_that_are_no_images(content, reason, tmp_path):
         nfjax.load_image(path)
     with pytest.raises(ImageError, match=reason):
         nfjax.load_image(io.BytesIO(content))
+
+
+def large(form, size, mode="RGB"):
+    """A picture that says it has any size: whoever decoded it would find that the rest is not there."""
+    file = io.BytesIO()
+    Image.new(mode, (7, 5)).save(file, form)
+    content = bytearray(file.getvalue())
+    if form == "TIFF":
+        for tag, side in ((256, size[0]), (257, size[1])):
+            at = content.index(tag.to_bytes(2, "little") + b"\4\0\1\0\0\0") + 8
+            content[at : at + 4] = side.to_bytes(4, "little")
+        return io.BytesIO(content)
+    where = {"PNG": b"IHDR", "JPEG2000": b"ihdr", "JPEG": bytes([0xFF, 0xC0, 0, 8 + 3 * len(mode), 8])}
+    at = content.index(where[form]) + len(where[form])
+    there = struct.pack(
+        {"PNG": ">II", "JPEG2000": ">II", "JPEG": ">HH"}[form], *(size if form == "PNG" else size[::-1])
+    )
+    content[at : at + len(there)] = there
+    if form == "PNG":
+        content[at + 13 : at + 17] = struct.pack(">I", zlib.crc32(content[at - 4 : at + 13]))
+    return io.BytesIO(content)
+
+
+@pytest.mark.filterwarnings("ignore:Image size")  # Pillow's own limit, which is lower
+@pytest.mark.parametrize(
+    ("form", "mode", "size", "most"),
+    [
+        ("PNG", "RGB", (10247, 10247), "105,000,000"),
+        ("PNG", "L", (1, 40_000_000), "105,000,000"),
+        ("JPEG", "RGB", (10247, 10247), "105,000,000"),
+        ("JPEG", "CMYK", (9400, 9400), "87,500,000"),
+        ("TIFF", "RGBA", (9400, 9400), "87,500,000"),
+        ("JPEG2000", "RGB", (6500, 6500), "42,000,000"),
+    ],
+)
+def test_images_that_take_more_than_a_gigabyte(form, mode, size, most):
+    """So much was measured: of the decoder's own memory, Pillow's, and that of the converted image."""
+    said = f"{size[0]}x{size[1]} pixels; expected at most {most} in a {form} of mode {mode}, where each row counts as 2"
+    with pytest.raises(ImageError, match=said):
+        nfjax.load_image(large(form, size, mode))
+
+
+@pytest.mark.parametrize("deep", [np.uint16, np.int32, np.float32])
+def test_numbers_are_checked_in_parts(deep, monkeypatch):
+    """All of a large image is not there twice."""
+    monkeypatch.setattr("nfjax.images.PART", 1 << 12, raising=False)
+    values = RNG.integers(0, 256, (301, 517)) * (1 if deep is np.float32 else 257)
+    image = Image.fromarray(values.astype(deep))
+    tracemalloc.start()
+    found = np.asarray(convert(image, "L"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, values >> 8 if deep is not np.float32 else values)
+    assert peak < 3.2 * found.nbytes  # what comes of it, and this copy of it
 
 
 def test_other_wrong_arguments(tmp_path):

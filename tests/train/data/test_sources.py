@@ -387,6 +387,9 @@ def test_tables_with_numbers_for_labels(photos):
         ("a.csv", "path,label\nnowhere.jpg,1\n", r"the first image, .*nowhere\.jpg, is not there"),
         ("a.jsonl", '{"path": "x"}\nno\n', r"a\.jsonl, line 2: .*expected a JSON object"),
         ("a.jsonl", "[1]\n", r"line 1: found \[1\], expected a JSON object"),
+        ("a.jsonl", "[" * 100_000, r"a\.jsonl, line 1: .*expected a JSON object"),
+        ("a.csv", 'path,label\nx,1\ny,"' + "z" * 200_000, r"a\.csv, line 3: field larger .*and quotes in pairs"),
+        ("a.parquet", "PAR1" * 9, r"^\S+/a\.parquet cannot be read as parquet: [^\n]+ Write or copy it again\.$"),
         ("a.txt", "", r"expected a file that ends in \.csv, \.jsonl, \.parquet"),
     ],
 )

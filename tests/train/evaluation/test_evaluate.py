@@ -1,6 +1,7 @@
 """`python -m train.evaluate`: counts on any number of devices, interrupted calls, several models, classes, failures."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -223,6 +224,20 @@ def test_altered_predictions_are_refused(damage, tmp_path):
     (tmp_path / "predictions.seal").unlink()
     with pytest.raises(ValueError, match="is not what was written"):
         file.restore(6, 3)
+
+
+@pytest.mark.parametrize(
+    "row", [b"a,0,0.2x,2,0.5\n", b"a,0,0.25,1e400,0.5\n", b"\xff,0,0.25,2,0.5\n", b'"' + b"a" * 200_000]
+)
+def test_predictions_that_somebody_sealed_and_that_are_none(row, tmp_path):
+    file = stored.PredictionsFile(tmp_path / PREDICTIONS, "abcdef".__getitem__, 1)
+    file.restore(6, 1)
+    content = (tmp_path / PREDICTIONS).read_bytes() + row
+    (tmp_path / PREDICTIONS).write_bytes(content)
+    (tmp_path / "predictions.seal").write_text(f"{len(content)} {hashlib.sha256(content).hexdigest()}\n")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/{PREDICTIONS} is not what was written.*evaluated anew\.$"):
+        file.restore(6, 1)
+    assert (tmp_path / PREDICTIONS).read_bytes() == content
 
 
 def test_predictions_that_were_cut_short_are_gone_on_with(tmp_path):
