@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from port.text import one_line
+
 
 class WeightsError(ValueError):
     """The weights do not fit: names, shapes or layouts."""
@@ -16,9 +18,10 @@ LINES = 2000  # of a message: more than any model has arrays; a hostile file has
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
-    """The first of some names for a message, each of a bearable length, and how many more there are."""
+    """The first of some names for a message, each in one line of bearable length, and how many more there are."""
     names = list(names)
-    shown = ", ".join(name if len(name) <= 100 else f"{name[:100]}..." for name in names[:most])
+    first = map(one_line, names[:most])
+    shown = ", ".join(name if len(name) <= 100 else f"{name[:100]}..." for name in first)
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -42,7 +45,7 @@ def check_strict(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, w
     for title, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen)):
         if names:
             lines.append(f"  {len(names)} {title}:")
-            lines += [f"    {name}" for name in names[:LINES]]
+            lines += [f"    {one_line(name)}" for name in names[:LINES]]
             lines += [f"    and {len(names) - LINES} more"] if len(names) > LINES else []
     if len(missing) == len(expected):
         lines.append("No name matches: check that the file holds this architecture, in timm's naming.")

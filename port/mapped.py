@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from port.errors import WeightsFileError, listed
 from port.paths import open_regular
+from port.text import one_line
 
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32,
@@ -43,7 +44,7 @@ def read_mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         except (SafetensorError, OSError, ValueError) as error:
             size = os.fstat(file.fileno()).st_size
             raise WeightsFileError(
-                f"{path} is not a valid safetensors file ({size} bytes): {error}. It may be truncated, "
+                f"{path} is not a valid safetensors file ({size} bytes): {one_line(error)}. It may be truncated, "
                 f"damaged, or not safetensors at all: download or export it again."
             ) from error
     unknown = [f"{name!r}: {dtype!r}" for name, dtype, _ in described if dtype not in _DTYPES]

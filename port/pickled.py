@@ -172,7 +172,7 @@ def plain_names(state: State, source: str) -> State:
         for prefix in PREFIXES:
             name = name.removeprefix(prefix)
         if name in plain:
-            raise WeightsFileError(f"{source}: {name} is there twice, with and without a wrapper's prefix.")
+            raise WeightsFileError(f"{source}: {listed([name])} is there twice, with and without a wrapper's prefix.")
         plain[name] = array
     return plain
 

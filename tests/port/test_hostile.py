@@ -145,6 +145,27 @@ def test_an_error_of_bearable_length():
         port.check_strict(found, {}, what="a", source="b")
 
 
+@pytest.mark.parametrize("kind", ["name", "dtype", "flax", "pickle", "twice", "strict"])
+def test_names_stay_in_their_line(kind, tmp_path):
+    """Or whoever wrote the file writes lines of the message, too."""
+    name, path = "a\nfake: all is well\x1b[2J", tmp_path / ("a.pth" if kind == "pickle" else "a.safetensors")
+    with pytest.raises(port.WeightsError) as caught:
+        if kind == "strict":
+            port.check_strict({name: (1,)}, {"b": (2,)}, what="a model", source="a file")
+        if kind == "pickle":
+            torch.save({name: "text"}, path)
+        elif kind == "twice":
+            save_file({name: np.ones(1), f"module.{name}": np.ones(1)}, path)
+        elif kind == "flax":
+            save_file({name: np.ones(1)}, path, metadata={"format": "nfjax"})
+        else:
+            write_raw(path, {name: spec([1], 0, 9)} if kind == "name" else {"a": spec([1], 0, 4, name)}, b"1234")
+        read_weights(path)
+    message = str(caught.value)
+    assert "\nfake" not in message
+    assert r"a\nfake: all is well\x1b[2J" in message
+
+
 # Shards.
 
 
