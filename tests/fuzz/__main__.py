@@ -8,7 +8,7 @@ from collections import Counter
 from tests.fuzz.worker import work
 
 START = 300  # seconds until the first input was tried: programs are compiled for some
-HANG = 120  # for an input, much more than is allowed: it may be tried twice, on a busy machine
+HANG = 120  # for an input, which may wait for something that never comes, or for a busy machine
 
 
 def main(kind, seconds, seed="0"):

@@ -13,7 +13,7 @@ from tests.fuzz import checkpoints, configs, exports, pictures, tables, weights
 from tests.helpers.audit import watched
 
 KINDS = {m.__name__.split(".")[-1]: m for m in (configs, exports, weights, pictures, checkpoints, tables)}
-PATIENCE = 10  # seconds that one input may take
+PATIENCE = 10  # seconds of processor time that one input may take, however busy the machine is
 OURS = [Path(__file__).parents[2] / name for name in ("nfjax", "port", "train")]
 
 
@@ -25,15 +25,13 @@ def attack(kind, seed):
             several lines, too much time, a wrong value, or something that reading a file has no business with.
     """
     found, wrong, taken = tried(kind, seed)
-    if taken > PATIENCE:  # twice, or the machine was busy
-        found, wrong, taken = tried(kind, seed)
     wrong = wrong or (f"took {taken:.0f} s" if taken > PATIENCE else "")
     assert not wrong, f"{kind} {seed}: {wrong}"
     return found
 
 
 def tried(kind, seed):
-    """What came of the input, what is wrong with that, and how many seconds it took."""
+    """What came of the input, what is wrong with that, and how many seconds of processor time it took."""
     module = KINDS[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is made: names that are there twice, modes that are going
@@ -42,7 +40,7 @@ def tried(kind, seed):
         folder = Path(outside, "given")
         folder.mkdir()
         module.put(mutant, folder)
-        started, wrong = time.monotonic(), ""
+        started, wrong = time.process_time(), ""
         with watched(folder) as done:
             try:
                 module.try_(mutant, folder)
@@ -55,7 +53,7 @@ def tried(kind, seed):
                     wrong = f"a library's {type(error).__name__}: {message:.300}"
             except Exception as error:
                 found, wrong = "found", f"{type(error).__name__}: {error!s:.300}"
-        taken = time.monotonic() - started
+        taken = time.process_time() - started
     allowed = (*getattr(module, "ALLOWED", ()), "nothing")
     kept = jax.config.jax_compilation_cache_dir or "nothing"  # of the tests, if it is on
     done = [what for what in done if not what.startswith(allowed) and kept not in what]

@@ -261,10 +261,12 @@ def load(folder):
     handler = logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())
     logger.addHandler(handler)
+    logger.propagate, before = False, logger.propagate
     try:
         model = nfjax.load(f"local-dir:{folder}")
     finally:
         logger.removeHandler(handler)
+        logger.propagate = before
     expected = of_safetensors(folder / "model.safetensors")
     found = nfjax.state_dict(model)
     assert {name: (array.shape, array.tobytes()) for name, array in found.items()} == {
