@@ -7,8 +7,8 @@ A kind of input is a file here with three functions:
     try_(input, folder)      use it as nfjax does, and compare what was read with another reader where there is one
 
 What is tried works, or raises a ValueError or an OSError of one line that we wrote; it takes at most ten seconds of
-processor time, reads nothing outside of the folder, writes no file, opens no socket and starts no process. `KINDS` in `tests.fuzz.attack`
-names the files.
+processor time, reads nothing outside of the folder, writes no file, opens no socket and starts no process. `KINDS` in
+`tests.fuzz.attack` names the files.
 
     python -m tests.fuzz configs 600 [SEED]
 
