@@ -78,7 +78,7 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
     with Interrupt() as interrupt:
         interrupt.nothing_to_save = True  # until the first step
         experiment = build(config)
-        require_images(experiment.dataset.test.source)
+        require_images(experiment.dataset.test.source, config.data.stall_seconds)
         with locked(workdir):
             claim(workdir, dataclasses.asdict(config))
             size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes))
@@ -206,11 +206,9 @@ class _Run:
                         self._save(state, step)
                     self._stop_if_asked(step)
         except NonFiniteError as error:
-            newest = self.checkpoints.newest
-            last = f"The last good checkpoint is step {newest}" if newest else "There is no checkpoint yet"
             raise NonFiniteError(
-                f"{error} {last}. A lower optim.lr, a longer schedule.warmup_epochs or a smaller optim.clip_grad helps "
-                "most often; in bfloat16, see whether float32 does."
+                f"{error} {self.checkpoints.last_good()} A lower optim.lr, a longer schedule.warmup_epochs or a "
+                "smaller optim.clip_grad helps most often; in bfloat16, see whether float32 does."
             ) from None
         return state
 

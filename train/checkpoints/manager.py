@@ -94,6 +94,15 @@ class Checkpoints:
             else f"the last checkpoint is that of step {self.newest}"
         )
 
+    def last_good(self) -> str:
+        """A sentence: which checkpoint is the last good one, or why the one that was being written is not."""
+        try:
+            self.wait()
+        except OSError as error:
+            return str(error)
+        newest = self.newest
+        return "There is no checkpoint yet." if newest is None else f"The last good checkpoint is step {newest}."
+
     @property
     def newest(self) -> int | None:
         """The step of the newest complete checkpoint; None if there is none."""

@@ -1,6 +1,9 @@
 """Images that cannot be read: which they are, and how many are too many."""
 
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import os
+import queue
+import threading
 from pathlib import Path
 
 from nfjax.images import ImageError, Mode
@@ -9,13 +12,15 @@ from train.data.decode import decode
 from train.data.sources.base import Source, brief
 
 REPORT = "broken_images.txt"
+PART = 256  # images that a thread opens before it tells
 
 
-def require_images(source: Source) -> None:
+def require_images(source: Source, stall_seconds: float = 600.0) -> None:
     """Open all images of a source, without decoding them: a missing one should not end a run at its first evaluation.
 
     Raises:
         ImageError: names those that cannot be opened.
+        TimeoutError: nothing came for so many seconds, as where a disk on the network has gone.
     """
 
     def fault(index: int) -> str:
@@ -25,8 +30,36 @@ def require_images(source: Source) -> None:
             return f"{source.key(index)} ({error})"
         return ""
 
-    with ThreadPoolExecutor() as pool:
-        faults = list(filter(None, pool.map(fault, range(len(source)), chunksize=256)))
+    starts: queue.SimpleQueue[int] = queue.SimpleQueue()
+    found: queue.SimpleQueue[tuple[int, list[str] | BaseException]] = queue.SimpleQueue()
+    count = len(range(0, len(source), PART))
+    for number in range(count):
+        starts.put(number * PART)
+
+    def look() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                start = starts.get_nowait()
+                try:
+                    found.put((start, [fault(i) for i in range(start, min(start + PART, len(source)))]))
+                except BaseException as error:
+                    found.put((start, error))
+
+    for _ in range(min(count, (os.cpu_count() or 1) + 4, 32)):  # the end of the process does not wait for them
+        threading.Thread(target=look, name="images", daemon=True).start()
+    parts = {}
+    for _ in range(count):
+        try:
+            start, part = found.get(timeout=stall_seconds)
+        except queue.Empty:
+            raise TimeoutError(
+                f"no test images could be opened for {stall_seconds:g} seconds: the disk or the network does not "
+                "answer. See to it, or set data.stall_seconds."
+            ) from None
+        if isinstance(part, BaseException):
+            raise part
+        parts[start] = part
+    faults = [fault for start in sorted(parts) for fault in parts[start] if fault]
     if faults:
         raise ImageError(
             f"{len(faults)} of {len(source)} test images cannot be read: {brief(faults)}. Repair or remove them."

@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
 
 import jax
@@ -34,6 +35,7 @@ from tests.helpers.checkpoints import (
 )
 from train import config
 from train.checkpoints import files as stored
+from train.checkpoints import manager as checkpoints_manager
 from train.checkpoints.averages import scores
 from train.checkpoints.description import DamagedError
 from train.checkpoints.files import UnreadableError, load_weights, steps
@@ -378,6 +380,19 @@ def test_another_file_that_cannot_be_written_names_the_last_good_step(tmp_path):
     message = f"^{tmp_path}: No space left on device; the last checkpoint is that of step 1. Once the cause is gone"
     with pytest.raises(OSError, match=message):
         train()
+
+
+def test_the_last_good_step_is_the_one_that_is_being_written(tmp_path, monkeypatch):
+    """It was told as if there were none."""
+    slowly = checkpoints_manager.seal
+    monkeypatch.setattr(checkpoints_manager, "seal", lambda *args: time.sleep(0.3) or slowly(*args))
+    with Checkpoints(tmp_path, KEEP) as checkpoints:
+        assert checkpoints.last_good() == "There is no checkpoint yet."
+        checkpoints.save(put(make_state(1)), META)
+        assert checkpoints.last_good() == "The last good checkpoint is step 1."
+        monkeypatch.setattr(checkpoints_manager, "seal", None)
+        checkpoints.save(put(make_state(2)), META)
+        assert re.search(r"step 2 could not be written .* that of step 1", checkpoints.last_good())
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import threading
 import time
 import unicodedata
 from collections import Counter
@@ -473,6 +474,16 @@ def test_missing_test_images_are_told_before_the_first_step(photos, tmp_path):
     require_images(Selection([(train, np.array([0]))]))
     with pytest.raises(ImageError, match=r"1 of 9 test images cannot be read: cat/empty\.jpg \(.*it is empty.*Repair"):
         require_images(test)
+
+
+def test_a_disk_that_does_not_answer(photos, monkeypatch):
+    source = open_folder(photos)["train"]
+    monkeypatch.setattr(type(source), "look", lambda self, index: threading.Event().wait())
+    with pytest.raises(TimeoutError, match=r"no test images could be opened for 0\.1 seconds: the disk or the network"):
+        require_images(source, 0.1)
+    monkeypatch.setattr(type(source), "look", lambda self, index: [].pop())
+    with pytest.raises(IndexError):  # a mistake of ours is not waited for
+        require_images(source)
 
 
 # Hugging Face.
