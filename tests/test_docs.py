@@ -1,5 +1,6 @@
 """Every code block of the README and the docs runs, in order, page by page."""
 
+import contextlib
 import json
 import os
 import re
@@ -16,16 +17,21 @@ import nfjax
 import port
 import port.__main__
 from tests.helpers.hub_server import HubServer
+from tests.helpers.shallow import DEPTHS, shallow
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+AS_USERS = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # programs, not as tests/conftest.py wants them
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 # Runs the blocks of a page in one process, so that later ones see what earlier ones made. With "processes" each command
-# has its own; else those of nfjax share this one, which saves what they import.
+# has its own, and the models all their blocks; else commands of nfjax share this process, which saves what they import.
 DRIVER = """
 import json, shlex, subprocess, sys
 from nfjax.__main__ import main
+if "processes" not in sys.argv:
+    from tests.helpers.shallow import shallow
+    shallow().__enter__()
 namespace = {"__name__": "__main__"}
 for language, code in json.load(open(sys.argv[1])):
     if language == "python":
@@ -45,18 +51,21 @@ def blocks(page):
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
+def hub(request, tmp_path_factory):
     """A hub with fresh weights under the names that the pages use."""
     server = HubServer()
-    for name in ("eca_nfnet_l0", "nfnet_l0", "vit_medium_patch16_reg4_gap_256"):
-        repo = nfjax.data_config(name).hf_hub_id
-        folder = nfjax.save(nfjax.load(name, weights=None), tmp_path_factory.mktemp(name))
-        server.commit(repo, {f.name: f.read_bytes() for f in folder.iterdir()})
+    with shallow() if request.param != "processes" else contextlib.nullcontext():
+        for name in DEPTHS:
+            repo = nfjax.data_config(name).hf_hub_id
+            folder = nfjax.save(nfjax.load(name, weights=None), tmp_path_factory.mktemp(name))
+            server.commit(repo, {f.name: f.read_bytes() for f in folder.iterdir()})
     yield server
     server.stop()
 
 
-@pytest.mark.parametrize("how", ["", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("how", "hub"), [("", ""), pytest.param("processes", "processes", marks=pytest.mark.slow)], indirect=["hub"]
+)
 @pytest.mark.parametrize(
     "page",
     # A whole comparison at full size: two minutes. The test below runs its command at a small size.
@@ -89,12 +98,13 @@ def test_page(page, how, hub, tmp_path):
     if page == "docs/loading.md":
         environment["JAX_NUM_CPU_DEVICES"] = "2"  # it shows how several are used
     if page == "docs/parity.md":
-        environment["XLA_FLAGS"] = ""  # programs as users have them, not as tests/conftest.py wants them
+        environment |= AS_USERS
     command = [sys.executable, "-c", DRIVER, "blocks.json", how]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.optimised
 def test_the_command_of_the_parity_page(capsys):
     """As it stands there, but for the size."""
     (_, code), *_ = blocks("docs/parity.md")
@@ -116,7 +126,12 @@ def test_notebook(notebook, tmp_path):
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     assert outputs
     assert not [output for output in outputs if output.output_type == "error"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"}
+    environment = os.environ | {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "MPLBACKEND": "agg",
+    }
     command = [sys.executable, str(notebook)]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -136,7 +151,7 @@ def test_the_readme_starts_with_two_lines_that_do_everything(options, least, tmp
     assert test.endswith("&& .venv/bin/python -m pytest")
     arguments = shlex.split(train.rpartition("&& .venv/bin/nfjax ")[2])
     command = [sys.executable, "-m", "nfjax", *arguments, *options, f"--workdir={tmp_path}"]
-    environment = os.environ | {"XLA_FLAGS": ""}  # it computes for longer than it compiles
+    environment = os.environ | AS_USERS
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     last = result.stdout.splitlines()[-1]
