@@ -17,7 +17,7 @@ import nfjax
 import port
 import port.__main__
 from tests.helpers.hub_server import HubServer
-from tests.helpers.shallow import DEPTHS, shallow
+from tests.helpers.shallow import DOCUMENTED, shallow
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -31,7 +31,8 @@ import json, shlex, subprocess, sys
 from nfjax.__main__ import main
 if "processes" not in sys.argv:
     from tests.helpers.shallow import shallow
-    shallow().__enter__()
+    models = shallow()
+    models.__enter__()
 namespace = {"__name__": "__main__"}
 for language, code in json.load(open(sys.argv[1])):
     if language == "python":
@@ -55,7 +56,7 @@ def hub(request, tmp_path_factory):
     """A hub with fresh weights under the names that the pages use."""
     server = HubServer()
     with shallow() if request.param != "processes" else contextlib.nullcontext():
-        for name in DEPTHS:
+        for name in DOCUMENTED:
             repo = nfjax.data_config(name).hf_hub_id
             folder = nfjax.save(nfjax.load(name, weights=None), tmp_path_factory.mktemp(name))
             server.commit(repo, {f.name: f.read_bytes() for f in folder.iterdir()})

@@ -1,13 +1,14 @@
-"""The models of the docs with fewer blocks: the same names, widths and calls, a third of the programs to compile."""
+"""Known models with fewer blocks: the same names, widths and calls, a third of the program to compile, or less."""
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 from nfjax.models import registry
 
-DEPTHS = {
+DOCUMENTED = {
     "eca_nfnet_l0": {"depths": (1, 1, 1, 1)},
     "nfnet_l0": {"depths": (1, 1, 1, 1)},
     "vit_medium_patch16_reg4_gap_256": {"depth": 2},
@@ -15,10 +16,11 @@ DEPTHS = {
 
 
 @contextlib.contextmanager
-def shallow() -> Iterator[None]:
-    """In this process, those names mean the shallow models."""
-    entries = {name: registry.MODELS[name] for name in DEPTHS}
-    for name, depths in DEPTHS.items():
-        entries[name] = dataclasses.replace(entries[name], config=dataclasses.replace(entries[name].config, **depths))
+def shallow(changes: dict[str, dict[str, Any]] = DOCUMENTED) -> Iterator[None]:
+    """In this process, those names mean models with such fields of their configs."""
+    entries = {}
+    for name, fields in changes.items():
+        entry = registry.MODELS[name]
+        entries[name] = dataclasses.replace(entry, config=dataclasses.replace(entry.config, **fields))
     with mock.patch.dict(registry.MODELS, entries):
         yield
