@@ -39,7 +39,6 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_disable_most_optimizations", False)  # see tests/conftest.py
     jax.config.update("jax_num_cpu_devices", args.devices)
     from train.machine.processes import initialize
 

@@ -16,8 +16,6 @@ from nfjax.nn.attention import Differential
 from nfjax.params import named_params
 from nfjax.parity import oracle
 
-pytestmark = pytest.mark.optimised
-
 timm = oracle.timm()
 NAMES = nfjax.list_models()
 

@@ -9,8 +9,6 @@ from nfjax.parity import oracle
 from nfjax.parity.verify import ODD_SIZE, Row, relative, verify
 from port.__main__ import main
 
-pytestmark = pytest.mark.optimised
-
 # One of each block, stem, attention, activation, padding and pool; sizes and depths that keep the run short:
 # test_registry.py compares what follows from the depth for all. test_docs.py runs test_nfnet at its own size.
 SHORT = (1, 2, 1, 1)

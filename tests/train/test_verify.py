@@ -10,8 +10,6 @@ from train.verify import training as verify
 from train.verify.__main__ import main
 from train.verify.training import RECIPES, TOLERANCE, Comparison, Difference
 
-pytestmark = pytest.mark.optimised
-
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_training_is_timms(recipe, capsys):
