@@ -18,9 +18,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # unlike in the workers of py
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # their folder would be a part of each program's name
     }
     # Tests compile for longer than they compute. The passes over the program itself are as always, but the machine code
-    # of what is not given to a library is not optimised: a quarter of the time. Where a test is marked `optimised`, or
-    # computes in float64, in which XLA writes convolutions itself, it is optimised a little, and written in XLA's older
-    # way, which takes a third less time. Newer versions have only the other one.
+    # of what is not given to a library is not optimised, and is written in XLA's older way, which takes a third less
+    # time; newer versions have only the other one. Where a test trains for long, it is optimised a little.
     flags = "--xla_backend_optimization_level=1"
     if version("jaxlib").startswith("0.10."):
         flags += " --xla_cpu_use_fusion_emitters=false"
@@ -46,15 +45,6 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-
-
-QUICK = jax.config.read("jax_disable_most_optimizations")
-
-
-@pytest.hookimpl(tryfirst=True)  # before any fixture
-def pytest_runtest_setup(item):
-    optimised = item.get_closest_marker("optimised")
-    jax.config.update("jax_disable_most_optimizations", QUICK and not optimised)
 
 
 def pytest_unconfigure():
