@@ -33,13 +33,8 @@ LABELS = [
     " cat",
     "é",
 ]
-ALLOWED = (
-    "open",
-    "os.mkdir",
-    "os.rename",
-    "os.remove",
-    "os.chmod",
-)  # of predictions, which are written anew without what is lost
+# Predictions are written anew without what is lost.
+ALLOWED = ("open", "os.mkdir", "os.rename", "os.remove", "os.chmod")
 
 
 @functools.cache

@@ -1,14 +1,14 @@
 """Images that cannot be read: which they are, and how many are too many."""
 
-import contextlib
 import os
 import queue
-import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 from nfjax.images import ImageError, Mode
 from port.text import one_line
 from train.data.decode import decode
+from train.data.prefetch import Tasks, start_threads
 from train.data.sources.base import Source, brief
 
 REPORT = "broken_images.txt"
@@ -30,36 +30,26 @@ def require_images(source: Source, stall_seconds: float = 600.0) -> None:
             return f"{source.key(index)} ({error})"
         return ""
 
-    starts: queue.SimpleQueue[int] = queue.SimpleQueue()
-    found: queue.SimpleQueue[tuple[int, list[str] | BaseException]] = queue.SimpleQueue()
-    count = len(range(0, len(source), PART))
-    for number in range(count):
-        starts.put(number * PART)
+    def faults_of(start: int) -> list[str]:
+        return list(filter(None, map(fault, range(start, min(start + PART, len(source))))))
 
-    def look() -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                start = starts.get_nowait()
-                try:
-                    found.put((start, [fault(i) for i in range(start, min(start + PART, len(source)))]))
-                except BaseException as error:
-                    found.put((start, error))
-
-    for _ in range(min(count, (os.cpu_count() or 1) + 4, 32)):  # the end of the process does not wait for them
-        threading.Thread(target=look, name="images", daemon=True).start()
-    parts = {}
-    for _ in range(count):
+    tasks: Tasks = queue.SimpleQueue()
+    parts: list[Future[list[str]]] = []
+    for start in range(0, len(source), PART):
+        parts.append(Future())
+        tasks.put((start, parts[-1]))
+    count = min(len(parts), (os.cpu_count() or 1) + 4, 32)  # most of the time they wait for the disk
+    for _ in start_threads(faults_of, tasks, count):
+        tasks.put(None)
+    faults = []
+    for part in parts:
         try:
-            start, part = found.get(timeout=stall_seconds)
-        except queue.Empty:
+            faults += part.result(timeout=stall_seconds)
+        except TimeoutError:
             raise TimeoutError(
                 f"no test images could be opened for {stall_seconds:g} seconds: the disk or the network does not "
                 "answer. See to it, or set data.stall_seconds."
             ) from None
-        if isinstance(part, BaseException):
-            raise part
-        parts[start] = part
-    faults = [fault for start in sorted(parts) for fault in parts[start] if fault]
     if faults:
         raise ImageError(
             f"{len(faults)} of {len(source)} test images cannot be read: {brief(faults)}. Repair or remove them."

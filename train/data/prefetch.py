@@ -115,11 +115,8 @@ class _Threads(Iterable[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         count = min(THREADS, os.cpu_count() or 1)
-        tasks: _Tasks = queue.SimpleQueue()
-        arguments = (self._dataset, tasks)
-        threads = [threading.Thread(target=_make, args=arguments, name="images", daemon=True) for _ in range(count)]
-        for thread in threads:
-            thread.start()
+        tasks: Tasks = queue.SimpleQueue()
+        threads = start_threads(self._dataset.__getitem__, tasks, count)
         indices, ahead = iter(range(len(self._dataset))), deque[Future[Any]]()
         try:
             while True:
@@ -138,16 +135,23 @@ class _Threads(Iterable[Any]):
                 thread.join()
 
 
-_Tasks = queue.SimpleQueue[tuple[int, Future[Any]] | None]
+Tasks = queue.SimpleQueue[tuple[int, Future[Any]] | None]
 
 
-def _make(dataset: grain.MapDataset, tasks: _Tasks) -> None:
-    """In a thread: the elements that are asked for."""
+def start_threads(function: Callable[[int], Any], tasks: Tasks, count: int) -> list[threading.Thread]:
+    """Threads that call a function of a number, until they find None; the end of the process does not wait for them."""
+    threads = [threading.Thread(target=_work, args=(function, tasks), name="images", daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _work(function: Callable[[int], Any], tasks: Tasks) -> None:
     while (task := tasks.get()) is not None:
         index, future = task
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(dataset[index])
+                future.set_result(function(index))
             except BaseException as error:
                 future.set_exception(error)
         del task, future  # the last element is not kept until there is another

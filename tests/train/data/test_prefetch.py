@@ -84,9 +84,11 @@ def test_a_killed_worker_is_an_error(trainer):
 
 
 def test_close_ends_workers_and_frees_their_memory(root):
-    output, errors = run(root, "1", "close").communicate(timeout=60)
+    process = run(root, "1", "close")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
     result = json.loads(output.splitlines()[-1])
-    assert result.pop("before") > 0, errors
+    assert result.pop("before") > 0
     assert result == {"after": 0, "children": [], "kept": True}
 
 

@@ -74,21 +74,20 @@ def _csv(file: Path) -> Table:
     header = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     try:
-        rows = list(reader)
+        names = [name.strip() for name in next(reader, [])]
+        table: Table = {name: [] for name in names}
+        for number, row in enumerate(reader, start=2):
+            if not row:
+                continue
+            if len(row) != len(names):
+                columns = f"the {len(names)} columns {', '.join(names)}"
+                raise ValueError(f"{file}, line {number}: {len(row)} values for {columns}.")
+            for name, value in zip(names, row, strict=True):
+                table[name].append(value.strip())
     except csv.Error as error:  # a field without end, where a quote is not closed
         raise ValueError(
             f"{file}, line {reader.line_num}: {error}; expected short fields, and quotes in pairs."
         ) from None
-    names = [name.strip() for name in rows[0]] if rows else []
-    table: Table = {name: [] for name in names}
-    for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        if len(row) != len(names):
-            columns = f"the {len(names)} columns {', '.join(names)}"
-            raise ValueError(f"{file}, line {number}: {len(row)} values for {columns}.")
-        for name, value in zip(names, row, strict=True):
-            table[name].append(value.strip())
     return table
 
 
