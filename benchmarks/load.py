@@ -24,9 +24,10 @@ import numpy as np
 import nfjax
 import jax
 jax.devices()
+load = nfjax.load  # is imported when it is first asked for
 tick("import")
 name, weights, images = sys.argv[1:]
-model = nfjax.load(name, weights)
+model = load(name, weights)
 tick("weights")
 images = np.load(images)
 classify = nfjax.compile(model, images)

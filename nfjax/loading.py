@@ -1,24 +1,22 @@
 """`nfjax.load`: a model by name, with weights from the hub, a file, a folder or memory."""
 
-import contextlib
-import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 import port
 from nfjax.input_channels import InChansMode, adapt_in_chans
 from nfjax.models import registry
-from nfjax.models.base import ImageModel, Size, sides, take_indices
-from nfjax.models.data_config import DataConfig
-from nfjax.models.options import check_types, plain_numbers
+from nfjax.models.base import ImageModel
+from nfjax.models.options import check_types
 from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
+from nfjax.placing import Placement, check_sharding, shardings_of
+from nfjax.planning import LoadOptions, Plan, make_plan, rows
 from port import messages
 from port.errors import listed
 from port.files import CHECKSUM, read_with_metadata
@@ -27,127 +25,7 @@ from port.pickled import state_in
 
 logger = logging.getLogger("nfjax")
 
-# Options of timm.create_model that have another name here.
-OF_TIMM = {
-    "pretrained": 'weights: "pretrained", which is the default, or None for fresh ones',
-    "checkpoint_path": "weights=PATH",
-    "pretrained_cfg": "the name: architecture.tag, or hf-hub:organisation/name",
-}
-
 Weights = str | os.PathLike[str] | Mapping[str, Any] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadOptions:
-    """The options of `load`, which says what they mean."""
-
-    num_classes: int | None = None
-    in_chans: int | None = None
-    img_size: int | Sequence[int] | None = None
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    features_only: bool = False
-    out_indices: int | Sequence[int] | None = None
-    dtype: Any = jnp.float32
-    in_chans_mode: InChansMode = "timm"
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for option, value in vars(self).items():  # as Python's, which config.json can hold
-            object.__setattr__(self, option, plain_numbers(value))
-        check_types(vars(self), get_type_hints(type(self)))
-        _floating(self.dtype)
-        for option in [option for option in OF_TIMM if option in self.options]:
-            raise ValueError(f"{option} is timm's; here it is {OF_TIMM[option]}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What `load` builds, and what becomes of the weights; no array is looked at to decide it."""
-
-    asked: LoadOptions
-    entry: registry.Entry
-    data: DataConfig  # of the model: its classes, channels and image size
-    options: Mapping[str, Any]  # for `entry.build`
-    fresh_classifier: bool  # is the classifier not that of the weights?
-    adapts_in_chans: bool  # is the first convolution of the weights adapted?
-    weights_size: Size | None  # of images that the weights are for, if their position embedding must be resampled
-    notes: tuple[str, ...]  # what a user should know of all this
-
-    def build(self) -> ImageModel:
-        """The whole model, as shapes without values; a ValueError for an option that it does not have."""
-        model = self.entry.build(self.data, **self.options)
-        if self.asked.features_only:
-            self.taps(model)
-        return model
-
-    def taps(self, model: ImageModel) -> list[int]:
-        """Positions of the feature maps that are asked for."""
-        wanted = model.default_out_indices if self.asked.out_indices is None else self.asked.out_indices
-        return take_indices(len(model.feature_taps()), wanted)
-
-
-def make_plan(source: ResolvedModel, asked: LoadOptions, state: Mapping[str, Any] | None = None) -> Plan:
-    """Decide what `load` does.
-
-    Args:
-        source: the model.
-        asked: the options.
-        state: timm's state dict, of which only shapes are looked at; None for fresh weights, or before any are read.
-
-    Raises:
-        ValueError: an option that the model does not have, or weights for which nothing fits.
-    """
-    data, args = source.data, source.model_args
-    if asked.in_chans_mode not in get_args(InChansMode):
-        raise ValueError(f"in_chans_mode={asked.in_chans_mode!r}; expected 'timm' or 'exact'.")
-    weights_classes = _rows(state, f"{data.classifier}.weight", 0)
-    if weights_classes is None:
-        weights_classes = args.get("num_classes", data.num_classes)
-    classes = weights_classes if asked.num_classes is None else asked.num_classes
-    source_chans = args.get("in_chans", data.input_size[0])
-    chans = source_chans if asked.in_chans is None else asked.in_chans
-    size = data.input_size[1:] if asked.img_size is None else sides(asked.img_size)
-
-    rates = {"drop_rate": asked.drop_rate, "drop_path_rate": asked.drop_path_rate}
-    for option, rate in (rates | {k: v for k, v in asked.options.items() if k.endswith("drop_rate")}).items():
-        if not 0 <= rate < 1:
-            raise ValueError(f"{option}={rate}; expected at least 0 and less than 1.")
-    own = {} if state is None else source.entry.family.weights_options(source.entry.config, state)
-    options = {**own, **args, **asked.options}
-    options |= {"num_classes": classes, "in_chans": chans, "dtype": _floating(asked.dtype)}
-    options |= {"drop_rate": asked.drop_rate, "drop_path_rate": asked.drop_path_rate}
-    config, _ = source.entry.configured(options)
-    if told := source.entry.beyond(config, chans, size):
-        raise ValueError(f"{data.name}: {'; '.join(told)}.")
-    weights_size, notes = None, []
-    if state is not None:
-        weights_size = source.entry.family.weights_size(config, [data.input_size[1:], size], state)
-        weights_size = None if weights_size == size else weights_size
-        if classes != weights_classes and classes:
-            notes.append(
-                f"{data.name}: the weights have {weights_classes} classes and the model {classes}, so its classifier "
-                "is fresh: train it before you trust its logits."
-            )
-        elif asked.num_classes is None and classes != data.num_classes:
-            notes.append(f"{data.name}: the weights have {classes} classes, not {data.num_classes}; so has the model.")
-        if weights_size is not None and asked.img_size is None:
-            wanted, found = (f"{height}x{width}" for height, width in (size, weights_size))
-            notes.append(
-                f"{data.name}: the weights are for images of {found}, and their position embedding is resampled for "
-                f"{wanted}; img_size={weights_size} keeps it as it is."
-            )
-    names = data.label_names if classes == weights_classes else None
-    return Plan(
-        asked=asked,
-        entry=source.entry,
-        data=dataclasses.replace(data, num_classes=classes, input_size=(chans, *size), label_names=names),
-        options=options,
-        fresh_classifier=classes != weights_classes,
-        adapts_in_chans=chans != source_chans and source_chans == _rows(state, f"{data.first_conv}.weight", 1),
-        weights_size=weights_size,
-        notes=tuple(notes),
-    )
 
 
 def load(
@@ -167,6 +45,8 @@ def load(
     seed: int = 0,
     in_chans_mode: InChansMode = "timm",
     strict_finite: bool = False,
+    param_dtype: Any = None,
+    sharding: Placement | None = None,
     **overrides: Any,
 ) -> ImageModel:
     """A timm model in JAX, with timm's weights.
@@ -191,12 +71,17 @@ def load(
         features_only: a call returns a list of NHWC feature maps instead of logits.
         out_indices: which maps: positions, or an int for the last n; None for all five of a convolutional model, the
             last three of a transformer. Layers beyond the last one are dropped.
-        dtype: compute dtype. Parameters are float32, or float64 if this is.
+        dtype: compute dtype.
         seed: of everything that is drawn: fresh models and fresh classifiers.
         in_chans_mode: "timm" adapts the first convolution to `in_chans` with timm's numbers; "exact" keeps its
             response, which timm's does not where weights are standardised (see `nfjax.input_channels`).
         strict_finite: refuse weights with numbers that are not finite in the dtype of the parameters. Otherwise a
             warning counts them and names their arrays.
+        param_dtype: of the parameters; None for float32, or float64 if `dtype` is. "bfloat16" halves their memory, for
+            inference: what they are multiplied with is still computed in `dtype`.
+        sharding: where parameters are put; None for jax's default device. A `jax.sharding.Mesh` spreads each over all
+            its devices, along its longest axis that can be divided, so that no device holds the whole model; a
+            `Sharding` is that of every one; or a mapping from paths, or a function `(path, shape)`, to shardings.
         overrides: fields of the architecture, `model.config`, to be changed; timm's names, as in timm. For transformers
             among them `dynamic_img_size`, `pos_drop_rate`, `proj_drop_rate`, `attn_drop_rate`.
 
@@ -220,12 +105,14 @@ def load(
         features_only=features_only,
         out_indices=out_indices,
         dtype=dtype,
+        param_dtype=param_dtype,
         in_chans_mode=in_chans_mode,
         options={option: value for option, value in given.items() if value is not None} | overrides,
     )
     check_types({"seed": seed, "strict_finite": strict_finite}, {"seed": int, "strict_finite": bool})
     if seed < 0:
         raise ValueError(f"seed={seed}; expected at least 0.")
+    check_sharding(sharding)
     source = resolve(name)
     place = _place(weights, source, name)
     if isinstance(place, str) and asked != LoadOptions():  # a mistake is told before anything is fetched
@@ -240,11 +127,12 @@ def load(
         model.prune(plan.taps(model))
     variables = named_params(model)
     flax = port.to_flax(fitted)
-    odd = fill(variables, {path: a for path, a in flax.items() if path in variables}, model.param_dtype)
+    shardings = shardings_of(sharding, {path: var.get_value().shape for path, var in variables.items()})
+    odd = fill(variables, {path: a for path, a in flax.items() if path in variables}, model.param_dtype, shardings)
     if odd:
         names = dict(zip(flax, fitted, strict=True))
         _report_not_finite({names[path]: count for path, count in odd.items()}, origin, strict_finite)
-    initialize(variables, seed, model.param_dtype)
+    initialize(variables, seed, model.param_dtype, shardings)
     return model
 
 
@@ -253,7 +141,7 @@ def sizes_of(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
     source = resolve(name)
     entry, data = source.entry, source.data
     axes = {"in_chans": (data.first_conv, 1), "num_classes": (data.classifier, 0)}
-    sizes: dict[str, Any] = {option: _rows(state, f"{layer}.weight", axis) for option, (layer, axis) in axes.items()}
+    sizes: dict[str, Any] = {option: rows(state, f"{layer}.weight", axis) for option, (layer, axis) in axes.items()}
     sizes["img_size"] = entry.family.weights_size(entry.config, [data.input_size[1:]], state)
     return {option: size for option, size in sizes.items() if size is not None}
 
@@ -332,16 +220,3 @@ def _report_not_finite(odd: Mapping[str, int], origin: str, strict: bool) -> Non
     if strict:
         raise port.WeightsError(f"{found} Use other weights, or load them with strict_finite=False.")
     logger.warning(f"{found} What the model computes from them is not either; strict_finite=True refuses such weights.")
-
-
-def _floating(dtype: Any) -> Any:
-    with contextlib.suppress(TypeError):
-        if dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating):  # numpy's None is float64
-            return jnp.dtype(dtype)
-    raise ValueError(f"dtype={dtype!r}; expected floating point, such as 'float32' or 'bfloat16'.")
-
-
-def _rows(state: Mapping[str, Any] | None, name: str, axis: int) -> int | None:
-    """Length of one axis of an array, if the weights have it with such an axis."""
-    shape = np.shape(state[name]) if state is not None and name in state else ()
-    return shape[axis] if len(shape) > axis else None

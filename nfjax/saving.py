@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 
 import port
-from nfjax.loading import LoadOptions, make_plan
 from nfjax.models import registry
 from nfjax.models.base import ImageModel
 from nfjax.names import from_config
 from nfjax.params import named_params
+from nfjax.planning import LoadOptions, make_plan
 from port.atomic import replacing
 from port.files import CHECKSUM, checksum
 from port.paths import user_path

@@ -1,8 +1,10 @@
 """safetensors files, memory-mapped."""
 
 import math
+import mmap
 import os
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32,
     "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
+SMALL = 1 << 16  # bytes of an array that are not worth the call that gives them back
 MOST = 100_000  # arrays, of which a large model has some thousands: more of them, all empty, take minutes
 
 
@@ -62,3 +65,21 @@ def read_mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             raise WeightsFileError(f"{path}: no array has the shape of {listed([name])}: {error}.") from error
         start += size
     return state, metadata
+
+
+def release(array: np.ndarray) -> None:
+    """Give back the memory that a view of a mapped file takes; the file is read anew where it is used again.
+
+    What is no such view is left alone.
+    """
+    if array.nbytes < SMALL or not hasattr(mmap, "MADV_DONTNEED"):  # Windows has none
+        return
+    base: Any = array
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    if not isinstance(base, mmap.mmap):
+        return
+    begin = np.frombuffer(base, np.uint8).__array_interface__["data"][0]
+    low, high = (address - begin for address in np.lib.array_utils.byte_bounds(array))
+    low -= low % mmap.PAGESIZE  # pages that a neighbour shares, too: nothing is lost
+    base.madvise(mmap.MADV_DONTNEED, low, high - low)

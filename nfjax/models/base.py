@@ -113,7 +113,8 @@ class ImageModel(nnx.Module):
     num_features: int  # channels of `forward_features`
     num_classes: int  # 0 if the classifier is left out
     in_chans: int
-    dtype: jnp.dtype  # to compute in; parameters are float32, or float64 if this is
+    dtype: jnp.dtype  # to compute in
+    stored_dtype: Any = None  # of the parameters; None for float32, or float64 if `dtype` is
     output_stride: int  # input pixels per pixel of the last map
     head: Any
     out_indices: tuple[int, ...] | None = None  # feature maps that a call returns, or None for a classifier
@@ -234,8 +235,8 @@ class ImageModel(nnx.Module):
 
     @property
     def param_dtype(self) -> jnp.dtype:
-        """Dtype of the parameters: float32, or float64 where the compute dtype is."""
-        return jnp.promote_types(self.dtype, jnp.float32)
+        """Dtype of the parameters: float32, or float64 where the compute dtype is, unless another was asked for."""
+        return jnp.promote_types(self.dtype, jnp.float32) if self.stored_dtype is None else self.stored_dtype
 
     @classmethod
     def weights_options(cls, config: Any, state: Mapping[str, Any]) -> dict[str, Any]:

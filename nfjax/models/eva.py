@@ -99,4 +99,4 @@ class Eva(VisionTransformer):
         return rotary_table(grid, head_dim, temperature=cfg.rope_temperature, reference_grid=cfg.ref_feat_shape)
 
     def _rope(self, grid: Grid) -> RotaryTable:
-        return jnp.asarray(self.rope_table(grid), self.param_dtype)
+        return jnp.asarray(self.rope_table(grid), jnp.promote_types(self.dtype, jnp.float32))

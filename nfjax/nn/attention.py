@@ -132,8 +132,9 @@ class Differential(nnx.Module):
         weights = dropout(attention_weights(q, k), self.attn_drop, key)
         batch, heads, queries, keys = weights.shape
         weights = weights.reshape(batch, heads // 2, 2, queries, keys)
-        first = jnp.exp(jnp.sum(self.lambda_q1[...] * self.lambda_k1[...]))
-        second = jnp.exp(jnp.sum(self.lambda_q2[...] * self.lambda_k2[...]))
+        wide = jnp.promote_types(self.lambda_q1[...].dtype, jnp.float32)
+        q1, k1, q2, k2 = (a[...].astype(wide) for a in (self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2))
+        first, second = jnp.exp(jnp.sum(q1 * k1)), jnp.exp(jnp.sum(q2 * k2))
         scale = first - second + self.lambda_init
         return weights[:, :, 0] - scale.astype(weights.dtype) * weights[:, :, 1]
 

@@ -88,7 +88,7 @@ class ScaledStdConv(Conv):
     def weight(self) -> Float[Value, "k k fan_in out_channels"]:
         kernel = self.kernel[...]
         kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-        return standardize(kernel, self.gain[...] * self.scale, self.eps)
+        return standardize(kernel, self.gain[...].astype(kernel.dtype) * self.scale, self.eps)
 
 
 class Linear(nnx.Module):

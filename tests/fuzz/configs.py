@@ -9,9 +9,9 @@ import io
 from PIL import Image
 
 from nfjax.cli.output import print_tables, table_of
-from nfjax.loading import LoadOptions, make_plan
 from nfjax.models import registry
 from nfjax.names import resolve
+from nfjax.planning import LoadOptions, make_plan
 from nfjax.profile import profile
 from nfjax.transforms import create_transform
 from port.text import one_line

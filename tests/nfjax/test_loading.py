@@ -12,8 +12,8 @@ import pytest
 
 import nfjax
 import port
-from nfjax.loading import LoadOptions, make_plan
 from nfjax.names import resolve
+from nfjax.planning import LoadOptions, make_plan
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3)), jnp.float32)
 
