@@ -1,5 +1,6 @@
 """`nfjax.load`: a model by name, with weights from the hub, a file, a folder or memory."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from nfjax.planning import LoadOptions, Plan, make_plan, rows
 from port import messages
 from port.errors import listed
 from port.files import CHECKSUM, read_with_metadata
+from port.layouts import flat, read_as, require_layout
 from port.paths import user_path
 from port.pickled import state_in
 
@@ -45,6 +47,7 @@ def load(
     seed: int = 0,
     in_chans_mode: InChansMode = "timm",
     strict_finite: bool = False,
+    layout: str | None = None,
     param_dtype: Any = None,
     sharding: Placement | None = None,
     **overrides: Any,
@@ -77,6 +80,8 @@ def load(
             response, which timm's does not where weights are standardised (see `nfjax.input_channels`).
         strict_finite: refuse weights with numbers that are not finite in the dtype of the parameters. Otherwise a
             warning counts them and names their arrays.
+        layout: whose names the weights have: "timm", "meta", "transformers", "deepmind" or "big_vision"; None for what
+            they are recognised as by their names, which is said (docs/weights.md).
         param_dtype: of the parameters; None for float32, or float64 if `dtype` is. "bfloat16" halves their memory, for
             inference: what they are multiplied with is still computed in `dtype`.
         sharding: where parameters are put; None for jax's default device. A `jax.sharding.Mesh` spreads each over all
@@ -113,11 +118,14 @@ def load(
     if seed < 0:
         raise ValueError(f"seed={seed}; expected at least 0.")
     check_sharding(sharding)
+    require_layout(layout)
     source = resolve(name)
     place = _place(weights, source, name)
     if isinstance(place, str) and asked != LoadOptions():  # a mistake is told before anything is fetched
         make_plan(source, asked).build()
     state, origin = _read(place, source)
+    if state is not None:
+        state, origin, asked = _in_timms_names(state, origin, layout, source, asked)
     plan = make_plan(source, asked, state)
     model = plan.build()
     for note in plan.notes:
@@ -134,6 +142,21 @@ def load(
         _report_not_finite({names[path]: count for path, count in odd.items()}, origin, strict_finite)
     initialize(variables, seed, model.param_dtype, shardings)
     return model
+
+
+def _in_timms_names(
+    state: Mapping[str, Any], origin: str, layout: str | None, source: ResolvedModel, asked: LoadOptions
+) -> tuple[Mapping[str, Any], str, LoadOptions]:
+    """The state dict by timm's names, its origin with what it was read as, and the options, with those of a model that
+    computes what the layout's own library does where timm's computes something else."""
+    state, found = read_as(state, layout, origin)
+    if found is None:
+        return state, origin, asked
+    own = {option: value for option, value in found.options.items() if option in source.entry.options()}
+    options = own | dict(asked.options)
+    told = ", ".join(f"{option}={value!r}" for option, value in own.items() if options[option] == value)
+    logger.warning(f"{origin} read as: {found.title}" + (f", computed as there: {told}." if told else "."))
+    return state, f"{origin} (read as: {found.title})", dataclasses.replace(asked, options=options)
 
 
 def sizes_of(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +221,7 @@ def _read(place: str | Path | Mapping[str, Any] | None, source: ResolvedModel) -
     if place is None:
         return None, ""
     if isinstance(place, Mapping):
-        return state_in(place, "the given mapping"), "the given mapping"
+        return state_in(flat(place), "the given mapping"), "the given mapping"
     if isinstance(place, Path):
         state, metadata = read_with_metadata(place)
         if place == source.location and source.checksum not in (None, metadata.get(CHECKSUM)):
@@ -210,7 +233,7 @@ def _read(place: str | Path | Mapping[str, Any] | None, source: ResolvedModel) -
     from port import hub  # here: it takes 60 ms to import
 
     path = hub.fetch_weights(place)
-    return port.read_weights(path), f"{place} ({path.name})"
+    return read_with_metadata(path)[0], f"{place} ({path.name})"
 
 
 def _report_not_finite(odd: Mapping[str, int], origin: str, strict: bool) -> None:

@@ -69,6 +69,7 @@ def _source_and_dest(parser: Parser) -> None:
     add("source", metavar="SOURCE", help="weights file or folder, or hf-hub:organisation/name[@revision]")
     add("dest", type=user_path, metavar="DEST", help="file to write, or with --model a folder")
     add("--model", metavar="NAME", help="require that the weights are exactly those of this model")
+    add("--layout", metavar="NAME", help="whose names SOURCE has (default: what it is recognised as)")
     parser.checks.append(_require_source_and_dest)
 
 
@@ -96,7 +97,7 @@ def convert(args: argparse.Namespace) -> int:
     from port import to_flax, write_safetensors
     from port.files import FLAX_METADATA
 
-    state = _read(args.source)
+    state = _read(args.source, args.layout)
     flax = to_flax(state)  # names and layouts that have no rule are refused here, not by the next reader
     if args.model:
         _model(args.model, state)
@@ -114,7 +115,7 @@ def export(args: argparse.Namespace) -> int:
         return convert(argparse.Namespace(**vars(args) | {"to": "timm"}))
     import nfjax
 
-    state, again = _read(args.source), replaced(args.dest / "model.safetensors")
+    state, again = _read(args.source, args.layout), replaced(args.dest / "model.safetensors")
     nfjax.save(_model(args.model, state), args.dest)
     return _report(state, args.dest, again)
 
@@ -163,7 +164,9 @@ def _require_source_and_dest(args: argparse.Namespace) -> None:
         if args.model is None:
             raise ValueError(f"{expected}, or --model NAME to make a folder of that model.")
     from nfjax.models.known import require_model
+    from port.layouts import require_layout
 
+    require_layout(args.layout)
     if args.model is not None:
         require_model(args.model)
     if _of_hub(args.source) is None and not user_path(args.source).exists():
@@ -176,11 +179,17 @@ def _of_hub(source: str) -> str | None:
     return rest if colon and scheme in ("hf-hub", "hf_hub") else None
 
 
-def _read(source: str) -> "State":
-    from port import hub, read_weights
+def _read(source: str, layout: str | None) -> "State":
+    from port import hub
+    from port.files import read_with_metadata
+    from port.layouts import read_as
 
     repo = _of_hub(source)
-    return read_weights(source if repo is None else hub.fetch_weights(repo))
+    found, _ = read_with_metadata(source if repo is None else hub.fetch_weights(repo))
+    state, known = read_as(found, layout, source)
+    if known is not None:
+        print(f"{source} read as: {known.title}")
+    return dict(state)
 
 
 def _model(name: str, state: "State") -> Any:
