@@ -14,7 +14,7 @@ from flax import nnx
 import port
 from nfjax.models import registry
 from nfjax.models.base import ImageModel
-from nfjax.models.vit_blocks import ViTCfg
+from nfjax.models.vit import VisionTransformer
 from nfjax.names import from_config
 from nfjax.params import named_params
 from nfjax.planning import LoadOptions, make_plan
@@ -103,7 +103,7 @@ def _of_transformers(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Weights and config.json as transformers has them."""
     classes, labels = config["num_classes"], config.get("label_names")
-    if isinstance(model.config, ViTCfg):
+    if type(model) is VisionTransformer:
         args = dataclasses.asdict(model.config) | {
             "global_pool": model.global_pool,
             "img_size": model.data_config.input_size[1:],

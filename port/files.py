@@ -196,7 +196,7 @@ def read_config(path: Path) -> dict[str, Any]:
         try:
             config = {**configs.to_timm(config), **{key: config[key] for key in (CHECKSUM,) if key in config}}
         except ValueError as error:
-            raise WeightsFileError(f"{path}: {error}.") from error
+            raise WeightsFileError(f"{path} {error}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise WeightsFileError(f"{path} names no architecture: it is not a timm model's config.json.")
     return config

@@ -98,7 +98,9 @@ def read_opcodes(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
 def _evaluated(file: IO[bytes], size: int) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(_Bounded(file, size))):
+    bounded: Any = _Bounded(file, size)
+    argument: Any
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(bounded)):
         if count > MOST:
             raise Wrong(f"more than {MOST} opcodes")
         name = opcode.name

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from port import messages
-from port.errors import WeightsError
+from port.errors import LINES, WeightsError, listed
 from port.layouts import big_vision, configs, deepmind, dinov2
 from port.layouts.table import State, convert
 
@@ -59,16 +59,18 @@ def _gated(state: State) -> bool:
     return all(len(shape) == 2 for shape in shapes) and shapes[0][0] == 2 * shapes[1][1]
 
 
-def _meta(prefix: str, title: str, *marks: str) -> Layout:
+def _meta(prefix: str, title: str = "Meta's DINOv2", *, others: bool = False) -> Layout:
+    """Behind a prefix; there may be `others` without it, which are not read."""
+
     def read(state: State) -> dict[str, Any]:
-        image = {name: array for name, array in state.items() if name.startswith(prefix)}
-        head = {name: array for name, array in state.items() if name.startswith("linear_head.")}
-        return convert(image | head, dinov2.meta(prefix=prefix), title)
+        own = {name: array for name, array in state.items() if not others or name.startswith(prefix)}
+        return convert(own, dinov2.meta(prefix=prefix), title)
 
     def write(state: State, heads: int | None) -> dict[str, Any]:
         return convert(state, dinov2.meta(_gated(state), prefix), title, back=True)
 
-    return Layout("meta", title, marks, read, write)
+    marks = (f"{re.escape(prefix)}{name}$" for name in ("register_tokens", "patch_embed\\.proj\\.weight"))
+    return Layout("meta", title, tuple(marks), read, write)
 
 
 def _transformers(prefix: str) -> Layout:
@@ -83,10 +85,18 @@ def _transformers(prefix: str) -> Layout:
     return Layout("transformers", title, (f"{re.escape(prefix)}embeddings\\.register_tokens$",), read, write)
 
 
+def _read_nfnet(state: State) -> dict[str, Any]:
+    by_stage, names = deepmind.by_stage(state)
+    return convert(by_stage, deepmind.RULES, _NFNET, called=names)
+
+
 def _read_wrapped(state: State) -> dict[str, Any]:
     strangers = [name for name in state if not name.startswith(WRAPPED)]
     if strangers:
-        raise WeightsError(f"{', '.join(strangers)}: expected names that begin with {WRAPPED}.")
+        raise WeightsError(
+            f"{len(strangers)} arrays cannot be read as transformers' TimmWrapper, where all names begin with "
+            f"{WRAPPED}: {listed(strangers, LINES)}."
+        )
     return {name.removeprefix(WRAPPED): array for name, array in state.items()}
 
 
@@ -117,15 +127,15 @@ OF_TRANSFORMERS = {
 }
 
 LAYOUTS: tuple[Layout, ...] = (
-    _meta("", "Meta's DINOv2", "register_tokens$", "patch_embed\\.proj\\.weight$"),
-    _meta("backbone.", "Meta's DINOv2", "backbone\\.register_tokens$", "backbone\\.patch_embed\\.proj\\.weight$"),
-    _meta("vision_encoder.", "TIPSv2 in Meta's layout", "vision_encoder\\.register_tokens$"),
+    _meta(""),
+    _meta("backbone."),
+    _meta("vision_encoder.", "TIPSv2 in Meta's layout", others=True),  # beside that of texts
     *dict.fromkeys(OF_TRANSFORMERS.values()),
     Layout(
         "deepmind",
         _NFNET,
         ("NFNet/~/",),
-        lambda state: convert(deepmind.by_stage(state), deepmind.RULES, _NFNET),
+        _read_nfnet,
         lambda state, heads: deepmind.by_number(convert(state, deepmind.RULES, _NFNET, back=True)),
         # Its code has the approximate GELU, and another guard against filters without variance.
         {"act_layer": "gelu_tanh", "std_conv_floor": 1e-4},

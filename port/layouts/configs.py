@@ -42,7 +42,8 @@ def to_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     kind = config["model_type"]
     if kind not in MODEL_TYPES:
-        raise ValueError(f"model_type is {kind!r:.80}; expected {' or '.join(MODEL_TYPES)}")
+        found = repr(kind)[:80] if isinstance(kind, str) else f"a {type(kind).__name__}"
+        raise ValueError(f"names no architecture of timm: model_type is {found}, expected {' or '.join(MODEL_TYPES)}")
     labels = _labels(config)
     if kind == "timm_wrapper":
         return {**{k: v for k, v in config.items() if k not in ("id2label", "label2id")}, "label_names": labels}
@@ -54,7 +55,7 @@ def to_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(gated, bool):
         others.append(f"use_swiglu_ffn={gated!r:.80} (expected true or false)")
     if others:
-        raise ValueError(f"{', '.join(others)}, which timm's model does not compute")
+        raise ValueError(f"has {', '.join(others)}, which timm's model does not compute")
     width = found["hidden_size"]
     if gated:
         args |= {"mlp_layer": "swiglu_packed", "mlp_ratio": _gated_ratio(width, found["mlp_ratio"])}

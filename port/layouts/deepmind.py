@@ -63,8 +63,8 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def by_stage(state: State) -> dict[str, Any]:
-    """The arrays with blocks named by stage, as the rules have them.
+def by_stage(state: State) -> tuple[dict[str, Any], dict[str, str]]:
+    """The arrays with blocks named by stage, as the rules have them, and their own names by these.
 
     Raises:
         WeightsError: the first block has no convolution in its shortcut, with which a stage begins.
@@ -78,7 +78,8 @@ def by_stage(state: State) -> dict[str, Any]:
         places[index] = stage, inside
     if min(places.values(), default=(0, 0))[0] < 0:
         raise WeightsError(f"NFNet/~/nf_block{_SHORTCUT} is missing, with which the first stage begins.")
-    return _renamed(state, found, lambda m: "NFNet/~/stage_{}_block_{}".format(*places[int(m[2] or 0)]) + m[3])
+    names = _names(state, found, lambda m: "NFNet/~/stage_{}_block_{}".format(*places[int(m[2] or 0)]) + m[3])
+    return {new: state[old] for new, old in names.items()}, names
 
 
 def by_number(state: State) -> dict[str, Any]:
@@ -87,10 +88,10 @@ def by_number(state: State) -> dict[str, Any]:
     found = {name: match for name in state if (match := pattern.fullmatch(name))}
     places = sorted({(int(match[1]), int(match[2])) for match in found.values()})
     suffix = {place: f"_{index}" if index else "" for index, place in enumerate(places)}
-    return _renamed(state, found, lambda m: f"NFNet/~/nf_block{suffix[int(m[1]), int(m[2])]}{m[3]}")
+    names = _names(state, found, lambda m: f"NFNet/~/nf_block{suffix[int(m[1]), int(m[2])]}{m[3]}")
+    return {new: state[old] for new, old in names.items()}
 
 
-def _renamed(
-    state: State, found: Mapping[str, re.Match[str]], name_of: Callable[[re.Match[str]], str]
-) -> dict[str, Any]:
-    return {name_of(found[name]) if name in found else name: array for name, array in state.items()}
+def _names(state: State, found: Mapping[str, re.Match[str]], name_of: Callable[[re.Match[str]], str]) -> dict[str, str]:
+    """Names by what they become."""
+    return {name_of(found[name]) if name in found else name: name for name in state}

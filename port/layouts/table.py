@@ -94,11 +94,13 @@ def renamed(pairs: Mapping[str, str], form: Form = SAME) -> tuple[Rule, ...]:
     return tuple(Rule((theirs,), (timm,), form) for theirs, timm in pairs.items())
 
 
-def convert(state: State, rules: Sequence[Rule], what: str, *, back: bool = False) -> dict[str, Any]:
+def convert(
+    state: State, rules: Sequence[Rule], what: str, *, back: bool = False, called: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The arrays of a layout under timm's names, or with `back` timm's under those of the layout.
 
     Several rules may lead to the same name of timm, for names that are found in one place or another; the way back
-    takes the first.
+    takes the first. `called` has the names for messages, where they are not those of the state dict.
 
     Raises:
         WeightsError: naming every array for which there is no rule, those without their counterparts, and those whose
@@ -107,9 +109,10 @@ def convert(state: State, rules: Sequence[Rule], what: str, *, back: bool = Fals
     table = _Table(rules, back)
     groups: dict[tuple[int, tuple[tuple[str, str], ...]], dict[int, str]] = {}
     told: list[str] = []
+    said = called or {}
     for name in state:
         if (found := table.find(name)) is None:
-            told.append(f"{name} of shape {tuple(np.shape(state[name]))} has no rule")
+            told.append(f"{said.get(name, name)} of shape {tuple(np.shape(state[name]))} has no rule")
             continue
         at, position, blanks = found
         group = groups.setdefault((at, tuple(sorted(blanks.items()))), {})
@@ -121,7 +124,7 @@ def convert(state: State, rules: Sequence[Rule], what: str, *, back: bool = Fals
         rule, blanks = rules[at], dict(pairs)
         sources, targets = (rule.timm, rule.theirs + rule.optional) if back else (rule.theirs, rule.timm)
         lacking = [source.format(chunk=0, **blanks) for i, source in enumerate(sources) if i not in group]
-        present = [name for position, name in group.items() if position < len(sources)]
+        present = [said.get(name, name) for position, name in group.items() if position < len(sources)]
         if lacking:
             told += [f"{', '.join(lacking)} is missing, without which there is no use for {', '.join(group.values())}"]
             continue

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import jax
 
-from tests.fuzz import checkpoints, configs, exports, pictures, tables, weights
+from tests.fuzz import checkpoints, configs, exports, layouts, pictures, tables, weights
 from tests.helpers.audit import watched
 
-KINDS = {m.__name__.split(".")[-1]: m for m in (configs, exports, weights, pictures, checkpoints, tables)}
+KINDS = {m.__name__.split(".")[-1]: m for m in (configs, exports, weights, layouts, pictures, checkpoints, tables)}
 PATIENCE = 10  # seconds of processor time that one input may take, however busy the machine is
 OURS = [Path(__file__).parents[2] / name for name in ("nfjax", "port", "train")]
 
