@@ -21,14 +21,17 @@ def heads_joined(parts: int, heads: int | None) -> Form:
     """Kernels (dim, heads, width) and biases (heads, width) of attention; `heads` is needed for the way back."""
 
     def flat(array: np.ndarray) -> np.ndarray:
-        kernel = require_rank(array, 2, 3).ndim == 3
-        return array.reshape(array.shape[0], -1).T if kernel else array.reshape(-1)
+        if require_rank(array, 2, 3).ndim == 2:
+            return array.reshape(-1)
+        dim, count, width = array.shape
+        return array.reshape(dim, count * width).T
 
     def split(array: np.ndarray) -> np.ndarray:
         count = _known(heads)
         if array.ndim not in (1, 2) or array.shape[0] % count:
             raise Misfit(f"shape {array.shape}, expected {parts} times {count} heads")
-        return array.reshape(count, -1) if array.ndim == 1 else array.T.reshape(array.shape[1], count, -1)
+        width = array.shape[0] // count
+        return array.reshape(count, width) if array.ndim == 1 else array.T.reshape(array.shape[1], count, width)
 
     several = joined(parts)
 
@@ -43,13 +46,14 @@ def _out(heads: int | None) -> Form:
 
     def merged(arrays: Arrays) -> Arrays:
         kernel = require_rank(arrays[0], 3)
-        return [kernel.reshape(-1, kernel.shape[2]).T]
+        heads, width, dim = kernel.shape
+        return [kernel.reshape(heads * width, dim).T]
 
     def split(arrays: Arrays) -> Arrays:
         kernel, count = require_rank(arrays[0], 2), _known(heads)
         if kernel.shape[1] % count:
             raise Misfit(f"shape {kernel.shape}, expected {count} heads")
-        return [kernel.T.reshape(count, -1, kernel.shape[0])]
+        return [kernel.T.reshape(count, kernel.shape[1] // count, kernel.shape[0])]
 
     return Form(merged, split)
 

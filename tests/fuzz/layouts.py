@@ -3,14 +3,15 @@
 import copy
 import functools
 import io
-import json
 import os
 import pickle
+from unittest import mock
 
 import numpy as np
 from safetensors.numpy import save
 
 import nfjax
+from nfjax.loading import logger
 from port import layouts
 from tests.fuzz.values import TEXTS, mutate_bytes, mutate_tree, to_json, value
 from tests.helpers.layouts import CASES, written
@@ -20,9 +21,18 @@ KINDS = ("safetensors", "npz", "npz", "pickle")
 CONFIG = {
     "model_type": "dinov2_with_registers",
     "architectures": ["Dinov2WithRegistersForImageClassification"],
-    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
-    **{"mlp_ratio": 4, "qkv_bias": True, "layerscale_value": 1.0, "num_register_tokens": 4, "num_channels": 3},
-    **{"hidden_act": "gelu", "layer_norm_eps": 1e-6, "use_swiglu_ffn": False, "drop_path_rate": 0.0},
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "mlp_ratio": 4,
+    "qkv_bias": True,
+    "num_register_tokens": 4,
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "use_swiglu_ffn": False,
     "id2label": {"0": "cat", "1": "dog", "2": "eel"},
 }
 
@@ -111,14 +121,16 @@ def put(mutant, folder):
 def try_(mutant, folder):
     """What is loaded is what the layout's arrays say, all of it; nothing is half loaded."""
     case, files = mutant
-    layout, name, options = CASES[case]
-    if "config.json" in files:
-        model = nfjax.load(folder)
-        assert json.loads(files["config.json"])["model_type"] == "dinov2_with_registers"
-    else:
-        model = nfjax.load(name, folder / next(iter(files)), **options)
+    _, name, options = CASES[case]
+    with mock.patch.object(logger, "disabled", True):
+        if "config.json" in files:
+            model = nfjax.load(folder)
+        else:
+            model = nfjax.load(name, folder / next(iter(files)), **options)
     state = nfjax.state_dict(model)
     expected = sound(case)[1]
     assert state.keys() == expected.keys()
-    assert {n: a.shape for n, a in state.items()} == {n: a.shape for n, a in expected.items()}
+    # A config.json may ask for another image size, to which the position embedding is resampled.
+    shapes = [{n: a.shape for n, a in some.items() if n != "pos_embed"} for some in (state, expected)]
+    assert shapes[0] == shapes[1]
     assert layouts.recognise(state) is None
