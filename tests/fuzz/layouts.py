@@ -15,7 +15,7 @@ from nfjax.loading import logger
 from port import layouts
 from tests.fuzz.values import TEXTS, mutate_bytes, mutate_tree, to_json, value
 from tests.helpers.layouts import CASES, written
-from tests.port.test_hostile import Call
+from tests.port.test_layouts import Call
 
 KINDS = ("safetensors", "npz", "npz", "pickle")
 CONFIG = {

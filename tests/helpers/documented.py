@@ -5,7 +5,6 @@ import json
 import pickle
 
 import numpy as np
-import torch
 
 import nfjax
 from port.layouts import LAYOUTS
@@ -17,6 +16,8 @@ def layout_of(title):
 
 def write(folder):
     """Write them; the models are those of the registry, which may be shallow ones."""
+    import torch
+
     dinov2 = nfjax.load("vit_small_patch14_reg4_dinov2", None)
     state = layout_of("Meta's DINOv2").from_timm(nfjax.state_dict(dinov2))
     torch.save({n: torch.from_numpy(np.array(a)) for n, a in state.items()}, folder / "dinov2_vits14_reg4_pretrain.pth")

@@ -14,7 +14,17 @@ from port import layouts
 from port.__main__ import main
 from port.npz import read_npz
 from tests.helpers.layouts import CASES, DINOV2, IDS, MODELS, NFNET, written
-from tests.port.test_hostile import Call
+
+
+class Call:
+    """What a pickle makes by calling something."""
+
+    def __init__(self, function, arguments):
+        self.made = function, arguments
+
+    def __reduce__(self):
+        return self.made
+
 
 FIRST = {layout.title: i for i, (layout, _, _) in reversed(list(enumerate(CASES)))}
 
