@@ -42,36 +42,40 @@ def to_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     kind = config["model_type"]
     if kind not in MODEL_TYPES:
-        found = repr(kind)[:80] if isinstance(kind, str) else f"a {type(kind).__name__}"
-        raise ValueError(f"names no architecture of timm: model_type is {found}, expected {' or '.join(MODEL_TYPES)}")
-    labels = _labels(config)
-    if kind == "timm_wrapper":
-        return {**{k: v for k, v in config.items() if k not in ("id2label", "label2id")}, "label_names": labels}
-    found = {name: config.get(name, default) for name, (_, default) in _FIELDS.items()}
-    args = {timm: _square(found[name]) if name == "patch_size" else found[name] for name, (timm, _) in _FIELDS.items()}
+        told = repr(kind)[:80] if isinstance(kind, str) else f"a {type(kind).__name__}"
+        raise ValueError(f"names no architecture of timm: model_type is {told}, expected {' or '.join(MODEL_TYPES)}")
+    if kind == MODEL_TYPES[0]:
+        return _to_dinov2(config)
+    return {k: v for k, v in config.items() if k not in ("id2label", "label2id")} | {"label_names": _labels(config)}
+
+
+def _to_dinov2(config: Mapping[str, Any]) -> dict[str, Any]:
     gated = config.get("use_swiglu_ffn", False)
-    only = {k: v for k, v in _ONLY.items() if not (gated is True and k == "hidden_act")}
+    only = {"layer_norm_eps": _ONLY["layer_norm_eps"]} if gated is True else _ONLY
     others = [f"{k}={config[k]!r:.80} (expected {v!r})" for k, v in only.items() if config.get(k, v) != v]
     if not isinstance(gated, bool):
         others.append(f"use_swiglu_ffn={gated!r:.80} (expected true or false)")
     if others:
         raise ValueError(f"has {', '.join(others)}, which timm's model does not compute")
-    width = found["hidden_size"]
+
+    args = {timm: config.get(name, default) for name, (timm, default) in _FIELDS.items()}
+    args["patch_size"] = _square(args["patch_size"])
+    width, size = args["embed_dim"], "large"
     if gated:
-        args |= {"mlp_layer": "swiglu_packed", "mlp_ratio": _gated_ratio(width, found["mlp_ratio"])}
+        size = "giant"
+        args |= {"mlp_layer": "swiglu_packed", "mlp_ratio": _gated_ratio(width, args["mlp_ratio"])}
+    elif isinstance(width, int):
+        size = _SIZES.get(width, size)
     if args["in_chans"] == 3:
         del args["in_chans"]
-    kinds = config.get("architectures")
+    kinds, numbered = config.get("architectures"), config.get("id2label")
     classifier = isinstance(kinds, list) and CLASSIFIER in kinds
-    numbered = config.get("id2label")
     classes = len(numbered) if isinstance(numbered, dict) else 2  # two are left out
-    args["global_pool"] = "cattokenavg" if classifier else "token"
-    size = "giant" if gated else _SIZES.get(width, "large") if isinstance(width, int) else "large"
     return {
         "architecture": f"vit_{size}_patch14_reg4_dinov2",
         "num_classes": classes if classifier else 0,
-        "label_names": labels if classifier else None,
-        "model_args": args,
+        "label_names": _labels(config) if classifier else None,
+        "model_args": args | {"global_pool": "cattokenavg" if classifier else "token"},
         "pretrained_cfg": {},
     }
 

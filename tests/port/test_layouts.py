@@ -13,7 +13,7 @@ import port
 from port import layouts
 from port.__main__ import main
 from port.npz import read_npz
-from tests.helpers.layouts import CASES, DINOV2, IDS, MODELS, NFNET, written
+from tests.helpers.layouts import CASES, DINOV2, IDS, MODELS, NFNET, timm_state, written
 
 
 class Call:
@@ -89,6 +89,18 @@ def test_load_says_what_it_read(tmp_path, caplog):
         assert content(nfjax.state_dict(model)) == content(state)
     with pytest.raises(port.WeightsError, match=r"read as: Meta's DINOv2.*not those of vit_small"):
         nfjax.load("vit_small_patch14_reg4_dinov2", theirs, **DINOV2 | {"depth": 3})
+
+
+def test_the_head_of_metas_hub():
+    """`dinov2_vits14_reg_lc` with one layer: its head sees class token and average patch."""
+    (layout,) = (layout for layout in layouts.LAYOUTS if layout.marks[0].startswith("backbone"))
+    options = DINOV2 | {"num_classes": 3, "global_pool": "cattokenavg"}
+    state = timm_state("vit_small_patch14_reg4_dinov2", options)
+    theirs = layout.from_timm(state)
+    assert theirs["linear_head.weight"].shape == (3, 64)
+    model = nfjax.load("vit_small_patch14_reg4_dinov2", theirs, **DINOV2)
+    assert (model.num_classes, model.global_pool) == (3, "cattokenavg")
+    assert content(nfjax.state_dict(model)) == content(state)
 
 
 def test_layout_forces_one(tmp_path):
