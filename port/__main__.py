@@ -164,9 +164,11 @@ def _require_source_and_dest(args: argparse.Namespace) -> None:
         if args.model is None:
             raise ValueError(f"{expected}, or --model NAME to make a folder of that model.")
     from nfjax.models.known import require_model
-    from port.layouts import require_layout
 
-    require_layout(args.layout)
+    if args.layout is not None:
+        from port.layouts import require_layout  # it imports numpy
+
+        require_layout(args.layout)
     if args.model is not None:
         require_model(args.model)
     if _of_hub(args.source) is None and not user_path(args.source).exists():
