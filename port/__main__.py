@@ -186,7 +186,7 @@ def _read(source: str) -> "State":
 def _model(name: str, state: "State") -> Any:
     """The model with exactly these weights, of any number of classes and input channels."""
     import nfjax
-    from nfjax.loading import sizes_of
+    from nfjax.which import sizes_of
 
     return nfjax.load(name, weights=state, **sizes_of(name, state))
 

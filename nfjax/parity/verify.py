@@ -14,12 +14,12 @@ import numpy as np
 
 import nfjax
 import port
-from nfjax.loading import sizes_of
 from nfjax.models import registry
 from nfjax.models.eva import Eva
 from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge, split
 from nfjax.parity import oracle
+from nfjax.which import sizes_of
 
 ODD_SIZE, ODD_GRID = (97, 113), (7, 9)
 BATCH = 2

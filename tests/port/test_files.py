@@ -63,8 +63,7 @@ def test_prefixes_in_safetensors(state, tmp_path):
     save_file({f"module.{k}": v for k, v in state.items()}, tmp_path / "a.safetensors")
     assert_same(read_weights(tmp_path / "a.safetensors"), state)
     save_file({"module.a": np.zeros(1), "a": np.zeros(1)}, tmp_path / "b.safetensors")
-    with pytest.raises(WeightsFileError, match="a is there twice"):
-        read_weights(tmp_path / "b.safetensors")
+    assert set(read_weights(tmp_path / "b.safetensors")) == {"module.a", "a"}  # it is not guessed which is meant
 
 
 def shard(state, folder):
@@ -191,7 +190,7 @@ def test_a_mapping_is_read_as_a_file_is(tmp_path):
         for name, array in rounded.items():
             np.testing.assert_array_equal(found[name], np.asarray(array, np.float32))
     with pytest.raises(
-        WeightsFileError, match=r"the given mapping: entries that are not arrays: a\. Expected a state dict"
+        WeightsFileError, match=r"the given mapping: entries that are not arrays: a \(str\)\. Expected a state dict"
     ):
         nfjax.load("test_nfnet", {"a": "b"})
 
