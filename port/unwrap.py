@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from port.errors import WeightsError, WeightsFileError, listed
+from port.messages import option
 from port.text import counted, one_line
 from port.unpickle import StandIn
 
@@ -82,7 +83,9 @@ def take(content: Any, source: str, weights_key: str | None = None) -> Taken:
     )
     if weights_key is not None and not found:
         there = listed(map(repr, _keys(content, default)))
-        raise WeightsFileError(f"{source} has nothing under weights_key={weights_key!r}; there are {there}.")
+        raise WeightsFileError(
+            f"{source} has nothing under {option('weights_key', repr(weights_key))}; there are {there}."
+        )
     arrays = {name[len(start) :]: found[name] for name in found if _begins(name, start)} if start else dict(found)
     left = tuple(name for name in found if start and not _begins(name, start))
     _require_arrays(arrays, source, [] if places else _elsewhere(content))
@@ -130,8 +133,8 @@ def require_one_kind(names: Iterable[str], source: str) -> None:
         if inside:
             outside = [name for name in names if not name.startswith(f"{part}.")]
             raise WeightsError(
-                f"{source}: {counted(len(inside), 'name')} of arrays begin with '{part}.' ({listed(inside, 2)}) and "
-                f"{len(outside)} do not ({listed(outside, 4)}); weights_key={part!r} takes the former alone."
+                f"{source}: some names begin with '{part}.' ({len(inside)}: {listed(inside, 2)}) and others do not "
+                f"({len(outside)}: {listed(outside, 4)}); {option('weights_key', repr(part))} takes the former alone."
             )
 
 
@@ -179,7 +182,11 @@ def _require_arrays(arrays: Mapping[Any, Any], source: str, elsewhere: list[str]
         raise WeightsFileError(f"{source}: names that are not text, but {listed(unnamed)}. {WAY_OUT}")
     strangers = [f"{name} ({kind_of(value)})" for name, value in arrays.items() if not is_array(value)]
     if strangers:
-        hint = f" Arrays are under {listed(map(repr, elsewhere))}: weights_key={elsewhere[0]!r}." if elsewhere else ""
+        hint = (
+            f" Arrays are under {listed(map(repr, elsewhere))}: {option('weights_key', repr(elsewhere[0]))}."
+            if elsewhere
+            else ""
+        )
         raise WeightsFileError(
             f"{source}: entries that are not arrays: {listed(strangers)}. Expected a state dict, or a checkpoint with "
             f"one under {', '.join(WRAPPERS)}.{hint} {WAY_OUT}"
