@@ -78,8 +78,8 @@ def _source_and_dest(parser: Parser) -> None:
 
 def inspect_options(parser: Parser) -> None:
     parser.description = (
-        "What a file or folder of weights holds: keys, arrays with their shapes and dtypes, what `nfjax.load` would take "
-        "of it, and which models it fits. No array is read."
+        "What a file or folder of weights holds: keys, arrays with their shapes and dtypes, what `nfjax.load` would "
+        "take of it, and which models it fits. No array is read."
     )
     parser.epilog = "example:\n  %(prog)s checkpoint.pth.tar"
     _source(parser)

@@ -25,7 +25,7 @@ def inspect(path: Path, weights_key: str | None = None) -> tuple[list[str], Take
     """
     content, metadata = read_content(path)
     lines = [f"{path}: {file_size(path.stat().st_size)}"]
-    if not isinstance(content, Mapping) or not any(map(is_array, content.values())):
+    if not isinstance(content, Mapping) or not all(map(is_array, content.values())):
         lines += _row("holds", ", ".join(_held(content)))
     try:
         taken = take(content, str(path), weights_key)

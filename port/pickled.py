@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from port.errors import WeightsFileError, listed
+from port.errors import WAY_OUT, WeightsFileError, listed
 from port.paths import open_regular
 from port.tensors import DTYPES, REBUILT, STORAGES, Storage
 from port.text import one_line
 from port.unpickle import Global, RefusedError, StandIn, unpickle
 
 PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt")
-ZIP, OLDER = b"PK\3\4", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first bytes of the two formats
-WAY_OUT = "Where it was written: torch.save(model.state_dict(), FILE), or safetensors."
+MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
+ZIP, OLDER = b"PK\3\4", b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of the two formats
 
 
 def read_pickled(path: Path) -> Any:
@@ -54,6 +54,8 @@ def read_pickled(path: Path) -> Any:
 
 def _zipped(archive: zipfile.ZipFile, mapped: mmap.mmap, path: Path) -> Any:
     """An archive: `NAME/data.pkl`, and the bytes of each storage in `NAME/data/KEY`."""
+    if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+        raise WeightsFileError(f"{path} is a TorchScript program, which is not run. {WAY_OUT}")
     members = {member.filename: member for member in archive.infolist()}
     packed = [m.filename for m in members.values() if m.compress_type or m.file_size != m.compress_size]
     if packed:
@@ -64,8 +66,8 @@ def _zipped(archive: zipfile.ZipFile, mapped: mmap.mmap, path: Path) -> Any:
     if len(pickles) != 1:
         raise ValueError("it is an archive of zip without data.pkl")
     top = pickles[0].removesuffix("data.pkl")
-    if f"{top}constants.pkl" in members:
-        raise WeightsFileError(f"{path} is a TorchScript program, which is not run. {WAY_OUT}")
+    if not all(name.startswith(top) for name in members):
+        raise ValueError("it has members in several folders")
     if f"{top}byteorder" in members and archive.read(f"{top}byteorder") != b"little":
         raise WeightsFileError(f"{path} was written on a big-endian machine. {WAY_OUT}")
     storages: dict[str, Storage] = {}
@@ -89,8 +91,7 @@ def _zipped(archive: zipfile.ZipFile, mapped: mmap.mmap, path: Path) -> Any:
 
 def _older(mapped: mmap.mmap, path: Path) -> Any:
     """Pickles of a magic number, a version, the machine, the content and the keys of storages, whose bytes follow."""
-    if mapped[: len(OLDER)] != OLDER:
-        unpickle(mapped, {}, _described)  # what it names may be worse than its kind
+    if unpickle(mapped, KNOWN, _described) != MAGIC:
         raise ValueError("it is a pickle, but not of torch.save")
     storages: dict[str, Storage] = {}
 
@@ -102,7 +103,7 @@ def _older(mapped: mmap.mmap, path: Path) -> Any:
         dtype, key = _described(what)
         return storages.setdefault(key, Storage(dtype, key, str(path)))
 
-    _, _, machine, content, keys = (unpickle(mapped, KNOWN, storage) for _ in range(5))
+    _, machine, content, keys = (unpickle(mapped, KNOWN, storage) for _ in range(4))
     if not machine["little_endian"]:
         raise WeightsFileError(f"{path} was written on a big-endian machine. {WAY_OUT}")
     for key in keys:

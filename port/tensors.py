@@ -80,6 +80,10 @@ class Tensor:
         self.strides: tuple[int, ...] = () if self.why else tuple(strides)
 
     @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
     def refusal(self) -> str:
         if self.why:
             return self.why

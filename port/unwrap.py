@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from port.errors import WeightsError, WeightsFileError, listed
+from port.errors import WAY_OUT, WeightsError, WeightsFileError, listed
 from port.messages import option
 from port.text import counted, one_line
-from port.unpickle import StandIn
+from port.unpickle import Global, StandIn
 
 logger = logging.getLogger("nfjax")
 
@@ -25,12 +25,11 @@ State = dict[str, np.ndarray]
 # Keys that weights are under, one inside of another too. The averaged ones come first, as in timm.
 WRAPPERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher",
-    "state_dict", "model_state_dict", "model", "net", "module",
+    "state_dict", "model_state_dict", "model", "net", "student", "module",
 )  # fmt: skip
 # What a prefix of all names is made of.
 PARTS = ("module", "_orig_mod", "model", "backbone", "encoder", "net")
 DEPTH = 3  # of wrappers inside of each other
-WAY_OUT = "Where it was written: torch.save(model.state_dict(), FILE), or safetensors."
 
 
 class Taken(NamedTuple):
@@ -195,7 +194,7 @@ def _require_arrays(arrays: Mapping[Any, Any], source: str, elsewhere: list[str]
 
 def kind_of(value: Any) -> str:
     """The class of a value, or what it would have been of."""
-    return value.name if isinstance(value, StandIn) and value.name else type(value).__name__
+    return value.name if isinstance(value, StandIn | Global) else type(value).__name__
 
 
 def _has_arrays(value: Any) -> bool:

@@ -153,10 +153,9 @@ NAME = "a\nfake: all is well\x1b[2J"
     [
         lambda path: write_raw(path, {NAME: spec([1], 4, 8)}, b"12345678"),
         lambda path: write_raw(path, {"a": spec([1], 0, 4, NAME)}, b"1234"),
-        lambda path: save_file({NAME: np.ones(1), f"module.{NAME}": np.ones(1)}, path),
         lambda path: save_file({NAME: np.ones(1)}, path, metadata={"format": "nfjax"}),
     ],
-    ids=["offset", "dtype", "twice", "flax"],
+    ids=["offset", "dtype", "flax"],
 )
 def test_names_stay_in_their_line(write, tmp_path):
     """Or whoever wrote the file writes lines of the message, too."""
