@@ -25,7 +25,7 @@ def saved(tmp_path_factory):
     optimizer = create_optimizer_v2(model, "nadamw", lr=0.1)
     model(torch.ones(2, 3, 64, 64)).sum().backward()
     optimizer.step()
-    average.update(model, step=1)
+    average.update(model)
     args = argparse.Namespace(model="test_nfnet", lr=0.1, opt_betas=None, mean=(0.5, 0.5, 0.5))
     scaler = NativeScaler(device="cpu")
     saver = CheckpointSaver(
