@@ -106,7 +106,9 @@ def unnamed(asked: LoadOptions, weights: Any, weights_key: str | None) -> tuple[
         raise ValueError("no name was given: then the weights say which model it is, weights=FILE or a mapping.")
     found = read(weights if isinstance(weights, Mapping) else user_path(weights), None, weights_key)
     fit = the_one(found.state or {}, found.origin)
-    logger.warning(f"{found.origin}: loaded as {fit}.")
+    beside = not isinstance(weights, Mapping) and (user_path(weights) / "config.json").is_file()
+    hint = f" Its config.json is passed over; nfjax.load({found.origin!r}) follows it." if beside else ""
+    logger.warning(f"{found.origin}: loaded as {fit}.{hint}")
     sizes = {option: size for option, size in fit.options.items() if getattr(asked, option) is None}
     return fit.name, dataclasses.replace(asked, **sizes), found
 

@@ -61,6 +61,7 @@ def test_loading_without_a_name(tmp_path, caplog):
         assert (found.name, found.num_classes) == (model.name, 7)
         assert all(np.array_equal(a, state[k]) for k, a in nfjax.state_dict(found).items())
     assert "loaded as test_nfnet, num_classes=7." in caplog.text
+    assert f"Its config.json is passed over; nfjax.load('{folder}') follows it." in caplog.text
     assert nfjax.load(None, state, num_classes=3).num_classes == 3
     headless = {k: a for k, a in state.items() if not k.startswith("head.fc")}
     assert nfjax.load(None, weights=headless).num_classes == 0
