@@ -1,0 +1,74 @@
+"""Where `nfjax.load` takes weights from: the hub, a file, a folder or memory."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import port
+from nfjax.models import registry
+from nfjax.names import Name, ResolvedModel
+from port import messages
+from port.files import CHECKSUM, read_with_metadata
+from port.paths import user_path
+from port.unwrap import state_in
+
+Weights = str | os.PathLike[str] | Mapping[str, Any] | None
+
+
+class Read(NamedTuple):
+    """Weights that were read: timm's state dict, or None for fresh ones, and a word for where it came from."""
+
+    state: Mapping[str, Any] | None
+    origin: str
+
+
+def place_of(
+    weights: Weights | Read, source: ResolvedModel, name: Name
+) -> str | Path | Mapping[str, Any] | Read | None:
+    """Where `load` takes the weights from: a hub id, a file or folder, a mapping, or nowhere."""
+    if weights is None or isinstance(weights, Mapping | Read):
+        return weights
+    if not isinstance(weights, str | os.PathLike):
+        raise ValueError(
+            f"weights={weights!r:.80}; expected 'pretrained', None, the path of a file or folder, or a mapping "
+            "from names to arrays."
+        )
+    if str(weights).lower() == "none" and not user_path(weights).exists():
+        raise ValueError(f"weights={weights!r} is text; fresh weights are weights=None.")
+    if weights != "pretrained":
+        return user_path(weights)
+    if source.location is None:
+        others = [d.name for d in source.entry.data if d.hf_hub_id] or registry.list_models(
+            f"*{source.data.architecture.split('_')[-1]}*", pretrained=True
+        )
+        hint = f" Published relatives: {', '.join(others[:4])}." if others else ""
+        raise ValueError(
+            f"no weights were published for {name}; {messages.option('weights', None)} is a fresh model, and "
+            f"{messages.option('weights', 'FILE')} takes those of a file.{hint}"
+        )
+    return source.location
+
+
+def read(place: Any, source: ResolvedModel | None, weights_key: str | None) -> Read:
+    """The weights at a place that `place_of` returns; `source` is None where they say which model it is."""
+    if isinstance(place, Read):
+        return place
+    if place is None:
+        if weights_key is not None:
+            raise ValueError(f"weights_key={weights_key!r} chooses among the weights of a file, and there is none.")
+        return Read(None, "")
+    if isinstance(place, Mapping):
+        return Read(state_in(place, "the given mapping", weights_key), "the given mapping")
+    if isinstance(place, Path):
+        state, metadata = read_with_metadata(place, weights_key)
+        if source and place == source.location and source.checksum not in (None, metadata.get(CHECKSUM)):
+            raise port.WeightsError(
+                f"{place}: its weights are not those that its config.json was saved with, as where saving was "
+                f"interrupted. Save it again; if they do belong together, take {CHECKSUM!r} out of config.json."
+            )
+        return Read(state, str(place))
+    from port import hub  # here: it takes 60 ms to import
+
+    path = hub.fetch_weights(place)
+    return Read(port.read_weights(path, weights_key=weights_key), f"{place} ({path.name})")
