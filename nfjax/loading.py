@@ -2,36 +2,30 @@
 
 import dataclasses
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
 import port
 from nfjax.input_channels import InChansMode, adapt_in_chans
-from nfjax.models import registry
 from nfjax.models.base import ImageModel
 from nfjax.models.options import check_types
 from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
 from nfjax.placing import Placement, check_sharding, shardings_of
-from nfjax.planning import LoadOptions, Plan, make_plan, rows
-from port import messages
+from nfjax.planning import LoadOptions, Plan, make_plan
+from nfjax.sources import Read, Weights, place_of, read
+from nfjax.which import unnamed
 from port.errors import listed
-from port.files import CHECKSUM, read_with_metadata
-from port.layouts import flat, read_as, require_layout
-from port.paths import user_path
-from port.pickled import state_in
+from port.layouts import Layout, require_layout
+from port.unwrap import require_one_kind
 
 logger = logging.getLogger("nfjax")
 
-Weights = str | os.PathLike[str] | Mapping[str, Any] | None
-
 
 def load(
-    name: Name,
+    name: Name | None,
     weights: Weights = "pretrained",
     *,
     num_classes: int | None = None,
@@ -47,6 +41,7 @@ def load(
     seed: int = 0,
     in_chans_mode: InChansMode = "timm",
     strict_finite: bool = False,
+    weights_key: str | None = None,
     layout: str | None = None,
     param_dtype: Any = None,
     sharding: Placement | None = None,
@@ -57,7 +52,8 @@ def load(
     Args:
         name: "eca_nfnet_l0", "eca_nfnet_l0.ra2_in1k", "hf-hub:timm/eca_nfnet_l0" (also "hf_hub:", and with
             "@revision"), or a folder with a config.json, also as "local-dir:PATH" or `pathlib.Path`; the work folder
-            of a run means its `final`. A known model comes before a folder of the same name.
+            of a run means its `final`. A known model comes before a folder of the same name. None for the architecture
+            that `weights`, a path or a mapping, are of, where they are of one.
         weights: "pretrained" for the published ones (or the folder's own); None for fresh ones from `seed`; the path of
             a file or folder; or a mapping from timm names to arrays.
         num_classes: None for as many as the weights have. Another number keeps the backbone and makes a fresh
@@ -80,6 +76,8 @@ def load(
             response, which timm's does not where weights are standardised (see `nfjax.input_channels`).
         strict_finite: refuse weights with numbers that are not finite in the dtype of the parameters. Otherwise a
             warning counts them and names their arrays.
+        weights_key: of a training checkpoint: "state_dict" for the raw weights where there is a moving average, with
+            dots for what is inside of another, "teacher.backbone"; None for the averaged ones. What was taken is said.
         layout: whose names the weights have: "timm", "meta", "transformers", "deepmind" or "big_vision"; None for what
             they are recognised as by their names, which is said (docs/weights.md).
         param_dtype: of the parameters; None for float32, or float64 if `dtype` is. "bfloat16" halves their memory, for
@@ -114,18 +112,21 @@ def load(
         in_chans_mode=in_chans_mode,
         options={option: value for option, value in given.items() if value is not None} | overrides,
     )
-    check_types({"seed": seed, "strict_finite": strict_finite}, {"seed": int, "strict_finite": bool})
+    kinds = {"seed": int, "strict_finite": bool, "weights_key": str | None}
+    check_types({"seed": seed, "strict_finite": strict_finite, "weights_key": weights_key}, kinds)
     if seed < 0:
         raise ValueError(f"seed={seed}; expected at least 0.")
     check_sharding(sharding)
     require_layout(layout)
+    found: Weights | Read = weights
+    if name is None:
+        name, asked, found = unnamed(asked, weights, weights_key, layout)
     source = resolve(name)
-    place = _place(weights, source, name)
+    place = place_of(found, source, name)
     if isinstance(place, str) and asked != LoadOptions():  # a mistake is told before anything is fetched
         make_plan(source, asked).build()
-    state, origin = _read(place, source)
-    if state is not None:
-        state, origin, asked = _in_timms_names(state, origin, layout, source, asked)
+    state, origin, own = read(place, source, weights_key, layout)
+    asked = _as_there(asked, own, source, origin)
     plan = make_plan(source, asked, state)
     model = plan.build()
     for note in plan.notes:
@@ -144,29 +145,14 @@ def load(
     return model
 
 
-def _in_timms_names(
-    state: Mapping[str, Any], origin: str, layout: str | None, source: ResolvedModel, asked: LoadOptions
-) -> tuple[Mapping[str, Any], str, LoadOptions]:
-    """The state dict by timm's names, its origin with what it was read as, and the options, with those of a model that
-    computes what the layout's own library does where timm's computes something else."""
-    state, found = read_as(state, layout, origin)
-    if found is None:
-        return state, origin, asked
-    own = {option: value for option, value in found.options.items() if option in source.entry.options()}
-    options = own | dict(asked.options)
-    told = ", ".join(f"{option}={value!r}" for option, value in own.items() if options[option] == value)
-    logger.warning(f"{origin} read as: {found.title}" + (f", computed as there: {told}." if told else "."))
-    return state, f"{origin} (read as: {found.title})", dataclasses.replace(asked, options=options)
-
-
-def sizes_of(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `load` that make model `name` fit the weights: input channels, classes and image size."""
-    source = resolve(name)
-    entry, data = source.entry, source.data
-    axes = {"in_chans": (data.first_conv, 1), "num_classes": (data.classifier, 0)}
-    sizes: dict[str, Any] = {option: rows(state, f"{layer}.weight", axis) for option, (layer, axis) in axes.items()}
-    sizes["img_size"] = entry.family.weights_size(entry.config, [data.input_size[1:]], state)
-    return {option: size for option, size in sizes.items() if size is not None}
+def _as_there(asked: LoadOptions, layout: Layout | None, source: ResolvedModel, origin: str) -> LoadOptions:
+    """The options, with those of a model that computes what the layout's own library does, where timm's does not."""
+    own = {} if layout is None else {k: v for k, v in layout.options.items() if k in source.entry.options()}
+    used = {option: value for option, value in own.items() if option not in asked.options}
+    if used:
+        told = ", ".join(f"{option}={value!r}" for option, value in used.items())
+        logger.warning(f"{origin}: computed as there: {told}.")
+    return dataclasses.replace(asked, options=used | dict(asked.options))
 
 
 def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -> dict[str, Any]:
@@ -187,53 +173,9 @@ def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -
     if inexact:
         raise port.WeightsError(f"{origin} holds arrays that are not floating point: {listed(inexact)}.")
     found = {name: tuple(array.shape) for name, array in state.items()}
+    require_one_kind(found, origin)
     port.check_strict(found, port.timm_shapes(shapes), what=data.name, source=origin)
     return state
-
-
-def _place(weights: Weights, source: ResolvedModel, name: Name) -> str | Path | Mapping[str, Any] | None:
-    """Where `load` takes the weights from: a hub id, a file or folder, a mapping, or nowhere."""
-    if weights is None or isinstance(weights, Mapping):
-        return weights
-    if not isinstance(weights, str | os.PathLike):
-        raise ValueError(
-            f"weights={weights!r:.80}; expected 'pretrained', None, the path of a file or folder, or a mapping "
-            "from names to arrays."
-        )
-    if str(weights).lower() == "none" and not user_path(weights).exists():
-        raise ValueError(f"weights={weights!r} is text; fresh weights are weights=None.")
-    if weights != "pretrained":
-        return user_path(weights)
-    if source.location is None:
-        others = [d.name for d in source.entry.data if d.hf_hub_id] or registry.list_models(
-            f"*{source.data.architecture.split('_')[-1]}*", pretrained=True
-        )
-        hint = f" Published relatives: {', '.join(others[:4])}." if others else ""
-        raise ValueError(
-            f"no weights were published for {name}; {messages.option('weights', None)} is a fresh model, and "
-            f"{messages.option('weights', 'FILE')} takes those of a file.{hint}"
-        )
-    return source.location
-
-
-def _read(place: str | Path | Mapping[str, Any] | None, source: ResolvedModel) -> tuple[Mapping[str, Any] | None, str]:
-    """The state dict that is there, and a word for where it came from."""
-    if place is None:
-        return None, ""
-    if isinstance(place, Mapping):
-        return state_in(flat(place), "the given mapping"), "the given mapping"
-    if isinstance(place, Path):
-        state, metadata = read_with_metadata(place)
-        if place == source.location and source.checksum not in (None, metadata.get(CHECKSUM)):
-            raise port.WeightsError(
-                f"{place}: its weights are not those that its config.json was saved with, as where saving was "
-                f"interrupted. Save it again; if they do belong together, take {CHECKSUM!r} out of config.json."
-            )
-        return state, str(place)
-    from port import hub  # here: it takes 60 ms to import
-
-    path = hub.fetch_weights(place)
-    return read_with_metadata(path)[0], f"{place} ({path.name})"
 
 
 def _report_not_finite(odd: Mapping[str, int], origin: str, strict: bool) -> None:

@@ -3,6 +3,7 @@
     python -m port convert model.safetensors flax.safetensors              timm names -> Flax paths
     python -m port convert flax.safetensors model.safetensors --to timm    Flax paths -> timm names
     python -m port convert checkpoint.pth.tar FOLDER --model nfnet_l0      a folder that timm and nfjax load
+    python -m port inspect checkpoint.pth.tar                              what a file holds, and which model fits
     python -m port verify eca_nfnet_l0 --x64                               against timm itself, stage by stage
 
 An entry point stands above the floors: it may import the models, which the package `port` itself may not.
@@ -11,7 +12,7 @@ An entry point stands above the floors: it may import the models, which the pack
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from port.paths import no_weights, user_path
 from port.text import counted, plural
 
 if TYPE_CHECKING:
-    from port.files import State
+    from port.unwrap import State
 
 
 def _row(help: str, name: str, extra: str = "") -> Command:
@@ -30,6 +31,8 @@ def _row(help: str, name: str, extra: str = "") -> Command:
 
 COMMANDS = {
     "convert": _row("weights of timm to Flax parameters, and back", "convert"),
+    "which": _row("which model a file of weights fits", "which"),
+    "inspect": _row("what a file of weights holds, and which model it fits", "inspect"),
     "export": _row("the older name of convert --to timm", "export"),
     "verify": _row("compare models with timm", "verify", "dev"),
 }
@@ -70,7 +73,30 @@ def _source_and_dest(parser: Parser) -> None:
     add("dest", type=user_path, metavar="DEST", help="file to write, or with --model a folder")
     add("--model", metavar="NAME", help="require that the weights are exactly those of this model")
     add("--layout", metavar="NAME", help="whose names SOURCE has (default: what it is recognised as)")
+    parser.add_weights_key()
     parser.checks.append(_require_source_and_dest)
+
+
+def inspect_options(parser: Parser) -> None:
+    parser.description = (
+        "What a file or folder of weights holds: keys, arrays with their shapes and dtypes, what `nfjax.load` would "
+        "take of it, and which models it fits. No array is read."
+    )
+    parser.epilog = "example:\n  %(prog)s checkpoint.pth.tar"
+    _source(parser)
+
+
+def which_options(parser: Parser) -> None:
+    parser.description = "The models that weights fit, up to classes, channels and image size; 1 if there is none."
+    parser.epilog = "example:\n  %(prog)s checkpoint.pth.tar"
+    _source(parser)
+
+
+def _source(parser: Parser) -> None:
+    source = "weights file or folder, or hf-hub:organisation/name[@revision]"
+    parser.add_argument("source", metavar="SOURCE", help=source)
+    parser.add_weights_key()
+    parser.checks.append(lambda args: _require_source(args.source))
 
 
 def verify_options(parser: Parser) -> None:
@@ -81,6 +107,7 @@ def verify_options(parser: Parser) -> None:
     add("--model", nargs="+", action="extend", default=[], metavar="NAME", help="the same")
     add("--all", action="store_true", help="every model of the registry")
     add("--weights", type=weights, metavar="FILE", help="for both libraries; none for random ones (default)")
+    parser.add_weights_key()
     add("--x64", action="store_true", help="float64 too, and gradients at every size")
     sizes = "input size, repeatable (default: the model's own and an odd one)"
     add("--img-size", action="append", type=pixels, metavar="HxW", help=sizes)
@@ -97,7 +124,7 @@ def convert(args: argparse.Namespace) -> int:
     from port import to_flax, write_safetensors
     from port.files import FLAX_METADATA
 
-    state = _read(args.source, args.layout)
+    state = _read(args)
     flax = to_flax(state)  # names and layouts that have no rule are refused here, not by the next reader
     if args.model:
         _model(args.model, state)
@@ -115,9 +142,41 @@ def export(args: argparse.Namespace) -> int:
         return convert(argparse.Namespace(**vars(args) | {"to": "timm"}))
     import nfjax
 
-    state, again = _read(args.source, args.layout), replaced(args.dest / "model.safetensors")
+    state, again = _read(args), replaced(args.dest / "model.safetensors")
     nfjax.save(_model(args.model, state), args.dest)
     return _report(state, args.dest, again)
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Print what a file holds; 1 if there is nothing to be taken of it."""
+    from port import inspecting
+
+    lines, taken = inspecting.inspect(_file(args.source), args.weights_key)
+    print("\n".join(lines))
+    return 1 if taken is None else _fits(taken.arrays, args.source)
+
+
+def which(args: argparse.Namespace) -> int:
+    """Print which models weights fit; 1 if it is none."""
+    from port.files import read_content
+    from port.unwrap import take
+
+    path = _file(args.source)
+    taken = take(read_content(path)[0], str(path), args.weights_key)
+    print("".join(f"{path}: {said}\n" for said in [taken.said()] if said), end="", file=sys.stderr)
+    return _fits(taken.arrays, args.source)
+
+
+def _fits(arrays: Mapping[str, Any], source: str) -> int:
+    from nfjax.which import fitting, nearest
+    from port.inspecting import in_timms_names
+
+    state = in_timms_names(arrays, source)
+    fits = fitting(state)
+    for fit in fits:
+        print(f"fits      {fit}")
+    print("".join([] if fits else [f"fits      {nearest(state)}\n"]), end="")
+    return 0 if fits else 1
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -136,7 +195,15 @@ def verify(args: argparse.Namespace) -> int:
     passed = failed = 0
     for name in names:
         start = time.monotonic()
-        for row in compare(name, weights=args.weights, sizes=sizes, x64=args.x64, seed=args.seed, **options):
+        for row in compare(
+            name,
+            weights=args.weights,
+            weights_key=args.weights_key,
+            sizes=sizes,
+            x64=args.x64,
+            seed=args.seed,
+            **options,
+        ):
             print(row, flush=True)
             passed, failed = passed + row.ok, failed + (not row.ok)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
@@ -171,8 +238,12 @@ def _require_source_and_dest(args: argparse.Namespace) -> None:
         require_layout(args.layout)
     if args.model is not None:
         require_model(args.model)
-    if _of_hub(args.source) is None and not user_path(args.source).exists():
-        raise no_weights(user_path(args.source))
+    _require_source(args.source)
+
+
+def _require_source(source: str) -> None:
+    if _of_hub(source) is None and not user_path(source).exists():
+        raise no_weights(user_path(source))
 
 
 def _of_hub(source: str) -> str | None:
@@ -181,23 +252,29 @@ def _of_hub(source: str) -> str | None:
     return rest if colon and scheme in ("hf-hub", "hf_hub") else None
 
 
-def _read(source: str, layout: str | None) -> "State":
+def _file(source: str) -> Path:
     from port import hub
+    from port.files import weights_file
+
+    repo = _of_hub(source)
+    return weights_file(source if repo is None else hub.fetch_weights(repo))
+
+
+def _read(args: argparse.Namespace) -> "State":
     from port.files import read_with_metadata
     from port.layouts import read_as
 
-    repo = _of_hub(source)
-    found, _ = read_with_metadata(source if repo is None else hub.fetch_weights(repo))
-    state, known = read_as(found, layout, source)
+    found, _ = read_with_metadata(_file(args.source), args.weights_key)
+    state, known = read_as(found, args.layout, args.source)
     if known is not None:
-        print(f"{source} read as: {known.title}")
+        print(f"{args.source} read as: {known.title}")
     return dict(state)
 
 
 def _model(name: str, state: "State") -> Any:
     """The model with exactly these weights, of any number of classes and input channels."""
     import nfjax
-    from nfjax.loading import sizes_of
+    from nfjax.which import sizes_of
 
     return nfjax.load(name, weights=state, **sizes_of(name, state))
 

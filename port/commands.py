@@ -65,6 +65,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("name", nargs="?", metavar="NAME", help=help)
         self.add_argument("--model", metavar="NAME", help="the same")
 
+    def add_weights_key(self) -> None:
+        """Which weights of a training checkpoint are meant."""
+        help = "of a training checkpoint: state_dict for the raw weights, state_dict.model for names that begin so"
+        self.add_argument("--weights-key", metavar="KEY", help=help)
+
     def hidden(self, option: str, *, instead_of: str) -> None:
         """Take an older spelling of an option, without showing it."""
         self._option_string_actions[option] = self._option_string_actions[instead_of]

@@ -13,6 +13,7 @@ class WeightsFileError(WeightsError):
     """A file is damaged, is not what its name says, or holds something that is not weights."""
 
 
+WAY_OUT = "Where it was written: torch.save(model.state_dict(), FILE), or safetensors."
 Shape = tuple[int, ...]
 LINES = 2000  # of a message: more than any model has arrays; a hostile file has any number
 

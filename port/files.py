@@ -1,7 +1,8 @@
 """Reading and writing weight files, as `{timm name: numpy array}`: which file is read, and by whom.
 
-safetensors files are `port.mapped`'s, pickled ones (.bin, .pth, .pt, .tar) `port.pickled`'s, .npz `port.npz`'s, indices
-`port.shards`'s. Whose names are in them is for `port.layouts`.
+safetensors files are `port.mapped`'s, those of torch.save (.bin, .pth, .pt, .tar, .ckpt) `port.pickled`'s, .npz
+`port.npz`'s, indices `port.shards`'s; what is taken of a checkpoint, `port.unwrap` decides, and `port.layouts` whose
+names are in it.
 """
 
 import json
@@ -23,9 +24,10 @@ from port.mapped import read_mapped
 from port.npz import ENDING as NPZ
 from port.npz import read_npz
 from port.paths import no_weights, open_regular, user_path
-from port.pickled import PICKLED, State, plain_names, read_pickled
+from port.pickled import OLDER, PICKLED, ZIP, read_pickled
 from port.rules import to_timm
 from port.shards import read_index
+from port.unwrap import State, kind_of, state_in
 
 INDEX = ".index.json"
 # In a folder, the first of these that exists is read; afterwards the only file of a known kind.
@@ -35,52 +37,70 @@ PREFERRED = (
 )  # fmt: skip
 # Metadata of files that hold Flax paths and layouts, as `port convert` writes them.
 FLAX_METADATA = {"format": "nfjax"}
+MAX_HEADER = 100_000_000  # bytes, of safetensors
 MAX_CONFIG = 16 << 20  # bytes; a hundred thousand classes with their names take five
 # In the metadata of a folder's weights and in its config.json: both were saved together where it is the same.
 CHECKSUM = "weights_crc32"
 
 
-def read_weights(path: str | os.PathLike[str], layout: str | None = None) -> State:
+def read_weights(path: str | os.PathLike[str], *, weights_key: str | None = None, layout: str | None = None) -> State:
     """The state dict in a file or folder: `{timm name: array}`, also where the names in the file are other ones.
 
-    Dtypes are the file's own, bfloat16 as `ml_dtypes.bfloat16`. Arrays of safetensors files are read-only views of
-    the mapped file: as long as they are used it must not be written to, and where it was cut short the operating
-    system ends a process that reads what is gone (SIGBUS). Replacing it by renaming is safe, and so is `np.array(a)`,
-    which owns its numbers; a model of `nfjax.load` owns all of them.
+    Dtypes are the file's own, bfloat16 as `ml_dtypes.bfloat16`. Arrays are read-only views of the mapped file: as long
+    as they are used it must not be written to, and where it was cut short the operating system ends a process that
+    reads what is gone (SIGBUS). Replacing it by renaming is safe, and so is `np.array(a)`, which owns its numbers; a
+    model of `nfjax.load` owns all of them.
 
     Args:
-        path: a .safetensors file, a sharded one's index (.safetensors.index.json), a pickled .bin, .pth, .pt or .tar
-            or .npz file, a file that `port convert` wrote, or a folder holding one of these.
+        path: a .safetensors file, a sharded one's index (.safetensors.index.json), a .bin, .pth, .pt, .tar or .ckpt
+            file of torch.save, an .npz, a file that `port convert` wrote, or a folder holding one of these. A file of
+            another ending is read if its first bytes say what it is.
+        weights_key: of a checkpoint: what is taken; see `port.unwrap.take`, and docs/weights.md.
         layout: whose names and layouts the file has, one of `port.layouts.NAMES`; None for what it is recognised as.
 
     Raises:
         FileNotFoundError: no such file, no weights in the folder, or a missing shard.
-        WeightsFileError: the file is truncated, corrupt, of another kind, or holds code.
+        WeightsFileError: the file is truncated, corrupt, of another kind, or names what runs code.
         WeightsError: naming every array that the layout has no place for.
         ValueError: there is no such layout.
     """
-    return dict(read_as(read_with_metadata(path)[0], layout, str(path))[0])
+    return dict(read_as(read_with_metadata(path, weights_key)[0], layout, str(path))[0])
 
 
-def read_with_metadata(path: str | os.PathLike[str]) -> tuple[State, dict[str, str]]:
+def read_with_metadata(path: str | os.PathLike[str], weights_key: str | None = None) -> tuple[State, dict[str, str]]:
     """The arrays by the names that they have, and what a single safetensors file says of itself; of others nothing."""
     path = weights_file(path)
+    content, metadata = read_content(path)
+    return state_in(content, str(path), weights_key), metadata
+
+
+def read_content(path: Path) -> tuple[Any, dict[str, str]]:
+    """All that a file of weights holds, of which no number is read yet, and what it says of itself."""
     return (_read_shards(path), {}) if path.name.endswith(INDEX) else _read_file(path)
 
 
-def _read_file(path: Path) -> tuple[State, dict[str, str]]:
-    if path.suffix == ".safetensors":
+def _read_file(path: Path) -> tuple[Any, dict[str, str]]:
+    kind = path.suffix if path.suffix in (".safetensors", *PICKLED, NPZ) else _kind(path)
+    if kind == ".safetensors":
         state, metadata = read_mapped(path)
-        state = to_timm(state) if metadata.get("format") == FLAX_METADATA["format"] else state
-        return plain_names(state, str(path)), metadata
-    if path.suffix in PICKLED:
+        return (to_timm(state) if metadata.get("format") == FLAX_METADATA["format"] else state), metadata
+    if kind in PICKLED:
         return read_pickled(path), {}
-    if path.suffix == NPZ:
+    if kind == NPZ:
         return read_npz(path), {}
     raise WeightsFileError(
         f"{path}: unknown kind of weights file {path.suffix!r}; expected .safetensors, "
         f".safetensors{INDEX}, {', '.join(PICKLED)}, {NPZ}, or a folder with one of these."
     )
+
+
+def _kind(path: Path) -> str:
+    """The ending that a file of another one should have, by its first bytes."""
+    with open_regular(path) as file:
+        first = file.read(16)
+    if first.startswith((ZIP, OLDER)):
+        return ".pth"
+    return ".safetensors" if first[8:9] == b"{" and int.from_bytes(first[:8], "little") < MAX_HEADER else ""
 
 
 def weights_file(path: str | os.PathLike[str]) -> Path:
@@ -153,18 +173,20 @@ def _weights_in(folder: Path) -> Path:
     raise FileNotFoundError(f"no weights in {folder}; expected one of {', '.join(PREFERRED)}.{hint}")
 
 
-def _read_shards(index: Path) -> State:
+def _read_shards(index: Path) -> dict[str, Any]:
     weight_map = read_index(index)
     shards = sorted(set(weight_map.values()))
     absent = [shard for shard in shards if not (index.parent / shard).is_file()]
     if absent:
         raise FileNotFoundError(f"{index} names {len(absent)} files that are not beside it: {listed(absent)}.")
-    state: State = {}
+    state: dict[str, Any] = {}
     for shard in shards:
         content, _ = _read_file(index.parent / shard)
+        if not isinstance(content, Mapping):
+            raise WeightsFileError(f"{index.parent / shard} holds a {kind_of(content)}; expected arrays by name.")
         promised = {name for name, file in weight_map.items() if file == shard}
         if set(content) != promised:
-            missing, unexpected = sorted(promised - set(content)), sorted(set(content) - promised)
+            missing, unexpected = sorted(promised - set(content)), sorted(map(str, set(content) - promised))
             raise WeightsFileError(
                 f"{index.parent / shard} does not hold what {index.name} says: missing "
                 f"[{listed(map(repr, missing))}], unexpected [{listed(map(repr, unexpected))}]."

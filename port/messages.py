@@ -13,7 +13,7 @@ from typing import Any
 from port import interrupts
 from port.text import printable
 
-PYTHON = "{}={}"
+PYTHON, COMMAND = "{}={}", "--{} {}"
 SPELLING = contextvars.ContextVar("SPELLING", default=PYTHON)  # of an option and its value
 
 MISTAKE = 2  # exit status of a command that could not do what it was asked
@@ -48,10 +48,11 @@ def require_name(what: str, found: object, known: Iterable[str]) -> None:
 def option(name: str, value: str | None) -> str:
     """An option as the user would give it: `weights=FILE`, or in a command `--weights FILE`; None is `none` there."""
     spelling = SPELLING.get()
+    name = name.replace("_", "-") if spelling == COMMAND else name
     return spelling.format(name, "none" if value is None and spelling != PYTHON else value)
 
 
-def exit_status(command: Callable[[], int], *, extra: str = "", prog: str = "this", spelling: str = "--{} {}") -> int:
+def exit_status(command: Callable[[], int], *, extra: str = "", prog: str = "this", spelling: str = COMMAND) -> int:
     """What `command()` returns: 0 for done, 1 for done and found something wrong; after a user's mistake, `MISTAKE`.
 
     A mistake is told in one line. Where a package is missing, that says to install `nfjax[EXTRA]`. `prog` are the words

@@ -6,6 +6,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from port.text import cut, one_line
+
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path that was given as text or as a `pathlib.Path`; ~ and ~name at its start are home folders."""
@@ -16,12 +18,12 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 def no_file(path: str | os.PathLike[str]) -> FileNotFoundError:
     """The error that there is no such file."""
-    return FileNotFoundError(f"there is no file {os.fspath(path)} (working directory: {Path.cwd()}).")
+    return FileNotFoundError(f"there is no file {_shown(path)} (working directory: {Path.cwd()}).")
 
 
 def no_folder(path: Path) -> FileNotFoundError:
     """The error that there is no such folder."""
-    return FileNotFoundError(f"there is no folder {path} (working directory: {Path.cwd()}).")
+    return FileNotFoundError(f"there is no folder {_shown(path)} (working directory: {Path.cwd()}).")
 
 
 def require_folder(path: Path) -> None:
@@ -32,7 +34,12 @@ def require_folder(path: Path) -> None:
 
 def no_weights(path: Path) -> FileNotFoundError:
     """The error that there are no weights where they were said to be."""
-    return FileNotFoundError(f"no weights at {path}: there is no such file.")
+    return FileNotFoundError(f"no weights at {_shown(path)}: there is no such file.")
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """A path in one line of bearable length."""
+    return cut(one_line(os.fspath(path)), 1000)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

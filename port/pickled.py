@@ -1,213 +1,167 @@
-"""Pickled files of torch, and the state dict that is inside of what they hold; no code in them runs.
+"""Files of torch.save, read without torch: the pickle in them by `port.unpickle`, numbers as views of the mapped file.
 
-torch reads them with `weights_only=True`: tensors and plain containers. What trainers keep beside the weights, numpy's
-numbers and arrays, paths and a Namespace of options, comes as inert stand-ins, so that it is no obstacle.
+Both of torch's formats are read: an archive of zip, since 1.6, and the older one, pickles with the numbers behind them.
 """
 
-import argparse
-import math
+import io
+import mmap
 import os
-import pathlib
-import pickle
-import re
-import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from port.errors import WeightsFileError, listed
+from port.errors import WAY_OUT, WeightsFileError, listed
 from port.paths import open_regular
+from port.tensors import DTYPES, REBUILT, STORAGES, Storage
+from port.text import one_line
+from port.unpickle import Global, RefusedError, StandIn, unpickle
 
-State = dict[str, np.ndarray]
-
-PICKLED = (".bin", ".pth", ".pt", ".tar")
-
-# A training checkpoint wraps the weights; the averaged ones come first, as in timm's load_state_dict.
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# Prefixes that DistributedDataParallel and torch.compile put before names, in either order.
-PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
-# Of tensors that become arrays: numpy's, and bfloat16.
-_DTYPES = {f"torch.{name}" for name in ("bool", "bfloat16", "complex64", "complex128", "float16", "float32", "float64")}
-_DTYPES |= {f"torch.{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-WAY_OUT = "Where it was written: torch.save(model.state_dict(), FILE), or safetensors."
+PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt")
+MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
+ZIP, OLDER = b"PK\3\4", b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of the two formats
 
 
-class _DType:
-    """numpy.dtype in a pickle: its letters, such as "f8"."""
+def read_pickled(path: Path) -> Any:
+    """What a file of torch.save holds: containers, numbers and text as they are, tensors as `port.tensors.Tensor`.
 
-    def __init__(self, text: str, *_: Any):
-        self.text = text
-
-    def __setstate__(self, state: Any) -> None:
-        """Byte order and flags, which nothing here needs."""
-
-
-class _Array:
-    """A numpy array in a pickle: its shape and type, without values."""
-
-    def __init__(self, *_: Any):
-        self.shape: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.shape = state[1]
-
-
-def _scalar(dtype: _DType, *_: Any) -> str:
-    return f"a numpy number ({dtype.text})"
-
-
-def _array(*_: Any) -> _Array:
-    return _Array()
-
-
-def _stand_ins() -> list[Any]:
-    """What torch may make of the names in a pickle, beside what it knows itself."""
-    pairs: list[Any] = [argparse.Namespace, (_DType, "numpy.dtype"), (_Array, "numpy.ndarray")]
-    for core in ("numpy.core", "numpy._core"):  # before and since numpy 2
-        pairs += [(_scalar, f"{core}.multiarray.scalar"), (_array, f"{core}.multiarray._reconstruct")]
-    for module in ("pathlib", "pathlib._local"):  # before and since Python 3.13
-        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
-            pairs.append((pathlib.PurePath, f"{module}.{name}"))
-    return pairs
-
-
-def read_pickled(path: Path) -> State:
-    """The state dict of a .bin, .pth, .pt or .tar file.
+    Of everything else there is a `port.unpickle.StandIn`. No code in the file runs, and no numbers of tensors are read
+    yet. Arrays made of them are views of the mapped file.
 
     Raises:
-        ImportError: torch is not installed.
-        WeightsFileError: it is damaged, holds code, or no state dict.
+        WeightsFileError: it is damaged, of another kind, or names what runs code.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"reading {path} needs torch, because it is a pickle: pip install torch, or convert it to "
-            f"safetensors once on a machine that has it (nfjax convert {path} FILE.safetensors --to timm)."
-        ) from error
     with open_regular(path) as file:
-        _require_plain(file, path)
         size = os.fstat(file.fileno()).st_size
         try:
-            with torch.serialization.safe_globals(_stand_ins()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of tensors that are refused below
-                content = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            culprit = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
-            what = (
-                f"a {culprit[1]}, which is more than tensors" if culprit else "more than tensors, or is no torch file"
-            )
-            raise WeightsFileError(f"{path} holds {what}; nothing in it was executed. {WAY_OUT}") from error
-        except Exception as error:  # whatever torch makes of a damaged file
-            why = " ".join(str(error).split())[:300] or repr(error)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return _zipped(zipfile.ZipFile(file), mapped, path) if mapped[:4] == ZIP else _older(mapped, path)
+        except WeightsFileError:
+            raise
+        except RefusedError as error:
             raise WeightsFileError(
-                f"{path} is not a readable torch file ({size} bytes): {why}. It may be truncated or "
-                f"of another kind: download or export it again."
+                f"{path} names {listed([str(error)])}, which runs code and is no part of weights; nothing in it was "
+                f"executed. Do not trust it. {WAY_OUT}"
             ) from error
-    return state_in(content, str(path), size)
+        except Exception as error:  # whatever becomes of a damaged file
+            why = " ".join(str(error).split())[:300] or repr(error)[:300]
+            raise WeightsFileError(
+                f"{path} is not a readable torch file ({size} bytes): {one_line(why)}. It may be truncated or of "
+                "another kind: download or export it again."
+            ) from error
 
 
-def _require_plain(file: BinaryIO, path: Path) -> None:
-    """Refuse what takes more memory than the file has bytes, before torch reads it."""
-    pickled = file.read(2**24)  # of the older format, which begins with its pickles
-    if pickled.startswith(b"PK\3\4"):
-        try:
-            archive = zipfile.ZipFile(file)
-            packed = [m.filename for m in archive.infolist() if m.compress_type or m.file_size != m.compress_size]
-            pickles = [] if packed else [m for m in archive.infolist() if m.filename.endswith("data.pkl")]
-            pickled = b"".join(map(archive.read, pickles))
-        except Exception:  # whatever zipfile makes of a damaged file: torch, which reads it next, says what it is
-            packed = []
-        if packed:
-            raise WeightsFileError(f"{path} is compressed, which torch never does: {listed(packed)}. {WAY_OUT}")
-    if b"\nbytearray\n" in pickled:  # torch makes one of any length
-        raise WeightsFileError(f"{path} holds a bytearray, which is more than tensors. {WAY_OUT}")
-    file.seek(0)
+def _zipped(archive: zipfile.ZipFile, mapped: mmap.mmap, path: Path) -> Any:
+    """An archive: `NAME/data.pkl`, and the bytes of each storage in `NAME/data/KEY`."""
+    if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+        raise WeightsFileError(f"{path} is a TorchScript program, which is not run. {WAY_OUT}")
+    members = {member.filename: member for member in archive.infolist()}
+    packed = [m.filename for m in members.values() if m.compress_type or m.file_size != m.compress_size]
+    if packed:
+        raise WeightsFileError(f"{path} is compressed, which torch never does: {listed(packed)}. {WAY_OUT}")
+    if len(members) != len(archive.infolist()):
+        raise ValueError("it has two members of one name")
+    pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError("it is an archive of zip without data.pkl")
+    top = pickles[0].removesuffix("data.pkl")
+    if not all(name.startswith(top) for name in members):
+        raise ValueError("it has members in several folders")
+    if f"{top}byteorder" in members and archive.read(f"{top}byteorder") != b"little":
+        raise WeightsFileError(f"{path} was written on a big-endian machine. {WAY_OUT}")
+    storages: dict[str, Storage] = {}
+
+    def storage(what: Any) -> Storage:
+        dtype, key = _described(what)
+        if key not in storages:
+            storages[key] = Storage(dtype, f"{top}data/{key}", str(path))
+            if (member := members.get(f"{top}data/{key}")) is not None:
+                start = member.header_offset
+                name, extra = (int.from_bytes(mapped[start + at : start + at + 2], "little") for at in (26, 28))
+                start += 30 + name + extra
+                if mapped[member.header_offset : member.header_offset + 4] != ZIP:
+                    raise ValueError(f"the archive's directory is wrong about {key}")
+                storages[key].data = _bytes(mapped, start, member.file_size)
+                storages[key].crc32 = member.CRC
+        return storages[key]
+
+    return unpickle(io.BytesIO(archive.read(f"{top}data.pkl")), KNOWN, storage)
 
 
-def state_in(content: Any, source: str, size: float = math.inf) -> State:
-    """The state dict in a checkpoint, or in any mapping: without wrappers and prefixes, as numpy arrays.
+def _older(mapped: mmap.mmap, path: Path) -> Any:
+    """Pickles of a magic number, a version, the machine, the content and the keys of storages, whose bytes follow."""
+    if unpickle(mapped, KNOWN, _described) != MAGIC:
+        raise ValueError("it is a pickle, but not of torch.save")
+    storages: dict[str, Storage] = {}
 
-    Args:
-        content: a mapping from names to arrays, of numpy, jax or torch (of any dtype, with or without gradients), or a
-            checkpoint that has one under "state_dict_ema", "model_ema", "state_dict" or "model".
-        source: where it came from, for messages.
-        size: of the file in bytes, which no tensor in it may exceed, nor its own storage; infinite in memory.
+    def storage(what: Any) -> Any:
+        if isinstance(what, tuple) and len(what) == 4 and what[0] == "module":
+            return what[1]  # a class, with its source
+        if not isinstance(what, tuple) or len(what) != 6 or what[5] is not None:
+            raise ValueError("a storage of it is a part of another one, as torch wrote them before 0.4")
+        dtype, key = _described(what)
+        return storages.setdefault(key, Storage(dtype, key, str(path)))
 
-    Raises:
-        WeightsFileError: it holds something else, or a name twice.
-    """
-    if isinstance(content, Mapping):
-        key = next((k for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        content = content if key is None else content[key]
-    if not isinstance(content, Mapping) or not content:
-        found = f"an empty {type(content).__name__}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise WeightsFileError(f"{source} holds {found}; expected a state dict of arrays. {WAY_OUT}")
-    # They are not shown: a tuple of tuples that hold each other many times is short in a file, and endless as text.
-    unnamed = [type(name).__name__ for name in content if not isinstance(name, str)]
-    if unnamed:
-        raise WeightsFileError(f"{source}: names that are not text, but {listed(unnamed)}. {WAY_OUT}")
-    strangers = [name for name, value in content.items() if not _is_array(value)]
-    if strangers:
-        raise WeightsFileError(
-            f"{source}: entries that are not arrays: {listed(strangers)}. Expected a state dict, or a checkpoint with "
-            f"one under {', '.join(WRAPPERS)}. {WAY_OUT}"
-        )
-    refused = [f"{name} ({why})" for name, value in content.items() if (why := _refusal(value, size))]
-    if refused:
-        raise WeightsFileError(
-            f"{source}: tensors that cannot be read: {listed(refused)}. Store plain ones, in float32 or bfloat16."
-        )
-    return plain_names({name: _to_numpy(array) for name, array in content.items()}, source)
+    _, machine, content, keys = (unpickle(mapped, KNOWN, storage) for _ in range(4))
+    if not machine["little_endian"]:
+        raise WeightsFileError(f"{path} was written on a big-endian machine. {WAY_OUT}")
+    for key in keys:
+        count = int.from_bytes(mapped.read(8), "little")
+        item = DTYPES[storages[key].dtype].itemsize if storages[key].dtype in DTYPES else 1  # the latter are refused
+        storages[key].data = _bytes(mapped, mapped.tell(), count * item)
+        mapped.seek(count * item, os.SEEK_CUR)
+    return content
 
 
-def plain_names(state: State, source: str) -> State:
-    """The names without the prefixes of torch's wrappers."""
-    plain: State = {}
-    for name, array in state.items():
-        for prefix in PREFIXES:
-            name = name.removeprefix(prefix)
-        if name in plain:
-            raise WeightsFileError(f"{source}: {listed([name])} is there twice, with and without a wrapper's prefix.")
-        plain[name] = array
-    return plain
+def _bytes(mapped: mmap.mmap, start: int, count: int) -> np.ndarray:
+    if start + count > len(mapped):
+        raise ValueError("it ends before its numbers do")
+    return np.frombuffer(mapped, np.uint8, count, start) if count else np.zeros(0, np.uint8)
 
 
-def _is_array(value: Any) -> bool:
-    kind = type(value)  # an object out of a pickle may have any attributes
-    return hasattr(kind, "dtype") and hasattr(kind, "__array__")
+def _described(what: Any) -> tuple[str, str]:
+    """The dtype and the key of a storage, of its persistent id: ("storage", class, key, device, count, ...)."""
+    if not isinstance(what, tuple) or len(what) < 5 or what[0] != "storage":
+        raise ValueError("a persistent id of it is no storage")
+    _, kind, key, *_ = what
+    if not isinstance(key, str) or len(key) > 100:
+        raise ValueError("a storage of it has no key")
+    if not isinstance(kind, Global) or kind.name not in STORAGES:
+        raise ValueError("a storage of it has a class that is none")
+    return STORAGES[kind.name], key
 
 
-def _refusal(array: Any, size: float) -> str:
-    """What a torch tensor is that no array can be made of, or only one that is larger than what there is of it."""
-    if not hasattr(array, "detach"):
-        return ""
-    import torch
-
-    if array.is_meta:
-        return "on the meta device, without numbers"
-    if array.is_nested or array.layout != torch.strided:
-        return "nested" if array.is_nested else f"of layout {array.layout}"
-    if array.is_conj() or array.is_neg():
-        return "a view of conjugate or negated numbers"
-    if str(array.dtype) not in _DTYPES:
-        return f"of {array.dtype}"
-    there = size if math.isinf(size) else min(array.untyped_storage().nbytes(), size)
-    if array.numel() * array.element_size() > there:
-        return f"of shape {tuple(array.shape)}, expanded from {there} bytes"
-    return ""
+# None of these takes more time or memory than what it is given once: a pickle may give the same thing a million times.
 
 
-def _to_numpy(array: Any) -> np.ndarray:
-    if not hasattr(array, "detach"):
-        return np.asarray(array)
-    import torch
+def _mapping(*args: Any) -> Any:
+    """An OrderedDict, a defaultdict, or a Counter of another mapping."""
+    return args[-1] if args and isinstance(args[-1], dict) else {}
 
-    tensor = array.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # numpy itself has no such dtype
-        return tensor.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
-    return tensor.numpy()
+
+def _few_bytes(text: Any = "", encoding: Any = "") -> Any:
+    """Bytes, which pickles of torch hold as text in Latin-1: those of a number."""
+    plain = isinstance(text, str) and len(text) <= 16 and encoding == "latin1"
+    return text.encode("latin1") if plain else StandIn("bytes")
+
+
+def _number(dtype: Any = None, data: Any = b"") -> Any:
+    """A number of numpy's as Python's."""
+    letters = dtype.args[0] if isinstance(dtype, StandIn) and dtype.name == "numpy.dtype" and dtype.args else ""
+    size = _NUMBERS.get(letters) if isinstance(letters, str) else None
+    if isinstance(data, bytes) and len(data) == size:
+        return np.frombuffer(data, letters)[0].item()
+    return StandIn("a number of numpy", (dtype, data))
+
+
+_NUMBERS = {f"{kind}{size}": size for kind in "iu" for size in (1, 2, 4, 8)} | {"f2": 2, "f4": 4, "f8": 8, "b1": 1}
+KNOWN = {
+    **REBUILT,
+    "collections.OrderedDict": _mapping,
+    "collections.defaultdict": _mapping,
+    "collections.Counter": _mapping,
+    "_codecs.encode": _few_bytes,
+    "numpy.core.multiarray.scalar": _number,  # before and since numpy 2
+    "numpy._core.multiarray.scalar": _number,
+}

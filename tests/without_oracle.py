@@ -1,4 +1,4 @@
-"""A plugin, `PYTHONPATH=tests pytest -p without_oracle`: tests that need torch or timm are skipped without them.
+"""A plugin, `python -m pytest -p tests.without_oracle`: tests that need torch or timm are skipped without them.
 
 For a Python that has no small build of torch. Nothing loads it by itself: elsewhere a missing oracle is an error.
 """
@@ -15,7 +15,7 @@ MISSING = re.compile(r"(?:No module named '|needs |ImportError: |^)(torch|torchv
 
 def pytest_configure():
     if importlib.util.find_spec("torch") or importlib.util.find_spec("timm"):
-        raise pytest.UsageError("torch or timm is installed, so that its tests can run; leave out -p without_oracle.")
+        raise pytest.UsageError("torch or timm is there, so that its tests can run; leave out -p tests.without_oracle.")
 
 
 def pytest_report_header():
@@ -33,7 +33,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     error = call.excinfo.value if call.excinfo else None
     text = str(error) if isinstance(error, ImportError) else ""
-    if isinstance(error, subprocess.CalledProcessError):  # of the process that a test has started
+    if isinstance(error, subprocess.CalledProcessError | AssertionError):  # of a process or a command with a status
         text = report.capstderr
     return _skipped(report, text, *item.location[:2])
 

@@ -164,6 +164,7 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
     model = nfjax.load(
         options.name,
         weights=weights,
+        weights_key=options.weights_key,
         num_classes=classes,
         in_chans=dataset.train.shape[-1],
         img_size=dataset.train.shape[:2],

@@ -26,7 +26,7 @@ def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageMod
     if (size := img_size_of(args)) is not None:
         options["img_size"] = size
     cache.enable()
-    model = nfjax.load(args.model, args.weights, **options)
+    model = nfjax.load(args.model, args.weights, weights_key=args.weights_key, **options)
     return model, nfjax.create_transform(model, use_test_size=args.test_size)
 
 

@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
     """Export, print what was written, and check it. 1 if the file computes something else than the model."""
     name, size = one_model(args), img_size_of(args)
     cache.enable()
-    model = nfjax.load(name, args.weights, num_classes=args.num_classes, img_size=size, dtype=args.dtype)
+    sizes = {"num_classes": args.num_classes, "img_size": size}
+    model = nfjax.load(name, args.weights, weights_key=args.weights_key, dtype=args.dtype, **sizes)
     output = Path(f"{model.name}{SUFFIX[args.format]}") if args.output is None else args.output
     options = {option: getattr(args, option) for option in ("platforms", "dynamic_size", "uint8", "format")}
     options |= {"weights": args.weights_in, "batch": args.batch_size, "img_size": None if args.dynamic_size else size}

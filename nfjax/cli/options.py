@@ -139,6 +139,7 @@ def _model(parser: Parser) -> None:
 
 def _weights(parser: Parser) -> None:
     parser.add_argument("--weights", type=weights, default="pretrained", metavar="FILE", help=WEIGHTS)
+    parser.add_weights_key()
     parser.checks.append(lambda args: require_weights(args.weights))
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
         "compare training with timm's", "verify.__main__:main", "verify.__main__:options", "dev"
     ),
     "convert": WEIGHTS["convert"],
+    "which": WEIGHTS["which"],
     "verify": WEIGHTS["verify"],
     "completion": Command(
         "what the shell needs to complete commands",

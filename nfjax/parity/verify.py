@@ -14,12 +14,12 @@ import numpy as np
 
 import nfjax
 import port
-from nfjax.loading import sizes_of
 from nfjax.models import registry
 from nfjax.models.eva import Eva
 from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge, split
 from nfjax.parity import oracle
+from nfjax.which import sizes_of
 
 ODD_SIZE, ODD_GRID = (97, 113), (7, 9)
 BATCH = 2
@@ -62,6 +62,7 @@ def verify(
     name: str,
     *,
     weights: str | None = None,
+    weights_key: str | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     x64: bool = False,
     seed: int = 0,
@@ -76,6 +77,7 @@ def verify(
     Args:
         name: a model name that timm and nfjax both have.
         weights: a file for both; None for random values in every parameter.
+        weights_key: which weights of it, as for `nfjax.load`.
         sizes: (height, width) of the inputs; None for the model's own and an odd one.
         x64: compare in float64 too, and gradients, which always are, at every size instead of the smallest.
         seed: of the weights and the images.
@@ -83,7 +85,10 @@ def verify(
     """
     sizes = default_sizes(name) if sizes is None else sizes
     registry.find(name)[0].build(**options)  # says what is wrong with an option better than timm does
-    state = oracle.random_state(oracle.build(name, **options), seed) if weights is None else port.read_weights(weights)
+    if weights is None:
+        state = oracle.random_state(oracle.build(name, **options), seed)
+    else:
+        state = port.read_weights(weights, weights_key=weights_key)
     options = sizes_of(name, state) | options
     pair = _Pair(name, state, options)
 

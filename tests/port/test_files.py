@@ -1,10 +1,10 @@
 """Weight files: what is read, and what is refused with which words."""
 
 import argparse
-import fractions
 import json
 import os
 import pickle
+import sys
 from pathlib import Path, PureWindowsPath
 
 import jax.numpy as jnp
@@ -63,8 +63,7 @@ def test_prefixes_in_safetensors(state, tmp_path):
     save_file({f"module.{k}": v for k, v in state.items()}, tmp_path / "a.safetensors")
     assert_same(read_weights(tmp_path / "a.safetensors"), state)
     save_file({"module.a": np.zeros(1), "a": np.zeros(1)}, tmp_path / "b.safetensors")
-    with pytest.raises(WeightsFileError, match="a is there twice"):
-        read_weights(tmp_path / "b.safetensors")
+    assert set(read_weights(tmp_path / "b.safetensors")) == {"module.a", "a"}  # it is not guessed which is meant
 
 
 def shard(state, folder):
@@ -169,9 +168,9 @@ def test_what_trainers_keep_beside_the_weights(tmp_path):
 def test_what_is_refused_is_named(tmp_path):
     import torch
 
-    torch.save({"state_dict": {"a": torch.ones(2)}, "rate": fractions.Fraction(1, 2)}, tmp_path / "model.pth")
+    torch.save({"state_dict": {"a": torch.ones(2)}, "rate": Bomb(tmp_path / "evidence")}, tmp_path / "model.pth")
     with pytest.raises(
-        WeightsFileError, match=r"holds a fractions\.Fraction, which .*torch\.save\(model\.state_dict"
+        WeightsFileError, match=r"names posix\.system, which runs code .*torch\.save\(model\.state_dict"
     ) as error:
         read_weights(tmp_path / "model.pth")
     assert "\x1b" not in str(error.value)
@@ -191,7 +190,7 @@ def test_a_mapping_is_read_as_a_file_is(tmp_path):
         for name, array in rounded.items():
             np.testing.assert_array_equal(found[name], np.asarray(array, np.float32))
     with pytest.raises(
-        WeightsFileError, match=r"the given mapping: entries that are not arrays: a\. Expected a state dict"
+        WeightsFileError, match=r"the given mapping: entries that are not arrays: a \(str\)\. Expected a state dict"
     ):
         nfjax.load("test_nfnet", {"a": "b"})
 
@@ -215,13 +214,12 @@ def test_pickles_without_weights(content, tmp_path):
         read_weights(tmp_path / "model.pth")
 
 
-def test_missing_torch_is_explained(tmp_path, monkeypatch):
-    import sys
+def test_torch_is_not_needed(tmp_path, monkeypatch):
+    import torch
 
-    (tmp_path / "model.pth").write_bytes(b"")
+    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "model.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"needs torch.*pip install torch"):
-        read_weights(tmp_path / "model.pth")
+    np.testing.assert_array_equal(read_weights(tmp_path / "model.pth")["a"], [1, 1])
 
 
 def test_paths(tmp_path):

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 import port
 from port import WeightsFileError, read_weights
 from port.paths import open_regular
-from port.pickled import state_in
+from port.unwrap import state_in
 from tests.port.test_files import shard
 
 INDEX = "model.safetensors.index.json"
@@ -153,10 +153,9 @@ NAME = "a\nfake: all is well\x1b[2J"
     [
         lambda path: write_raw(path, {NAME: spec([1], 4, 8)}, b"12345678"),
         lambda path: write_raw(path, {"a": spec([1], 0, 4, NAME)}, b"1234"),
-        lambda path: save_file({NAME: np.ones(1), f"module.{NAME}": np.ones(1)}, path),
         lambda path: save_file({NAME: np.ones(1)}, path, metadata={"format": "nfjax"}),
     ],
-    ids=["offset", "dtype", "twice", "flax"],
+    ids=["offset", "dtype", "flax"],
 )
 def test_names_stay_in_their_line(write, tmp_path):
     """Or whoever wrote the file writes lines of the message, too."""
@@ -168,7 +167,7 @@ def test_names_stay_in_their_line(write, tmp_path):
 
 def test_names_stay_in_their_line_elsewhere(tmp_path):
     torch.save({NAME: "text"}, tmp_path / "a.pth")
-    with pytest.raises(port.WeightsError, match=r"not arrays: a\\nfake: all is well\\x1b\[2J\."):
+    with pytest.raises(port.WeightsError, match=r"not arrays: a\\nfake: all is well\\x1b\[2J \(str\)\."):
         read_weights(tmp_path / "a.pth")
     with pytest.raises(port.WeightsError, match=r"a\\nfake: all is well\\x1b\[2J \(1,\)\n"):
         port.check_strict({NAME: (1,)}, {"b": (2,)}, what="a model", source="a file")
@@ -232,10 +231,10 @@ class Call:
         (lambda: {"w": torch.ones(1).expand(2**33)}, r"w \(of shape \(8589934592,\), expanded from 4 bytes\)"),
         (lambda: {"w": torch.ones(1, dtype=torch.bfloat16).expand(2**34)}, "expanded from 2 bytes"),
         (lambda: {"w": torch.ones(9).as_strided((5, 5), (1, 1))}, "expanded from 36 bytes"),
-        (lambda: {"w": Call(torch.FloatTensor, (2**20,))}, r"w \(of shape \(1048576,\), expanded from \d+ bytes"),
-        (lambda: {"w": Call(bytearray, (2**40,))}, "holds a bytearray"),
-        (lambda: {"w": argparse.Namespace(detach=1, dtype=2, __array__=3)}, "entries that are not arrays: w"),
-        (lambda: {"w": Call(torch.Size, ("a",))}, "not a readable torch file"),
+        (lambda: {"w": Call(torch.FloatTensor, (2**20,))}, r"not arrays: w \(torch.FloatTensor\)"),
+        (lambda: {"w": Call(bytearray, (2**40,))}, r"not arrays: w \(builtins.bytearray\)"),
+        (lambda: {"w": argparse.Namespace(detach=1, dtype=2, __array__=3)}, r"not arrays: w \(argparse.Namespace\)"),
+        (lambda: {"w": Call(torch.Size, ("a",))}, r"not arrays: w \(torch.Size\)"),
     ],
 )
 def test_pickled_tensors_that_are_none(make, message, tmp_path):
@@ -252,7 +251,7 @@ def test_expanded_tensors_in_memory():
 
 
 def test_the_older_format(tmp_path):
-    calls = {"expanded from 4": torch.ones(1).expand(2**33), "holds a bytearray": Call(bytearray, (2**40,))}
+    calls = {"expanded from 4": torch.ones(1).expand(2**33), "builtins.bytearray": Call(bytearray, (2**40,))}
     for message, value in calls.items():
         torch.save({"w": value}, tmp_path / "model.pth", _use_new_zipfile_serialization=False)
         with pytest.raises(WeightsFileError, match=message):

@@ -67,13 +67,14 @@ def run_data(run: Path) -> Data:
 
 
 @contextlib.contextmanager
-def opened(name: str, weights: str | None = "pretrained") -> Iterator[Origin]:
+def opened(name: str, weights: str | None = "pretrained", weights_key: str | None = None) -> Iterator[Origin]:
     """Find a model; what is found can be loaded inside the context.
 
     Args:
         name: as `nfjax.load` takes it. The work folder of a run also while there is no model in its `final`: then the
             weights that are evaluated in the newest good checkpoint.
         weights: "pretrained", None for fresh ones, or the path of a file or folder.
+        weights_key: which weights of it, as for `nfjax.load`.
 
     Raises:
         ValueError, OSError: there is no such model, or what there is cannot be read.
@@ -92,7 +93,7 @@ def opened(name: str, weights: str | None = "pretrained") -> Iterator[Origin]:
         identity += " fresh"
     elif weights != "pretrained":
         weights_file(weights)  # there must be one
-        identity += _hash(user_path(weights))
+        identity += _hash(user_path(weights)) + (weights_key or "")
     yield Origin(name, weights, identity)
 
 

@@ -89,6 +89,7 @@ def options(parser: Parser) -> None:
     parser.hidden("--out", instead_of="--output")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in (%(default)s)")
     add("--weights", default="pretrained", help="a file or folder instead of a model's own; none for fresh ones")
+    parser.add_weights_key()
     add("--real", type=user_path, metavar="FILE", help="real.json, ImageNet's reassessed labels (arXiv 2006.07159)")
     add("--restrict-classes", action="store_true", help="outputs that are no class of the data set do not compete")
     add = parser.add_argument_group("several processes").add_argument

@@ -48,6 +48,7 @@ class Task:
     source: Source
     out: Path
     weights: str | None = "pretrained"  # "pretrained", None or a file, as for `nfjax.load`
+    weights_key: str | None = None  # which weights of it, likewise
     dtype: str = "float32"  # to compute in
     restrict: bool = False  # only the classes of the data set compete
     real: list[list[int]] | None = None  # the reassessed labels of each image, or None
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
     data, source = _images(given, names)
     weights = None if args.weights == "none" else args.weights
     labels = real.read_labels(args.real, map(source.key, range(len(source)))) if args.real else None
-    task = Task(data, source, args.out, weights, args.dtype, args.restrict_classes, labels)
+    task = Task(data, source, args.out, weights, args.weights_key, args.dtype, args.restrict_classes, labels)
     args.out.mkdir(parents=True, exist_ok=True)
     table = Table(args.out / "results.csv")
     failed = []
@@ -99,7 +100,7 @@ def evaluate(name: str, task: Task, table: Table) -> None:
         ValueError, KeyError, OSError, ImportError, JaxRuntimeError: the model cannot be evaluated.
     """
     with contextlib.ExitStack() as stack:
-        origin = _together(lambda: stack.enter_context(models.opened(name, task.weights)))
+        origin = _together(lambda: stack.enter_context(models.opened(name, task.weights, task.weights_key)))
         transform = _together(lambda: _transform(origin.name, task.data))
         images = task.source.fingerprint()
         fingerprint = digest([origin.identity, images, repr(transform), task.dtype, str(task.restrict)])
@@ -178,7 +179,8 @@ def _transform(name: str, data: Data) -> nfjax.EvalTransform:
 
 
 def _load(origin: models.Origin, transform: nfjax.EvalTransform, task: Task) -> nfjax.ImageModel:
-    model = nfjax.load(origin.name, origin.weights, img_size=transform.size, dtype=jnp.dtype(task.dtype))
+    key, dtype = task.weights_key, jnp.dtype(task.dtype)
+    model = nfjax.load(origin.name, origin.weights, weights_key=key, img_size=transform.size, dtype=dtype)
     if not model.num_classes:
         raise ValueError(f"{model.name} has no classifier, so that there is nothing to count; train one first.")
     return model

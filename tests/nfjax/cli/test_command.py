@@ -204,7 +204,8 @@ def test_the_same_options_have_the_same_names():
         assert ("-o" in spelt[name]) == ("--output" in spelt[name]), name
     assert all("--model" in spelt[name] for name in ("info", "classify", "embed", "features", "export", "evaluate"))
     assert all("--model" in spelt[name] for name in ("convert", "verify"))
-    assert all("--weights" in spelt[name] for name in ("classify", "embed", "features", "export", "evaluate", "verify"))
+    weighed = ("classify", "embed", "features", "export", "evaluate", "verify")
+    assert all({"--weights", "--weights-key"} <= set(spelt[name]) for name in weighed)
 
 
 def parser_of_(command):

@@ -392,12 +392,32 @@ def test_tables_with_numbers_for_labels(photos):
         ("a.csv", 'path,label\nx,1\ny,"' + "z" * 200_000, r"a\.csv, line 3: field larger .*and quotes in pairs"),
         ("a.parquet", "PAR1" * 9, r"^\S+/a\.parquet cannot be read as parquet: [^\n]+ Write or copy it again\.$"),
         ("a.txt", "", r"expected a file that ends in \.csv, \.jsonl, \.parquet"),
+        ("a.jsonl", r'{"path": "x", "label": "\ud800"}', r"line 1: .*surrogates not allowed; expected a JSON object"),
+        ("a.jsonl", '{"path\\n": "x"}', r"no column path or [^\n]*; it has path\\n\. Name it"),
+        ("a.csv", f"{'x' * 9999},label\ny,1\n", r"no column path .*; it has x{100}\.\.\., label\. Name it"),
+        ("a.csv", f"{'x' * 9999},label\ny\n", r"1 values for the 2 columns x{100}\.\.\., label\."),
+        *(
+            (
+                "a.jsonl",
+                json.dumps({"path": "x.png", "label": "a", "split": split}),
+                r"row 1 of split: found .*expected a name",
+            )
+            for split in ("a/b", "..\\b", "a\nb", "\x1b[2J", " ", [1], {"a": 1}, 1.5)
+        ),
     ],
 )
 def test_tables_that_cannot_be(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         open_manifest(tmp_path / name)
+    assert len(str(error.value)) < 1000
+
+
+def test_names_with_endless_numbers():
+    """Python makes no number of more than 4300 digits."""
+    names = ["a10", "a9", f"a{'9' * 5000}", f"a1{'0' * 4000}b"]
+    assert labels_of(names)[1] == ("a9", "a10", names[3], names[2])
 
 
 @pytest.mark.parametrize(

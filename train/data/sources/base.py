@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from port.text import one_line
+from port.text import cut, one_line
 from train.data.sources import slices
 
 MISSING = (None, "", "nan", "NaN", "<NA>")  # as tables have them
@@ -289,14 +289,16 @@ def nfc(name: str) -> str:
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
-    """A sorting key by which the numbers in names count as numbers."""
+    """A sorting key by which the numbers in names count as numbers; those of more than a thousand digits as text."""
     parts = re.split(r"(\d+)", name.lower())
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+    numbers = [int(part) if part.isdecimal() and len(part) <= 1000 else None for part in parts]
+    return [(number is None, number or 0, part) for number, part in zip(numbers, parts, strict=True)]
 
 
 def brief(names: Sequence[str], count: int = 5) -> str:
-    """The first few of many names, for a message of one line."""
-    return ", ".join(map(one_line, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
+    """The first few of many names, for a message of one line and of bearable length."""
+    shown = ", ".join(cut(one_line(name), 300) for name in names[:count])
+    return shown + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def _chance(key: str) -> int:

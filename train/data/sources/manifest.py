@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from port.errors import listed
 from port.paths import no_file
-from port.text import one_line, read_text
+from port.text import counted, cut, one_line, read_text
 from train.data.sources.base import Splits, brief, labels_of_column
 from train.data.sources.folder import Files
 
@@ -48,6 +49,13 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
             raise OSError(f"{what} no regular file; expected image files.")
         raise FileNotFoundError(f"{what} not there; paths are relative to the table.")
     splits = _column(table, file, "split", "split", ())[1] if "split" in table else ["train"] * len(paths)
+    strange = [row for row, split in enumerate(splits, start=1) if not _is_name(split)]
+    if strange:
+        value = cut(one_line(repr(splits[strange[0] - 1])), 60)
+        raise ValueError(
+            f"{file}, row {strange[0]} of split: found {value}, expected a name such as train, in one line and without "
+            f"slashes ({counted(len(strange), 'row')} of the kind)."
+        )
     found = Splits({})
     for name in dict.fromkeys(splits):
         rows = [row for row, split in enumerate(splits) if split == name]
@@ -60,13 +68,20 @@ def _column(table: Table, file: Path, option: str, name: str | None, usual: tupl
     names = usual if name is None else (name,)
     found = next((name for name in names if name in table), None)
     if found is None:
-        raise ValueError(f"{file} has no column {' or '.join(names)}; it has {', '.join(table)}. Name it: {option}.")
+        there = f"it has {listed(map(str, table), 20)}"
+        raise ValueError(f"{file} has no column {listed([' or '.join(names)])}; {there}. Name it: {option}.")
     empty = [row for row, value in enumerate(table[found], start=1) if value is None or value == ""]
     if empty:
         raise ValueError(f"{file}: {found} is empty in {len(empty)} rows: {brief([str(row) for row in empty])}.")
     if not table[found]:
         raise ValueError(f"{file} has no rows.")
     return found, table[found]
+
+
+def _is_name(split: Any) -> bool:
+    """Whether a value can name a split: a word or a number in one line."""
+    text = str(split) if isinstance(split, str | int) else ""
+    return bool(text) and text == text.strip() and text.isprintable() and not set("/\\") & set(text)
 
 
 def _csv(file: Path) -> Table:
@@ -80,7 +95,7 @@ def _csv(file: Path) -> Table:
             if not row:
                 continue
             if len(row) != len(names):
-                columns = f"the {len(names)} columns {', '.join(names)}"
+                columns = f"the {len(names)} columns {listed(names)}"
                 raise ValueError(f"{file}, line {number}: {len(row)} values for {columns}.")
             for name, value in zip(names, row, strict=True):
                 table[name].append(value.strip())
@@ -96,6 +111,8 @@ def _jsonl(file: Path) -> Table:
     for number, line in enumerate(io.StringIO(read_text(file)), start=1):
         try:
             row = json.loads(line) if line.strip() else {}
+            if "\\u" in line:  # half of a pair of surrogates is no text, and no file's name
+                json.dumps(row, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}, line {number}: {error}; expected a JSON object a line.") from None
         if not isinstance(row, dict):

@@ -1,0 +1,95 @@
+"""Where `nfjax.load` takes weights from: the hub, a file, a folder or memory."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import port
+from nfjax.models import registry
+from nfjax.names import Name, ResolvedModel
+from port import messages
+from port.files import CHECKSUM, read_with_metadata
+from port.layouts import Layout, flat, read_as
+from port.paths import user_path
+from port.unwrap import state_in
+
+logger = logging.getLogger("nfjax")
+
+Weights = str | os.PathLike[str] | Mapping[str, Any] | None
+
+
+class Read(NamedTuple):
+    """Weights that were read: timm's state dict, or None for fresh ones, a word for where it came from, and the layout
+    that it was read as, if not timm's."""
+
+    state: Mapping[str, Any] | None
+    origin: str
+    layout: Layout | None = None
+
+
+def place_of(
+    weights: Weights | Read, source: ResolvedModel, name: Name
+) -> str | Path | Mapping[str, Any] | Read | None:
+    """Where `load` takes the weights from: a hub id, a file or folder, a mapping, or nowhere."""
+    if weights is None or isinstance(weights, Mapping | Read):
+        return weights
+    if not isinstance(weights, str | os.PathLike):
+        raise ValueError(
+            f"weights={weights!r:.80}; expected 'pretrained', None, the path of a file or folder, or a mapping "
+            "from names to arrays."
+        )
+    if str(weights).lower() == "none" and not user_path(weights).exists():
+        raise ValueError(f"weights={weights!r} is text; fresh weights are weights=None.")
+    if weights != "pretrained":
+        return user_path(weights)
+    if source.location is None:
+        others = [d.name for d in source.entry.data if d.hf_hub_id] or registry.list_models(
+            f"*{source.data.architecture.split('_')[-1]}*", pretrained=True
+        )
+        hint = f" Published relatives: {', '.join(others[:4])}." if others else ""
+        raise ValueError(
+            f"no weights were published for {name}; {messages.option('weights', None)} is a fresh model, and "
+            f"{messages.option('weights', 'FILE')} takes those of a file.{hint}"
+        )
+    return source.location
+
+
+def read(place: Any, source: ResolvedModel | None, weights_key: str | None, layout: str | None = None) -> Read:
+    """The weights at a place that `place_of` returns, by timm's names; a layout of other ones is said.
+
+    `source` is None where the weights say which model it is; `layout` is whose names they have, None if these say it.
+    """
+    if isinstance(place, Read):
+        return place
+    found, origin, _ = _read(place, source, weights_key)
+    if found is None:
+        return Read(None, origin)
+    state, known = read_as(found, layout, origin)
+    if known is None:
+        return Read(state, origin)
+    logger.warning(f"{origin} read as: {known.title}.")
+    return Read(state, f"{origin} (read as: {known.title})", known)
+
+
+def _read(place: Any, source: ResolvedModel | None, weights_key: str | None) -> Read:
+    """The same by the names that are there."""
+    if place is None:
+        if weights_key is not None:
+            raise ValueError(f"weights_key={weights_key!r} chooses among the weights of a file, and there is none.")
+        return Read(None, "")
+    if isinstance(place, Mapping):
+        return Read(state_in(flat(place), "the given mapping", weights_key), "the given mapping")
+    if isinstance(place, Path):
+        state, metadata = read_with_metadata(place, weights_key)
+        if source and place == source.location and source.checksum not in (None, metadata.get(CHECKSUM)):
+            raise port.WeightsError(
+                f"{place}: its weights are not those that its config.json was saved with, as where saving was "
+                f"interrupted. Save it again; if they do belong together, take {CHECKSUM!r} out of config.json."
+            )
+        return Read(state, str(place))
+    from port import hub  # here: it takes 60 ms to import
+
+    path = hub.fetch_weights(place)
+    return Read(read_with_metadata(path, weights_key)[0], f"{place} ({path.name})")
