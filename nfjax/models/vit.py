@@ -81,7 +81,7 @@ class VisionTransformer(ImageModel):
         pooled_norm = self.pool_type in self.pools_before_norm if config.fc_norm is None else config.fc_norm
         self.norm = None if pooled_norm else config.norm()
         self.attn_pool = (
-            AttentionPoolLatent(dim, config.num_heads, hidden=config.mlp_hidden, norm_layer=config.norm_layer)
+            AttentionPoolLatent(dim, config.num_heads, hidden=config.mlp_hidden, norm=config.norm())
             if self.pool_type == "map"
             else None
         )
@@ -184,9 +184,9 @@ class VisionTransformer(ImageModel):
             x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
         else:
             x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
-        return dropout(row_major(x), self.config.pos_drop_rate, key), grid, self._rope(grid)
+        return dropout(row_major(x), self.config.pos_drop_rate, key), grid, self._rope(grid, key)
 
-    def _rope(self, grid: Grid) -> RotaryTable | None:
+    def _rope(self, grid: Grid, key: PRNGKeyArray | None) -> RotaryTable | None:
         return None
 
     def _norm(self, x: Tokens) -> Tokens:

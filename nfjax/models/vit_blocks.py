@@ -45,6 +45,7 @@ class ViTCfg:
     pool_include_prefix: bool = False  # whether pooling sees class token and registers too
     fc_norm: bool | None = None  # normalise after pooling, not before; None: where that is "avg", "max" or "avgmax"
     norm_layer: Annotated[str, Choice(tuple(NORMS))] = "layernorm"
+    norm_eps: Annotated[float, Range(0, 1)] = 1e-6  # added to the variance; in timm a part of `norm_layer`
     mlp_layer: Annotated[str, Choice(tuple(MLPS))] = "mlp"
     attn_layer: Annotated[str, Choice(("attn", "diff"))] = "attn"  # of the sequential block
     block_fn: Annotated[str, Choice(("sequential", "parallel", "diff_parallel"))] = "sequential"
@@ -71,7 +72,7 @@ class ViTCfg:
         return size[0] // self.patch_size, size[1] // self.patch_size
 
     def norm(self) -> LayerNorm | RmsNorm:
-        return NORMS[self.norm_layer](self.embed_dim)
+        return NORMS[self.norm_layer](self.embed_dim, self.norm_eps)
 
     def layer_scale(self) -> LayerScale | None:
         return LayerScale(self.embed_dim, self.init_values) if self.init_values else None

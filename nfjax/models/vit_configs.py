@@ -82,14 +82,53 @@ VITS: dict[str, ViTCfg] = {
     "test_vit4": ViTCfg(96, 9, 3, mlp_ratio=3, global_pool="avg", norm_layer="rmsnorm", dynamic_img_size=True, **_TEST),
 }
 
+# DINOv3 (2508.10104), EUPE and LingBot-Vision: a class token, four registers, images of any size.
+_DINOV3: dict[str, dict[str, Any]] = {
+    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "small_plus": {"embed_dim": 384, "depth": 12, "num_heads": 6, "swiglu_mlp": True, "swiglu_align_to": 8},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+    "huge_plus": {"embed_dim": 1280, "depth": 32, "num_heads": 20, "swiglu_mlp": True, "swiglu_align_to": 8},
+    "7b": {
+        "embed_dim": 4096, "depth": 40, "num_heads": 32, "mlp_ratio": 2.0, "swiglu_mlp": True, "swiglu_align_to": 64
+    },
+    "giant": {
+        "embed_dim": 1536, "depth": 40, "num_heads": 24, "mlp_ratio": 4 * 2 / 3, "swiglu_mlp": True,
+        "swiglu_align_to": 8,
+    },
+}  # fmt: skip
+
+
+def _dinov3(size: str, qkv_bias: bool, global_pool: str = "avg") -> EvaCfg:
+    rope: dict[str, Any] = {"rope_type": "dinov3", "rope_temperature": 100.0, "rope_rotate_half": True}
+    tokens = {"class_token": True, "reg_tokens": 4, "fc_norm": False, "global_pool": global_pool}
+    common = {"qkv_bias": qkv_bias, "ref_feat_shape": None, "norm_eps": 1e-5, "dynamic_img_size": True}
+    return EvaCfg(**(_DINOV3[size] | rope | tokens | common))
+
+
 EVAS: dict[str, EvaCfg] = {
-    f"vit_{size}_patch16_rope_reg{registers}_gap_256": EvaCfg(**_SBB[size], reg_tokens=registers, qkv_bias=qkv_bias)
-    for size, registers, qkv_bias in (
-        ("medium", 1, True),
-        ("mediumd", 1, False),
-        ("betwixt", 4, True),
-        ("base", 1, True),
-    )
+    **{
+        f"vit_{size}_patch16_dinov3": _dinov3(size, qkv_bias=False)
+        for size in ("small", "small_plus", "base", "large", "huge_plus", "7b")
+    },
+    **{
+        f"vit_{size}_patch16_dinov3_qkvb": _dinov3(size, qkv_bias=True)
+        for size in ("tiny", "small", "small_plus", "base", "large", "huge_plus")
+    },
+    **{
+        f"vit_{size}_patch16_lingbot": _dinov3(size, size != "giant", "token")
+        for size in ("small", "base", "large", "giant")
+    },
+    **{
+        f"vit_{size}_patch16_rope_reg{registers}_gap_256": EvaCfg(**_SBB[size], reg_tokens=registers, qkv_bias=qkv_bias)
+        for size, registers, qkv_bias in (
+            ("medium", 1, True),
+            ("mediumd", 1, False),
+            ("betwixt", 4, True),
+            ("base", 1, True),
+        )
+    },
 }
 
 
@@ -120,6 +159,17 @@ _IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 _FEATURES: dict[str, Any] = {"num_classes": 0}  # published without a classifier
 _ZERO_ONE: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 _CLIP: dict[str, Any] = {"mean": CLIP_MEAN, "std": CLIP_STD}
+
+# These licences restrict the use.
+_META: dict[str, Any] = {**_IMAGENET, **_FEATURES, "license": "dinov3-license"}
+_EUPE: dict[str, Any] = {**_META, "license": "fair-noncommercial-research-license"}
+_SATELLITE: dict[str, Any] = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
+
+
+def _lingbot(name: str) -> list[DataConfig]:
+    own = {"hf_hub_id": f"belfner/{name}", "crop_mode": "squash", "interpolation": "bilinear"}
+    return _data(name, 512, 1.0, **_IMAGENET, **_FEATURES, **own)
+
 
 # The default of an architecture comes first.
 VIT_DATA: list[DataConfig] = [
@@ -157,6 +207,27 @@ VIT_DATA: list[DataConfig] = [
     *_data("vit_mediumd_patch16_rope_reg1_gap_256.sbb_in1k", 256, license="mit"),
     *_data("vit_base_patch16_rope_reg1_gap_256.sbb_in1k", 256, license="mit"),
     *_data("vit_betwixt_patch16_rope_reg4_gap_256.sbb_in1k", 256, license="mit", **_CLIP),
+    *_data("vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", 256, 1.0, **_EUPE),
+    *_data("vit_small_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_small_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", 256, 1.0, **_EUPE),
+    *_data("vit_small_plus_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_small_plus_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_base_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_base_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", 256, 1.0, **_EUPE),
+    *_data("vit_large_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_large_patch16_dinov3.sat493m", 256, 1.0, **(_META | _SATELLITE)),
+    *_data("vit_large_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_large_patch16_dinov3_qkvb.sat493m", 256, 1.0, **(_META | _SATELLITE)),
+    *_data("vit_huge_plus_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_huge_plus_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_7b_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_7b_patch16_dinov3.sat493m", 256, 1.0, **(_META | _SATELLITE)),
+    *_lingbot("vit_small_patch16_lingbot.robbyant"),
+    *_lingbot("vit_base_patch16_lingbot.robbyant"),
+    *_lingbot("vit_large_patch16_lingbot.robbyant"),
+    *_lingbot("vit_giant_patch16_lingbot.robbyant"),
     *_data("vit_tiny_patch16_224.augreg_in21k_ft_in1k augreg_in21k", 224, 0.9),
     *_data("vit_tiny_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),
     *_data("vit_small_patch16_224.augreg_in21k_ft_in1k augreg_in1k augreg_in21k", 224, 0.9),

@@ -66,6 +66,8 @@ class Attention(nnx.Module):
         proj_std: standard deviation of the output projection's initial weights.
     """
 
+    rotate_half = False  # how rotary positions turn channels, see `rotate`
+
     def __init__(
         self,
         dim: int,
@@ -86,7 +88,7 @@ class Attention(nnx.Module):
 
     def heads(self, x: Tokens, rope: RotaryTable | None) -> Heads:
         q, k, v = (split_heads(part, self.head_dim) for part in self.project(x))
-        return (q, k, v) if rope is None else (rotate(q, rope), rotate(k, rope), v)
+        return (q, k, v) if rope is None else (*(rotate(a, rope, half=self.rotate_half) for a in (q, k)), v)
 
     def weights(self, x: Tokens, rope: RotaryTable | None = None) -> Float[Array, "batch heads tokens tokens"]:
         """The attention map of every head."""

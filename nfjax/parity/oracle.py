@@ -77,14 +77,15 @@ def build(name: str, state: Mapping[str, np.ndarray] | None = None, dtype: str |
 
 def rope_table(model: Any) -> np.ndarray:
     """timm's table of rotary positions, float32, as `nfjax.nn.pos_embed.rotary_table` lays it out."""
-    return np.stack(np.split(model.rope.pos_embed.numpy(), 2, axis=-1))
+    return np.stack(np.split(model.rope.get_embed(list(model.patch_embed.grid_size)).numpy(), 2, axis=-1))
 
 
 def replace_rope_table(model: Any, table: np.ndarray) -> None:
     """Replace timm's table of rotary positions by another, `(2, patches, head_dim)`."""
     import torch
 
-    model.rope.pos_embed = torch.from_numpy(np.concatenate(list(table), axis=-1))
+    embed = torch.from_numpy(np.concatenate(list(table), axis=-1))
+    model.rope.get_embed = lambda *_, **__: embed
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ VITS = [
     "vit_*patch14_reg4_dinov2*",
     "vit_*reg*_tipsv2*",
     "vit_so150m*reg*",
+    "vit_*_dinov3*",
+    "vit_*_lingbot",
     "test_vit[234]",
     "vit_tiny_patch16_[23]?4",
     "vit_small_patch16_[23]?4",
@@ -42,7 +44,7 @@ def test_the_names_are_timms():
 
     vits = {name for pattern in VITS for name in timm.list_models(pattern)}
     assert sorted(NAMES) == sorted([*nfnet.model_cfgs, *vits])
-    assert (len(nfnet.model_cfgs), len(vits)) == (36, 42)
+    assert (len(nfnet.model_cfgs), len(vits)) == (36, 58)
     published = [tagged for tagged in timm.list_pretrained() if tagged.split(".")[0] in NAMES]
     assert sorted(nfjax.list_models(pretrained=True)) == sorted(published)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nfjax
-from nfjax.nn.pos_embed import resample_abs_pos_embed, rotary_table
+from nfjax.nn.pos_embed import resample_abs_pos_embed, rotary_table, scaled_positions
 from nfjax.parity import oracle
 from nfjax.parity.verify import relative
 from tests.helpers.both import double, images, logits, nchw, torch_logits
@@ -190,5 +190,5 @@ def test_rotary_table(grid):
 
     rope = RotaryEmbeddingCat(64, in_pixels=False, feat_shape=list(grid), ref_feat_shape=[16, 16])
     expected = np.stack(np.split(rope.pos_embed.numpy(), 2, axis=-1))
-    ours = rotary_table(grid, 64, temperature=10_000, reference_grid=(16, 16))
+    ours = rotary_table(scaled_positions(grid, (16, 16)), 64, temperature=10_000)
     assert np.abs(ours - expected).max() <= 2e-6
