@@ -19,7 +19,7 @@ from jaxtyping import PRNGKeyArray
 from nfjax.fast import add_bias, scale
 from nfjax.models.vit import Tokens, Vectors, VisionTransformer
 from nfjax.models.vit_blocks import Block, ViTCfg
-from nfjax.nn.attention import Attention
+from nfjax.nn.attention import Attention, Head, Heads
 from nfjax.nn.layers import Linear
 from nfjax.nn.pos_embed import (
     Grid,
@@ -29,9 +29,11 @@ from nfjax.nn.pos_embed import (
     rotary_table,
     scaled_positions,
 )
-from nfjax.nn.vit_layers import POOLS, Mlp, SwiGLU, SwiGLUPacked
+from nfjax.nn.vit_layers import NORMS, POOLS, Mlp, SwiGLU, SwiGLUPacked
 from nfjax.params import Constant, param, zeros
 from port.ranges import Choice, Range, Width
+
+HeadCount = Annotated[int, Range(1, 1024)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,17 @@ class EvaCfg(ViTCfg):
     rope_shift_coords: Annotated[float, Range(0, 100)] | None = None
     rope_jitter_coords: Annotated[float, Range(1, 100)] | None = None
     rope_rescale_coords: Annotated[float, Range(1, 100)] | None = None
+    attn_type: Annotated[str, Choice(("eva", "rope"))] = "eva"  # "rope": a projection and a bias for each of q, k, v
+    qk_norm: bool = False  # normalise queries and keys; of "rope" alone, as the next
+    num_kv_heads: tuple[HeadCount, ...] | None = None  # heads of keys and values, block by block; None: as of queries
+    attn_only_layer_scale: bool = False  # no LayerScale of the MLP
     swiglu_mlp: bool = False  # a gated MLP
     swiglu_align_to: Annotated[int, Range(0, 4096)] = 0  # its width is a multiple of this; 0: its first layers are one
+
+
+def _out_std(index: int) -> float:
+    """Standard deviation of the initial weights of a block's last layers."""
+    return float(0.02 / (2 * (index + 1)) ** 0.5)
 
 
 class EvaAttention(Attention):
@@ -74,18 +85,54 @@ class EvaAttention(Attention):
         return [add_bias(q, self.q_bias[...]), k, add_bias(v, self.v_bias[...])]
 
 
+class RopeAttention(Attention):
+    """Self-attention with rotary positions, whose queries may share keys and values (2305.13245; timm `AttentionRope`).
+
+    There are `num_heads / kv_heads` heads of queries for each of keys and values.
+    """
+
+    def __init__(self, cfg: EvaCfg, kv_heads: int, proj_std: float):
+        dim, head_dim = cfg.embed_dim, cfg.embed_dim // cfg.num_heads
+        self.head_dim, self.attn_drop, self.proj_drop = head_dim, cfg.attn_drop_rate, cfg.proj_drop_rate
+        self.group, self.rotate_half = cfg.num_heads // kv_heads, cfg.rope_rotate_half
+        self.q_proj = Linear(dim, dim, bias=cfg.qkv_bias)
+        self.k_proj = Linear(dim, kv_heads * head_dim, bias=cfg.qkv_bias)
+        self.v_proj = Linear(dim, kv_heads * head_dim, bias=cfg.qkv_bias)
+        norm = NORMS[cfg.norm_layer]
+        self.q_norm = norm(head_dim, cfg.norm_eps) if cfg.qk_norm else None
+        self.k_norm = norm(head_dim, cfg.norm_eps) if cfg.qk_norm else None
+        self.proj = Linear(dim, dim, std=proj_std)
+
+    def project(self, x: Tokens) -> list[Tokens]:
+        return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+
+    def normalised(self, q: Head, k: Head) -> tuple[Head, Head]:
+        return (q if self.q_norm is None else self.q_norm(q)), (k if self.k_norm is None else self.k_norm(k))
+
+    def heads(self, x: Tokens, rope: RotaryTable | None) -> Heads:
+        q, k, v = super().heads(x, rope)
+        return q, jnp.repeat(k, self.group, axis=2), jnp.repeat(v, self.group, axis=2)
+
+
 class EvaBlock(Block):
     """`Block` with rotary positions, whose LayerScale are parameters of its own (timm `EvaBlock`)."""
 
     def __init__(self, cfg: EvaCfg, index: int, drop_path_rate: float):
-        std = 0.02 / (2 * (index + 1)) ** 0.5
+        std = _out_std(index)
         self.drop_path_rate = drop_path_rate
         self.norm1, self.norm2 = cfg.norm(), cfg.norm()
-        self.attn = EvaAttention(cfg, std)
-        self.mlp = self._mlp(cfg, std)
+        self.attn = self._attention(cfg, index)
+        self.mlp: Any = self._mlp(cfg, std)
         init = None if cfg.init_values is None else Constant(cfg.init_values)
         self.gamma_1 = None if init is None else param((cfg.embed_dim,), init)
-        self.gamma_2 = None if init is None else param((cfg.embed_dim,), init)
+        self.gamma_2 = None if init is None or cfg.attn_only_layer_scale else param((cfg.embed_dim,), init)
+
+    @staticmethod
+    def _attention(cfg: EvaCfg, index: int) -> Attention:  # type: ignore[override]  # of another config
+        std = _out_std(index)
+        if cfg.attn_type == "eva":
+            return EvaAttention(cfg, std)
+        return RopeAttention(cfg, cfg.num_heads if cfg.num_kv_heads is None else cfg.num_kv_heads[index], std)
 
     @staticmethod
     def _mlp(cfg: EvaCfg, out_std: float) -> Mlp | SwiGLU | SwiGLUPacked:
@@ -132,8 +179,8 @@ class Eva(VisionTransformer):
         if key is not None and dinov3 and any(value is not None for value in ranges):
             coords = move_positions(jnp.asarray(coords, self._wide), *self._movement(key))
         turns = 2 * np.pi if dinov3 else 1.0
-        options = {"temperature": cfg.rope_temperature, "turns": turns, "half": cfg.rope_rotate_half}
-        return rotary_table(coords, cfg.embed_dim // cfg.num_heads, **options)
+        head_dim, half = cfg.embed_dim // cfg.num_heads, cfg.rope_rotate_half
+        return rotary_table(coords, head_dim, temperature=cfg.rope_temperature, turns=turns, half=half)
 
     def _movement(self, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
         """What `move_positions` needs, drawn as the config says."""

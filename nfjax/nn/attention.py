@@ -20,6 +20,7 @@ Tokens = Float[Array, "batch tokens dim"]
 Queries = Float[Array, "batch queries heads head_dim"]
 Keys = Float[Array, "batch keys heads head_dim"]
 Weights = Float[Array, "batch heads queries keys"]
+Head = Float[Array, "batch tokens heads head_dim"]
 Heads = tuple[Float[Array, "batch tokens heads head_dim"], ...]  # of queries, keys and values
 PairedHeads = Float[Array, "batch tokens twice_heads half_dim"]  # two for each head of the values
 Values = Float[Array, "batch tokens heads head_dim"]
@@ -86,8 +87,13 @@ class Attention(nnx.Module):
         """Queries, keys and values."""
         return self.qkv.split(x, 3)
 
+    def normalised(self, q: Head, k: Head) -> tuple[Head, Head]:
+        """Queries and keys as they are compared, before they turn."""
+        return q, k
+
     def heads(self, x: Tokens, rope: RotaryTable | None) -> Heads:
         q, k, v = (split_heads(part, self.head_dim) for part in self.project(x))
+        q, k = self.normalised(q, k)
         return (q, k, v) if rope is None else (*(rotate(a, rope, half=self.rotate_half) for a in (q, k)), v)
 
     def weights(self, x: Tokens, rope: RotaryTable | None = None) -> Float[Array, "batch heads tokens tokens"]:

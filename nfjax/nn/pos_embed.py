@@ -12,11 +12,11 @@ Coords = Float64[np.ndarray, "patches 2"]  # of patches, row and column
 
 
 def resample_abs_pos_embed(
-    pos_embed: Any, new_grid: Grid, old_grid: Grid, num_prefix_tokens: int
+    pos_embed: Any, new_grid: Grid, old_grid: Grid, num_prefix_tokens: int, interpolation: str = "bicubic"
 ) -> Float[Array, "1 positions dim"]:
     """A learned position embedding for another grid of patches (timm `resample_abs_pos_embed`).
 
-    Bicubic with antialiasing, in float32; the result has the dtype of `pos_embed`, an array
+    By one of `INTERPOLATIONS`, in float32; the result has the dtype of `pos_embed`, an array
     `(1, num_prefix_tokens + old_h * old_w, dim)`, whose entries of prefix tokens are kept as they are.
     """
     pos_embed = jnp.asarray(pos_embed)
@@ -25,7 +25,7 @@ def resample_abs_pos_embed(
     prefix, patches = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
     dim = pos_embed.shape[-1]
     grid = patches.reshape(1, *old_grid, dim).astype(jnp.float32)
-    rows, columns = map(_bicubic, new_grid, old_grid)
+    rows, columns = map(INTERPOLATIONS[interpolation], new_grid, old_grid)
     grid = jnp.einsum("Cc,nrcd->nrCd", columns, grid, precision="highest")
     grid = jnp.einsum("Rr,nrCd->nRCd", rows, grid, precision="highest")
     return jnp.concatenate([prefix, grid.reshape(1, -1, dim).astype(pos_embed.dtype)], axis=1)
@@ -54,6 +54,24 @@ def _bicubic(new: int, old: int) -> Float[np.ndarray, "new old"]:
     return weights / weights.cumsum(axis=1)[:, -1:]
 
 
+def _bilinear(new: int, old: int) -> Float[np.ndarray, "new old"]:
+    """Weights of the old places for each new one, without antialiasing."""
+    return _between(np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1), old)
+
+
+def _bilinear_corners(new: int, old: int) -> Float[np.ndarray, "new old"]:
+    """The same where the first and the last places are those of before (torch: `align_corners=True`)."""
+    return _between(np.linspace(0, old - 1, new) if new > 1 else np.zeros(1), old)
+
+
+def _between(places: np.ndarray, old: int) -> np.ndarray:
+    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old))).astype(np.float32)
+
+
+# "bicubic" has antialiasing.
+INTERPOLATIONS = {"bicubic": _bicubic, "bilinear": _bilinear, "bilinear_corners": _bilinear_corners}
+
+
 def scaled_positions(grid: Grid, reference: Grid | None) -> Coords:
     """Row and column of each patch, from 0, scaled to a reference grid, the one of pre-training (timm: "cat")."""
     reference = grid if reference is None else reference
@@ -69,11 +87,11 @@ def _pairs(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     return np.stack([part.reshape(-1) for part in np.meshgrid(rows, cols, indexing="ij")], axis=-1)
 
 
-def move_positions(coords: Coords, shift: Any, jitter: Any, rescale: Any) -> Any:
+def move_positions(coords: Any, shift: Any, jitter: Any, rescale: Any) -> Any:
     """Positions as training sees them (timm `_apply_coord_augs`).
 
     Args:
-        coords: from `centred_positions`.
+        coords: `(patches, 2)`, from `centred_positions`.
         shift: `(2,)`, added to rows and columns.
         jitter: `(2,)`, logarithms of their factors.
         rescale: the logarithm of a factor of both.

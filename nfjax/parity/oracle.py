@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.util
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
@@ -73,6 +74,17 @@ def build(name: str, state: Mapping[str, np.ndarray] | None = None, dtype: str |
         tensors = {k: torch.from_numpy(np.array(v, dtype)) for k, v in state.items()}
         model.load_state_dict(tensors, strict=True, assign=True)
     return model
+
+
+def load_at_size(name: str, state: Mapping[str, np.ndarray], size: tuple[int, int], **options: Any) -> Any:
+    """timm's model for images of this size with the weights of a file, as timm's own loading adapts them."""
+    from safetensors.numpy import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/model.safetensors"
+        save_file(dict(state), file)
+        options |= {"img_size": size, "pretrained_cfg_overlay": {"file": file}}
+        return timm().create_model(name, pretrained=True, **options).eval()
 
 
 def rope_table(model: Any) -> np.ndarray:

@@ -32,6 +32,8 @@ VITS = [
     "vit_so150m*reg*",
     "vit_*_dinov3*",
     "vit_*_lingbot",
+    "vit_*_sapiens2",
+    "vit_*_radio_v*",
     "test_vit[234]",
     "vit_tiny_patch16_[23]?4",
     "vit_small_patch16_[23]?4",
@@ -44,7 +46,7 @@ def test_the_names_are_timms():
 
     vits = {name for pattern in VITS for name in timm.list_models(pattern)}
     assert sorted(NAMES) == sorted([*nfnet.model_cfgs, *vits])
-    assert (len(nfnet.model_cfgs), len(vits)) == (36, 58)
+    assert (len(nfnet.model_cfgs), len(vits)) == (36, 69)
     published = [tagged for tagged in timm.list_pretrained() if tagged.split(".")[0] in NAMES]
     assert sorted(nfjax.list_models(pretrained=True)) == sorted(published)
 
