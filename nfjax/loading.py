@@ -126,7 +126,9 @@ def load(
     for note in plan.notes:
         logger.warning(note)
     if isinstance(place, str) and plan.data.license not in FREE:
-        logger.warning(f"{plan.data.name}: the licence of its weights, {plan.data.license}, restricts what they may do.")
+        logger.warning(
+            f"{plan.data.name}: the licence of its weights, {plan.data.license}, restricts what they may do."
+        )
     fitted = {} if state is None else _fitted(plan, model, dict(state), origin)
     if features_only:
         model.prune(plan.taps(model))
