@@ -103,7 +103,7 @@ class RopeAttention(Attention):
         self.k_norm = norm(head_dim, cfg.norm_eps) if cfg.qk_norm else None
         self.proj = Linear(dim, dim, std=proj_std)
 
-    def project(self, x: Tokens) -> list[Tokens]:
+    def project(self, x: Tokens) -> list[Any]:  # of different widths
         return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
 
     def normalised(self, q: Head, k: Head) -> tuple[Head, Head]:

@@ -20,8 +20,8 @@ Tokens = Float[Array, "batch tokens dim"]
 Queries = Float[Array, "batch queries heads head_dim"]
 Keys = Float[Array, "batch keys heads head_dim"]
 Weights = Float[Array, "batch heads queries keys"]
-Head = Float[Array, "batch tokens heads head_dim"]
-Heads = tuple[Float[Array, "batch tokens heads head_dim"], ...]  # of queries, keys and values
+Head = Float[Array, "batch tokens _ head_dim"]  # of queries, or of keys and values, which may be fewer
+Heads = tuple[Head, ...]  # of queries, keys and values
 PairedHeads = Float[Array, "batch tokens twice_heads half_dim"]  # two for each head of the values
 Values = Float[Array, "batch tokens heads head_dim"]
 

@@ -56,16 +56,18 @@ def _bicubic(new: int, old: int) -> Float[np.ndarray, "new old"]:
 
 def _bilinear(new: int, old: int) -> Float[np.ndarray, "new old"]:
     """Weights of the old places for each new one, without antialiasing."""
-    return _between(np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1), old)
+    step = np.float32(old) / np.float32(new)  # float32 as in torch, whose places are those of the pixels' centres
+    return _between(np.clip(step * (np.arange(new, dtype=np.float32) + 0.5) - 0.5, 0, old - 1), old)
 
 
 def _bilinear_corners(new: int, old: int) -> Float[np.ndarray, "new old"]:
     """The same where the first and the last places are those of before (torch: `align_corners=True`)."""
-    return _between(np.linspace(0, old - 1, new) if new > 1 else np.zeros(1), old)
+    step = np.float32(old - 1) / np.float32(max(new - 1, 1))
+    return _between(step * np.arange(new, dtype=np.float32), old)
 
 
 def _between(places: np.ndarray, old: int) -> np.ndarray:
-    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old))).astype(np.float32)
+    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old, dtype=np.float32)))
 
 
 # "bicubic" has antialiasing.

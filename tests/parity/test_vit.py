@@ -108,7 +108,7 @@ def test_positions_that_move_in_training_are_timms(x64):
     name, moves = "vit_tiny_patch16_dinov3_qkvb", {"rope_shift_coords": 0.3, "rope_jitter_coords": 1.5}
     moves |= {"rope_rescale_coords": 2.0}
     theirs = timm.create_model(name, depth=1, **moves).train()
-    ours = nfjax.load(name, None, depth=1, dtype="float64", **moves)
+    ours = nfjax.load(name, None, depth=1, dtype="float64", init_values=1.0, **moves)
     torch.manual_seed(0)
     expected = np.stack(np.split(theirs.rope.get_embed([3, 5]).numpy(), 2, axis=-1))
     torch.manual_seed(0)
