@@ -21,6 +21,9 @@ from port.unwrap import require_one_kind
 
 logger = logging.getLogger("nfjax")
 
+# Licences of weights that ask for no more than to be kept with them.
+FREE = (None, "apache-2.0", "mit")
+
 
 def load(
     name: Name | None,
@@ -124,6 +127,10 @@ def load(
     model = plan.build()
     for note in plan.notes:
         logger.warning(note)
+    if isinstance(place, str) and plan.data.license not in FREE:
+        logger.warning(
+            f"{plan.data.name}: the licence of its weights, {plan.data.license}, restricts what they may do."
+        )
     fitted = {} if state is None else _fitted(plan, model, dict(state), origin)
     if features_only:
         model.prune(plan.taps(model))
