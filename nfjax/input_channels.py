@@ -42,10 +42,10 @@ def adapt_in_chans(
     centred = wide - wide.mean((1, 2, 3), keepdims=True)
     old_fan_in = wide[0].size
     gamma = layer.scale * np.sqrt(in_chans * wide[0, 0].size)
-    response = centred * gain * gamma / np.sqrt(old_fan_in * (_var(wide) + layer.eps))
+    response = centred * gain * gamma / np.sqrt(old_fan_in * layer.guarded(_var(wide), old_fan_in))
     new = _repeat(response, in_chans)
     state[f"{first_conv}.weight"] = new
-    state[f"{first_conv}.gain"] = np.sqrt((_var(new) + layer.eps) * new[0].size) / gamma
+    state[f"{first_conv}.gain"] = np.sqrt(layer.guarded(_var(new), new[0].size) * new[0].size) / gamma
     return state
 
 

@@ -1,5 +1,6 @@
 """`nfjax.load`: a model by name, with weights from the hub, a file, a folder or memory."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,13 +11,14 @@ import port
 from nfjax.input_channels import InChansMode, adapt_in_chans
 from nfjax.models.base import ImageModel
 from nfjax.models.options import check_types
-from nfjax.names import Name, resolve
+from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
 from nfjax.placing import Placement, check_sharding, shardings_of
 from nfjax.planning import LoadOptions, Plan, make_plan
 from nfjax.sources import Read, Weights, place_of, read
 from nfjax.which import unnamed
 from port.errors import listed
+from port.layouts import Layout, require_layout
 from port.unwrap import require_one_kind
 
 logger = logging.getLogger("nfjax")
@@ -43,6 +45,7 @@ def load(
     in_chans_mode: InChansMode = "timm",
     strict_finite: bool = False,
     weights_key: str | None = None,
+    layout: str | None = None,
     param_dtype: Any = None,
     sharding: Placement | None = None,
     **overrides: Any,
@@ -78,6 +81,8 @@ def load(
             warning counts them and names their arrays.
         weights_key: of a training checkpoint: "state_dict" for the raw weights where there is a moving average, with
             dots for what is inside of another, "teacher.backbone"; None for the averaged ones. What was taken is said.
+        layout: whose names the weights have: "timm", "meta", "transformers", "deepmind" or "big_vision"; None for what
+            they are recognised as by their names, which is said (docs/weights.md).
         param_dtype: of the parameters; None for float32, or float64 if `dtype` is. "bfloat16" halves their memory, for
             inference: what they are multiplied with is still computed in `dtype`.
         sharding: where parameters are put; None for jax's default device. A `jax.sharding.Mesh` spreads each over all
@@ -115,14 +120,17 @@ def load(
     if seed < 0:
         raise ValueError(f"seed={seed}; expected at least 0.")
     check_sharding(sharding)
+    require_layout(layout)
     found: Weights | Read = weights
     if name is None:
-        name, asked, found = unnamed(asked, weights, weights_key)
+        name, asked, found = unnamed(asked, weights, weights_key, layout)
     source = resolve(name)
     place = place_of(found, source, name)
     if isinstance(place, str) and asked != LoadOptions():  # a mistake is told before anything is fetched
         make_plan(source, asked).build()
-    state, origin = read(place, source, weights_key)
+    state, origin, known = read(place, source, weights_key, layout)
+    if known is not None:
+        asked = _as_there(known, source, asked, origin)
     plan = make_plan(source, asked, state)
     model = plan.build()
     for note in plan.notes:
@@ -143,6 +151,16 @@ def load(
         _report_not_finite({names[path]: count for path, count in odd.items()}, origin, strict_finite)
     initialize(variables, seed, model.param_dtype, shardings)
     return model
+
+
+def _as_there(layout: Layout, source: ResolvedModel, asked: LoadOptions, origin: str) -> LoadOptions:
+    """The options, with those of a model that computes what the layout's own library does where timm's computes
+    something else."""
+    own = {option: value for option, value in layout.options.items() if option in source.entry.options()}
+    options = own | dict(asked.options)
+    told = ", ".join(f"{option}={value!r}" for option, value in own.items() if options[option] == value)
+    logger.warning(f"{origin}" + (f", computed as there: {told}." if told else "."))
+    return dataclasses.replace(asked, options=options)
 
 
 def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -> dict[str, Any]:

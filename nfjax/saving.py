@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,25 @@ from flax import nnx
 import port
 from nfjax.models import registry
 from nfjax.models.base import ImageModel
+from nfjax.models.vit import VisionTransformer
 from nfjax.names import from_config
 from nfjax.params import named_params
 from nfjax.planning import LoadOptions, make_plan
+from port import messages
 from port.atomic import replacing
 from port.files import CHECKSUM, checksum
+from port.layouts import OF_TRANSFORMERS, configs
 from port.paths import user_path
 
+logger = logging.getLogger("nfjax")
+
+LAYOUTS = ("timm", "transformers")
+# Values of options that timm's models do not have.
+NOT_IN_TIMM: dict[str, Any] = {
+    "global_pool": lambda pool: pool == "cattokenavg",
+    "act_layer": lambda act: act == "gelu_tanh",
+    "std_conv_floor": bool,
+}
 DTYPES = ("float32", "float64", "bfloat16", "float16")  # that every reader of a folder understands
 
 
@@ -45,7 +58,7 @@ def state_dict(model: ImageModel) -> dict[str, np.ndarray]:
     return {name: np.array(array, order="C") for name, array in port.to_timm(values).items()}
 
 
-def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
+def save(model: ImageModel, path: str | os.PathLike[str], *, layout: str = "timm") -> Path:
     """Write a folder in the Hugging Face hub's layout: model.safetensors and config.json.
 
     timm reads it as `timm.create_model("local-dir:PATH", pretrained=True)`, nfjax as
@@ -53,10 +66,16 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
     folder where only one of them was. Classes and input channels are those of the parameters, also where a layer was
     replaced by another one of its kind.
 
+    With `layout="transformers"` the folder is one of that library, for `AutoModel` and
+    `AutoModelForImageClassification`, and for nfjax: DINOv2 with registers, for square images, as Dinov2WithRegisters;
+    everything else as TimmWrapper, which needs timm.
+
     Raises:
-        ValueError: for a folded model, or one loaded with `features_only=True`, which lacks layers; and for one with
-            other parameters than its architecture has, naming them: neither timm nor nfjax could load it.
+        ValueError: another layout; for a folded model, or one loaded with `features_only=True`, which lacks layers;
+            and for one with other parameters than its architecture has, naming them: neither timm nor nfjax could load
+            it.
     """
+    messages.require_name("layout", layout, LAYOUTS)
     if model.out_indices is not None:
         raise ValueError("a features_only model has lost its classifier; save the model it came from.")
     folder = user_path(path)
@@ -66,6 +85,10 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
     state, config = state_dict(model), hub_config(model)
     _require_loadable(config, state)
     _require_own_layers(model)
+    if layout == "transformers":
+        state, config = _of_transformers(model, state, config)
+    elif lacking := _beyond_timm(model):
+        logger.warning(f"timm has no {lacking}, and so cannot load what is saved in {folder}; nfjax can.")
     metadata = {CHECKSUM: checksum(state)}
     with replacing(folder / "model.safetensors") as weights:
         port.write_safetensors(state, weights, format="pt", **metadata)
@@ -73,6 +96,36 @@ def save(model: ImageModel, path: str | os.PathLike[str]) -> Path:
         with replacing(folder / "config.json") as partial:
             partial.write_text(json.dumps(config | metadata, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def _of_transformers(
+    model: ImageModel, state: dict[str, np.ndarray], config: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Weights and config.json as transformers has them."""
+    classes, labels = config["num_classes"], config.get("label_names")
+    if type(model) is VisionTransformer:
+        args = dataclasses.asdict(model.config) | {
+            "global_pool": model.global_pool,
+            "img_size": model.data_config.input_size[1:],
+            "in_chans": config["pretrained_cfg"]["input_size"][0],
+            "mlp_hidden": model.config.mlp_hidden,
+            "fc_norm": model.fc_norm is not None,
+        }
+        if configs.is_dinov2(args, classes):
+            return _written(state, configs.of_dinov2(args, classes, labels))
+    if lacking := _beyond_timm(model):
+        raise ValueError(f"neither timm nor transformers has {lacking}; save the model with layout='timm', for nfjax.")
+    return _written(state, configs.of_wrapper(config))
+
+
+def _written(state: dict[str, np.ndarray], config: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    return OF_TRANSFORMERS[config["architectures"][0]].from_timm(state), config
+
+
+def _beyond_timm(model: ImageModel) -> str:
+    """An option that timm's models cannot have, or nothing."""
+    values = vars(model.config) | {"global_pool": model.global_pool}
+    return next((f"{k}={values[k]!r}" for k, beyond in NOT_IN_TIMM.items() if beyond(values.get(k))), "")
 
 
 def hub_config(model: ImageModel) -> dict[str, Any]:

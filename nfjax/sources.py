@@ -10,6 +10,7 @@ from nfjax.models import registry
 from nfjax.names import Name, ResolvedModel
 from port import messages
 from port.files import CHECKSUM, read_with_metadata
+from port.layouts import Layout, flat, read_as
 from port.paths import user_path
 from port.unwrap import state_in
 
@@ -17,10 +18,12 @@ Weights = str | os.PathLike[str] | Mapping[str, Any] | None
 
 
 class Read(NamedTuple):
-    """Weights that were read: timm's state dict, or None for fresh ones, and a word for where it came from."""
+    """Weights that were read: timm's state dict, or None for fresh ones, a word for where it came from, and the layout
+    that it was read from, if that is not timm's."""
 
     state: Mapping[str, Any] | None
     origin: str
+    layout: Layout | None = None
 
 
 def place_of(
@@ -50,7 +53,7 @@ def place_of(
     return source.location
 
 
-def read(place: Any, source: ResolvedModel | None, weights_key: str | None) -> Read:
+def read(place: Any, source: ResolvedModel | None, weights_key: str | None, layout: str | None) -> Read:
     """The weights at a place that `place_of` returns; `source` is None where they say which model it is."""
     if isinstance(place, Read):
         return place
@@ -58,8 +61,15 @@ def read(place: Any, source: ResolvedModel | None, weights_key: str | None) -> R
         if weights_key is not None:
             raise ValueError(f"weights_key={weights_key!r} chooses among the weights of a file, and there is none.")
         return Read(None, "")
+    found, origin = _found(place, source, weights_key)
+    state, known = read_as(found, layout, origin)
+    return Read(state, origin if known is None else f"{origin} (read as: {known.title})", known)
+
+
+def _found(place: Any, source: ResolvedModel | None, weights_key: str | None) -> tuple[Mapping[str, Any], str]:
+    """The arrays by the names that they have, and a word for where they came from."""
     if isinstance(place, Mapping):
-        return Read(state_in(place, "the given mapping", weights_key), "the given mapping")
+        return state_in(flat(place), "the given mapping", weights_key), "the given mapping"
     if isinstance(place, Path):
         state, metadata = read_with_metadata(place, weights_key)
         if source and place == source.location and source.checksum not in (None, metadata.get(CHECKSUM)):
@@ -67,8 +77,8 @@ def read(place: Any, source: ResolvedModel | None, weights_key: str | None) -> R
                 f"{place}: its weights are not those that its config.json was saved with, as where saving was "
                 f"interrupted. Save it again; if they do belong together, take {CHECKSUM!r} out of config.json."
             )
-        return Read(state, str(place))
+        return state, str(place)
     from port import hub  # here: it takes 60 ms to import
 
     path = hub.fetch_weights(place)
-    return Read(port.read_weights(path, weights_key=weights_key), f"{place} ({path.name})")
+    return read_with_metadata(path, weights_key)[0], f"{place} ({path.name})"

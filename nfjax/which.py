@@ -98,7 +98,9 @@ def nearest(state: Mapping[str, Any]) -> str:
     )
 
 
-def unnamed(asked: LoadOptions, weights: Any, weights_key: str | None) -> tuple[str, LoadOptions, Read]:
+def unnamed(
+    asked: LoadOptions, weights: Any, weights_key: str | None, layout: str | None
+) -> tuple[str, LoadOptions, Read]:
     """What `load(None, weights)` loads: the name, the options with the sizes of the weights, and these.
 
     Raises:
@@ -107,7 +109,7 @@ def unnamed(asked: LoadOptions, weights: Any, weights_key: str | None) -> tuple[
     """
     if not isinstance(weights, str | os.PathLike | Mapping) or str(weights) == "pretrained":
         raise ValueError("no name was given: then the weights say which model it is, weights=FILE or a mapping.")
-    found = read(weights if isinstance(weights, Mapping) else user_path(weights), None, weights_key)
+    found = read(weights if isinstance(weights, Mapping) else user_path(weights), None, weights_key, layout)
     fit = the_one(found.state or {}, found.origin)
     beside = not isinstance(weights, Mapping) and (user_path(weights) / "config.json").is_file()
     hint = f" Its config.json is passed over; nfjax.load({found.origin!r}) follows it." if beside else ""

@@ -73,6 +73,7 @@ def _source_and_dest(parser: Parser) -> None:
     add("dest", type=user_path, metavar="DEST", help="file to write, or with --model a folder")
     add("--model", metavar="NAME", help="require that the weights are exactly those of this model")
     parser.add_weights_key()
+    add("--layout", metavar="NAME", help="whose names SOURCE has (default: what it is recognised as)")
     parser.checks.append(_require_source_and_dest)
 
 
@@ -168,7 +169,9 @@ def which(args: argparse.Namespace) -> int:
 
 def _fits(state: Mapping[str, Any]) -> int:
     from nfjax.which import fitting, nearest
+    from port.layouts import read_as
 
+    state, _ = read_as(state)
     fits = fitting(state)
     for fit in fits:
         print(f"fits      {fit}")
@@ -229,6 +232,10 @@ def _require_source_and_dest(args: argparse.Namespace) -> None:
             raise ValueError(f"{expected}, or --model NAME to make a folder of that model.")
     from nfjax.models.known import require_model
 
+    if args.layout is not None:
+        from port.layouts import require_layout  # it imports numpy
+
+        require_layout(args.layout)
     if args.model is not None:
         require_model(args.model)
     _require_source(args.source)
@@ -254,9 +261,14 @@ def _file(source: str) -> Path:
 
 
 def _read(args: argparse.Namespace) -> "State":
-    from port import read_weights
+    from port.files import read_with_metadata
+    from port.layouts import read_as
 
-    return read_weights(_file(args.source), weights_key=args.weights_key)
+    found, _ = read_with_metadata(_file(args.source), args.weights_key)
+    state, known = read_as(found, args.layout, args.source)
+    if known is not None:
+        print(f"{args.source} read as: {known.title}")
+    return dict(state)
 
 
 def _model(name: str, state: "State") -> Any:

@@ -1,7 +1,8 @@
 """Reading and writing weight files, as `{timm name: numpy array}`: which file is read, and by whom.
 
-safetensors files are `port.mapped`'s, those of torch.save (.bin, .pth, .pt, .tar, .ckpt) `port.pickled`'s, indices
-`port.shards`'s; what is taken of a checkpoint, `port.unwrap` decides.
+safetensors files are `port.mapped`'s, those of torch.save (.bin, .pth, .pt, .tar, .ckpt) `port.pickled`'s, .npz
+`port.npz`'s, indices `port.shards`'s; what is taken of a checkpoint, `port.unwrap` decides, and whose names are in it,
+`port.layouts`.
 """
 
 import json
@@ -18,7 +19,10 @@ from safetensors.numpy import save_file
 
 from port.atomic import replacing
 from port.errors import WeightsFileError, listed
+from port.layouts import configs, read_as
 from port.mapped import read_mapped
+from port.npz import ENDING as NPZ
+from port.npz import read_npz
 from port.paths import no_weights, open_regular, user_path
 from port.pickled import OLDER, PICKLED, ZIP, read_pickled
 from port.rules import to_timm
@@ -39,8 +43,8 @@ MAX_CONFIG = 16 << 20  # bytes; a hundred thousand classes with their names take
 CHECKSUM = "weights_crc32"
 
 
-def read_weights(path: str | os.PathLike[str], *, weights_key: str | None = None) -> State:
-    """The state dict in a file or folder: `{timm name: array}`.
+def read_weights(path: str | os.PathLike[str], *, weights_key: str | None = None, layout: str | None = None) -> State:
+    """The state dict in a file or folder: `{timm name: array}`, also where the names in the file are other ones.
 
     Dtypes are the file's own, bfloat16 as `ml_dtypes.bfloat16`. Arrays are read-only views of the mapped file: as long
     as they are used it must not be written to, and where it was cut short the operating system ends a process that
@@ -49,19 +53,22 @@ def read_weights(path: str | os.PathLike[str], *, weights_key: str | None = None
 
     Args:
         path: a .safetensors file, a sharded one's index (.safetensors.index.json), a .bin, .pth, .pt, .tar or .ckpt
-            file of torch.save, a file that `port convert` wrote, or a folder holding one of these. A file of another
-            ending is read if its first bytes say what it is.
+            file of torch.save, a .npz file, a file that `port convert` wrote, or a folder holding one of these. A file
+            of another ending is read if its first bytes say what it is.
         weights_key: of a checkpoint: what is taken; see `port.unwrap.take`, and docs/weights.md.
+        layout: whose names and layouts the file has, one of `port.layouts.NAMES`; None for what it is recognised as.
 
     Raises:
         FileNotFoundError: no such file, no weights in the folder, or a missing shard.
         WeightsFileError: the file is truncated, corrupt, of another kind, or names what runs code.
+        WeightsError: naming every array that the layout has no place for.
+        ValueError: there is no such layout.
     """
-    return read_with_metadata(path, weights_key)[0]
+    return dict(read_as(read_with_metadata(path, weights_key)[0], layout, str(path))[0])
 
 
 def read_with_metadata(path: str | os.PathLike[str], weights_key: str | None = None) -> tuple[State, dict[str, str]]:
-    """What `read_weights` returns, and what a single safetensors file says of itself; of others that is nothing."""
+    """The arrays by the names that they have, and what a single safetensors file says of itself; of others nothing."""
     path = weights_file(path)
     content, metadata = read_content(path)
     return state_in(content, str(path), weights_key), metadata
@@ -79,9 +86,11 @@ def _read_file(path: Path) -> tuple[Any, dict[str, str]]:
         return (to_timm(state) if metadata.get("format") == FLAX_METADATA["format"] else state), metadata
     if kind in PICKLED:
         return read_pickled(path), {}
+    if path.suffix == NPZ:
+        return read_npz(path), {}
     raise WeightsFileError(
         f"{path}: unknown kind of weights file {path.suffix!r}; expected .safetensors, "
-        f".safetensors{INDEX}, {', '.join(PICKLED)}, or a folder with one of these."
+        f".safetensors{INDEX}, {', '.join(PICKLED)}, {NPZ}, or a folder with one of these."
     )
 
 
@@ -151,7 +160,7 @@ def _weights_in(folder: Path) -> Path:
     for name in PREFERRED:
         if (folder / name).is_file():
             return folder / name
-    for suffix in (".safetensors", *PICKLED):
+    for suffix in (".safetensors", *PICKLED, NPZ):
         files = [file for file in sorted(folder.glob(f"*{suffix}")) if not file.name.startswith(".")]
         if len(files) > 1:
             raise WeightsFileError(
@@ -191,10 +200,11 @@ def _no_constant(name: str) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config.json in timm's layout, checked for the one entry that nothing works without.
+    """A config.json in timm's layout, checked for the one entry that nothing works without; transformers' become that.
 
     Raises:
-        WeightsFileError: it is not JSON, has NaN, is nested too deeply or is too long; or it names no architecture.
+        WeightsFileError: it is not JSON, has NaN, is nested too deeply or is too long; or it names no architecture, or
+            one of transformers that timm does not have.
     """
     with open_regular(path) as file:
         content = file.read(MAX_CONFIG + 1)
@@ -204,6 +214,11 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise WeightsFileError(f"{path} is not JSON ({error}): remove it and fetch or export it again.") from error
+    if isinstance(config, dict) and configs.is_transformers(config):
+        try:
+            config = {**configs.to_timm(config), **{key: config[key] for key in (CHECKSUM,) if key in config}}
+        except ValueError as error:
+            raise WeightsFileError(f"{path} {error}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise WeightsFileError(f"{path} names no architecture: it is not a timm model's config.json.")
     return config

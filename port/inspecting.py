@@ -10,6 +10,7 @@ import numpy as np
 
 from port.errors import LINES, WeightsError
 from port.files import FLAX_METADATA, read_content
+from port.layouts import recognise
 from port.text import counted, cut, file_size, one_line
 from port.unwrap import Taken, is_array, kind_of, refusal, take
 
@@ -41,7 +42,10 @@ def inspect(path: Path, weights_key: str | None = None) -> tuple[list[str], Take
 
 def described_layout(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     """Whose names and layouts these are."""
-    return "Flax paths, read as timm's names" if metadata.get("format") == FLAX_METADATA["format"] else "timm's"
+    if metadata.get("format") == FLAX_METADATA["format"]:
+        return "Flax paths, read as timm's names"
+    known = recognise(arrays)
+    return "timm's" if known is None else known.title
 
 
 def table(arrays: Mapping[str, Any]) -> list[str]:

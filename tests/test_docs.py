@@ -16,6 +16,7 @@ from sklearn.datasets import load_sample_images
 import nfjax
 import port
 import port.__main__
+from tests.helpers import documented
 from tests.helpers.hub_server import HubServer
 from tests.helpers.shallow import DOCUMENTED, shallow
 
@@ -60,6 +61,8 @@ def hub(request, tmp_path_factory):
             repo = nfjax.data_config(name).hf_hub_id
             folder = nfjax.save(nfjax.load(name, weights=None), tmp_path_factory.mktemp(name))
             server.commit(repo, {f.name: f.read_bytes() for f in folder.iterdir()})
+        repository = documented.dinov2_repository(tmp_path_factory.mktemp("dinov2"))
+        server.commit("facebook/dinov2-with-registers-small", repository)
     yield server
     server.stop()
 
@@ -77,6 +80,9 @@ def test_page(page, how, hub, tmp_path):
     if page == "README.md":
         found = found[1:]  # installs and tests; checked below
     nfjax.save(nfjax.load("test_nfnet", weights=None), tmp_path / "saved")
+    if page == "docs/weights.md":
+        with shallow() if how != "processes" else contextlib.nullcontext():
+            documented.write(tmp_path)
     (tmp_path / "train").symlink_to(ROOT / "train")
     (tmp_path / "photos").mkdir()
     for name, photo in zip(("a.png", "b.jpg"), load_sample_images().images, strict=True):

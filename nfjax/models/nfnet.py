@@ -43,7 +43,9 @@ from port.ranges import Choice, Length, Range, ShareBelow1, Width
 # 1 / (standard deviation of the activation's output for a unit normal input) ([1] section 4.2, after
 # DeepMind's constants).
 GAMMA = {"gelu": 1.7015043497085571, "relu": 1.7139588594436646, "silu": 1.7881293296813965}
+GAMMA["gelu_tanh"] = GAMMA["gelu"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "relu": jax.nn.relu, "silu": silu}
+ACTIVATIONS["gelu_tanh"] = jax.nn.gelu  # the approximate one, which DeepMind's code has, and timm's NFNets have not
 STEMS = ("3x3", "7x7_pool", "deep_quad")
 Maps = Float[Array, "batch height width channels"]
 AnyMap = Float[Array, "batch _ _ _"]
@@ -72,6 +74,8 @@ class NfCfg:
     gamma_in_act: bool = False  # put the activation's gain into the activation (DeepMind) instead of the convolutions
     same_padding: bool = False  # TensorFlow's SAME padding (DeepMind) instead of the symmetric one
     std_conv_eps: Annotated[float, Range(0, 1)] = 1e-5  # epsilon of the weight standardisation
+    # Instead of an epsilon, the least that variance times fan-in counts as: 1e-4 in DeepMind's code, not in timm's.
+    std_conv_floor: Annotated[float, Range(0, 1)] = 0.0
     skipinit: bool = False  # a learned scalar on each residual branch, zero at first
     act_layer: Annotated[str, Choice(tuple(ACTIVATIONS))] = "silu"
 
@@ -97,7 +101,14 @@ class NfCfg:
         gamma = 1.0 if self.gamma_in_act else GAMMA[self.act_layer]
         padding: Padding = "same" if self.same_padding else "symmetric"
         return ScaledStdConv(
-            in_chs, out_chs, kernel_size, padding=padding, gamma=gamma, eps=self.std_conv_eps, **options
+            in_chs,
+            out_chs,
+            kernel_size,
+            padding=padding,
+            gamma=gamma,
+            eps=self.std_conv_eps,
+            floor=self.std_conv_floor,
+            **options,
         )
 
     def attention(self, channels: int) -> EfficientChannelAttention | SqueezeExcite:

@@ -85,6 +85,8 @@ class VisionTransformer(ImageModel):
             if self.pool_type == "map"
             else None
         )
+        if pooled_norm and self.pool_type == "cattokenavg":
+            raise ValueError("global_pool='cattokenavg' comes after the final norm; leave out fc_norm=True.")
         self.fc_norm = config.norm() if config.final_norm and pooled_norm else None
         self.head = nnx.data(self._make_head(num_classes))  # data even if there is none: one may come later
 
@@ -96,7 +98,7 @@ class VisionTransformer(ImageModel):
         return BLOCKS[self.config.block_fn](self.config, index, drop_path_rate)
 
     def _make_head(self, num_classes: int) -> Linear | None:
-        return Linear(self.num_features, num_classes) if num_classes else None
+        return Linear(self.head_hidden_size, num_classes) if num_classes else None
 
     @property
     def grid_size(self) -> Grid:
@@ -114,7 +116,7 @@ class VisionTransformer(ImageModel):
 
     @property
     def head_hidden_size(self) -> int:
-        return self.num_features
+        return self.num_features * (2 if self.pool_type == "cattokenavg" else 1)
 
     @anywhere
     def forward_intermediates(
@@ -223,8 +225,10 @@ class VisionTransformer(ImageModel):
     def _checked_pool(self, global_pool: str) -> str:
         if global_pool not in POOLS:
             raise ValueError(f"global_pool={global_pool!r} is not known; choose one of {', '.join(map(repr, POOLS))}.")
-        if global_pool == "token" and not self.config.class_token:
-            raise ValueError(f"global_pool='token' needs a class token, and {self.name} has none; choose 'avg'.")
+        if global_pool in ("token", "cattokenavg") and not self.config.class_token:
+            raise ValueError(
+                f"global_pool={global_pool!r} needs a class token, and {self.name} has none; choose 'avg'."
+            )
         return global_pool
 
     def prune(self, out_indices: int | Sequence[int]) -> None:
@@ -237,9 +241,14 @@ class VisionTransformer(ImageModel):
 
     @classmethod
     def weights_options(cls, config: ViTCfg, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The final norm is where the weights have it, whatever pooling was asked for."""
+        """The final norm is where the weights have it, whatever pooling was asked for; and a classifier twice as wide
+        as the tokens sees class token and average patch."""
         found = [name for name in ("norm", "fc_norm") if f"{name}.weight" in state]
-        return {"fc_norm": found == ["fc_norm"]} if len(found) == 1 else {}
+        options: dict[str, Any] = {"fc_norm": found == ["fc_norm"]} if len(found) == 1 else {}
+        head, patches = (np.shape(state.get(f"{name}.weight", ())) for name in ("head", "patch_embed.proj"))
+        if patches and head[1:] == (2 * patches[0],):
+            options["global_pool"] = "cattokenavg"
+        return options
 
     @classmethod
     def weights_size(cls, config: ViTCfg, sizes: Sequence[Size], state: Mapping[str, Any]) -> Size | None:

@@ -65,8 +65,8 @@ class ScaledStdConv(Conv):
         W_hat = gain * gamma / sqrt(N) * (W - mean) / sqrt(var + eps)
 
     with the biased moments of the N = in_channels // groups * k * k weights that feed one output channel.
-    timm's form; DeepMind's own has `max(var * N, 1e-4)` under the root. The moments are taken in float32
-    (float64 if the parameters are) whatever the compute dtype. Adds the parameter `gain`.
+    timm's form; with a `floor`, which is 1e-4 in DeepMind's own, `max(var, floor / N)` is under the root. The moments
+    are taken in float32 (float64 if the parameters are) whatever the compute dtype. Adds the parameter `gain`.
     """
 
     def __init__(
@@ -77,18 +77,29 @@ class ScaledStdConv(Conv):
         *,
         gamma: float = 1.0,
         eps: float = 1e-6,
+        floor: float = 0.0,
         zero_gain: bool = False,
         **geometry: Any,  # of `Conv`: stride, dilation, groups, padding
     ):
         super().__init__(in_channels, out_channels, kernel_size, **geometry)
-        self.eps = eps
+        self.eps, self.floor = eps, floor
         self.scale = gamma * (in_channels // self.groups * kernel_size**2) ** -0.5
         self.gain = param((out_channels,), zeros if zero_gain else ones)
 
     def weight(self) -> Float[Value, "k k fan_in out_channels"]:
         kernel = self.kernel[...]
         kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-        return standardize(kernel, self.gain[...].astype(kernel.dtype) * self.scale, self.eps)
+        gain = self.gain[...].astype(kernel.dtype) * self.scale
+        if not self.floor:
+            return standardize(kernel, gain, self.eps)
+        axes, fan_in = (0, 1, 2), kernel[..., 0].size
+        return gain * (kernel - kernel.mean(axes)) * jax.lax.rsqrt(self.guarded(kernel.var(axes), fan_in))
+
+    def guarded(self, variance: Any, fan_in: int) -> Any:
+        """What is under the root, of numpy's arrays too."""
+        if not self.floor:
+            return variance + self.eps
+        return variance.clip(self.floor / fan_in)
 
 
 class Linear(nnx.Module):

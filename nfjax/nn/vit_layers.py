@@ -11,7 +11,8 @@ from nfjax.nn.layers import Conv, LayerNorm, Linear, RmsNorm, dropout, split_key
 from nfjax.params import Constant, Halves, Normal, TruncatedNormal, Uniform, ones, param, zeros
 
 NORMS: dict[str, type[LayerNorm] | type[RmsNorm]] = {"layernorm": LayerNorm, "rmsnorm": RmsNorm}
-POOLS = ("", "avg", "max", "avgmax", "token", "map")
+# "cattokenavg", beside the class token the average patch, is what classifiers of DINOv2 see outside of timm.
+POOLS = ("", "avg", "max", "avgmax", "token", "map", "cattokenavg")
 Tokens = Float[Array, "batch tokens dim"]
 
 
@@ -116,12 +117,14 @@ class AttentionPoolLatent(nnx.Module):
         return (y + self.mlp(self.norm(y)))[:, 0]
 
 
-def global_pool_nlc(x: Tokens, pool_type: str, num_prefix_tokens: int) -> Float[Array, "batch dim"] | Tokens:
+def global_pool_nlc(x: Tokens, pool_type: str, num_prefix_tokens: int) -> Float[Array, "batch features"] | Tokens:
     """One vector for each image (timm `global_pool_nlc`).
 
     "token" takes the first token; "avg", "max" and their mean "avgmax" leave out the first
-    `num_prefix_tokens`; "" returns `x` itself.
+    `num_prefix_tokens`; "cattokenavg", which timm does not have, joins first token and average; "" returns `x` itself.
     """
+    if pool_type == "cattokenavg":
+        return jnp.concatenate([x[:, 0], global_pool(x[:, num_prefix_tokens:], "avg")], axis=-1)
     if pool_type == "token":
         return x[:, 0]
     return x if pool_type == "" else global_pool(x[:, num_prefix_tokens:], pool_type)

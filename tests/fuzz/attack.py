@@ -9,10 +9,10 @@ from pathlib import Path
 
 import jax
 
-from tests.fuzz import checkpoints, configs, exports, pictures, tables, weights
+from tests.fuzz import checkpoints, configs, exports, layouts, pictures, tables, weights
 from tests.helpers.audit import watched
 
-KINDS = {m.__name__.split(".")[-1]: m for m in (configs, exports, weights, pictures, checkpoints, tables)}
+KINDS = {m.__name__.split(".")[-1]: m for m in (configs, exports, weights, layouts, pictures, checkpoints, tables)}
 PATIENCE = 10  # seconds of processor time that one input may take, however busy the machine is
 OURS = [Path(__file__).parents[2] / name for name in ("nfjax", "port", "train")]
 
@@ -47,7 +47,8 @@ def tried(kind, seed):
                 found = "works"
             except (ValueError, OSError) as error:
                 found, message = "refused", str(error)
-                if "\n" in message.strip() and " are not those of " not in message:  # these are a list of arrays
+                # One error lists everything that is missing, unexpected or of a wrong shape, a line for each.
+                if "\n" in message.strip() and " are not those of " not in message:
                     wrong = f"not one line: {message!r:.500}"
                 elif not is_ours(error):
                     wrong = f"a library's {type(error).__name__}: {message:.300}"

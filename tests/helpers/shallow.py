@@ -13,10 +13,18 @@ DOCUMENTED = {
     "nfnet_l0": {"depths": (1, 1, 1, 1)},
     "vit_medium_patch16_reg4_gap_256": {"depth": 2},
 }
+# Those of docs/weights.md, of which only files and repositories of other libraries are read.
+ELSEWHERE = {
+    "vit_small_patch14_reg4_dinov2": {"depth": 1, "embed_dim": 64, "num_heads": 2},
+    "vit_base_patch16_224": {"depth": 1, "embed_dim": 64, "num_heads": 2},
+    "dm_nfnet_f0": {
+        "depths": (1, 1, 1, 1), "channels": (32, 64, 64, 64), "stem_chs": 16, "num_features": 64, "group_size": 8,
+    },
+}  # fmt: skip
 
 
 @contextlib.contextmanager
-def shallow(changes: dict[str, dict[str, Any]] = DOCUMENTED) -> Iterator[None]:
+def shallow(changes: dict[str, dict[str, Any]] = DOCUMENTED | ELSEWHERE) -> Iterator[None]:
     """In this process, those names mean models with such fields of their configs."""
     entries = {}
     for name, fields in changes.items():
