@@ -23,6 +23,9 @@ from port.unwrap import require_one_kind
 
 logger = logging.getLogger("nfjax")
 
+# Licences of weights that ask for no more than to be kept with them.
+FREE = (None, "apache-2.0", "mit")
+
 
 def load(
     name: Name | None,
@@ -125,12 +128,17 @@ def load(
     place = place_of(found, source, name)
     if isinstance(place, str) and asked != LoadOptions():  # a mistake is told before anything is fetched
         make_plan(source, asked).build()
-    state, origin, own = read(place, source, weights_key, layout)
-    asked = _as_there(asked, own, source, origin)
+    state, origin, known = read(place, source, weights_key, layout)
+    if known is not None:
+        asked = _as_there(known, source, asked, origin)
     plan = make_plan(source, asked, state)
     model = plan.build()
     for note in plan.notes:
         logger.warning(note)
+    if isinstance(place, str) and plan.data.license not in FREE:
+        logger.warning(
+            f"{plan.data.name}: the licence of its weights, {plan.data.license}, restricts what they may do."
+        )
     fitted = {} if state is None else _fitted(plan, model, dict(state), origin)
     if features_only:
         model.prune(plan.taps(model))
@@ -145,14 +153,14 @@ def load(
     return model
 
 
-def _as_there(asked: LoadOptions, layout: Layout | None, source: ResolvedModel, origin: str) -> LoadOptions:
-    """The options, with those of a model that computes what the layout's own library does, where timm's does not."""
-    own = {} if layout is None else {k: v for k, v in layout.options.items() if k in source.entry.options()}
-    used = {option: value for option, value in own.items() if option not in asked.options}
-    if used:
-        told = ", ".join(f"{option}={value!r}" for option, value in used.items())
-        logger.warning(f"{origin}: computed as there: {told}.")
-    return dataclasses.replace(asked, options=used | dict(asked.options))
+def _as_there(layout: Layout, source: ResolvedModel, asked: LoadOptions, origin: str) -> LoadOptions:
+    """The options, with those of a model that computes what the layout's own library does where timm's computes
+    something else."""
+    own = {option: value for option, value in layout.options.items() if option in source.entry.options()}
+    options = own | dict(asked.options)
+    told = ", ".join(f"{option}={value!r}" for option, value in own.items() if options[option] == value)
+    logger.warning(f"{origin}" + (f", computed as there: {told}." if told else "."))
+    return dataclasses.replace(asked, options=options)
 
 
 def _fitted(plan: Plan, model: ImageModel, state: dict[str, Any], origin: str) -> dict[str, Any]:

@@ -174,14 +174,15 @@ def _products(program: Any, path: str) -> Iterator[tuple[str, int, int]]:
 
 def _main() -> None:
     """Print parameters, multiply-accumulates and activations of every architecture at its published sizes."""
-    print("# For one image of img_size x img_size pixels; written by `python -m nfjax.profile`.")
+    print("# For one image of img_size x img_size pixels, or of height x width; written by `python -m nfjax.profile`.")
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["architecture", "num_classes", "img_size", "params", "macs", "activations"])
     for name, entry in MODELS.items():
         sizes = {(d.num_classes, size): d for d in entry.data for size in (d.input_size, d.test_input_size) if size}
         for (num_classes, size), data in sorted(sizes.items(), key=lambda item: item[0]):
             counted = profile(data.name, size[1:])
-            table.writerow([name, num_classes, size[1], counted.params, counted.macs, counted.activations])
+            side = f"{size[1]}" if size[1] == size[2] else f"{size[1]}x{size[2]}"
+            table.writerow([name, num_classes, side, counted.params, counted.macs, counted.activations])
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def _results() -> dict[str, tuple[Published, ...]]:
 @functools.cache
 def _counts() -> dict[tuple[str, int, Size], Counts]:
     found = {}
-    for architecture, num_classes, side, *numbers in table("counts.csv"):
-        size = int(side), int(side)
+    for architecture, num_classes, sides, *numbers in table("counts.csv"):
+        height, _, width = sides.partition("x")
+        size = int(height), int(width or height)
         found[architecture, int(num_classes), size] = Counts(size, *map(int, numbers))
     return found

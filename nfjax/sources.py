@@ -1,6 +1,5 @@
 """Where `nfjax.load` takes weights from: the hub, a file, a folder or memory."""
 
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +14,12 @@ from port.layouts import Layout, flat, read_as
 from port.paths import user_path
 from port.unwrap import state_in
 
-logger = logging.getLogger("nfjax")
-
 Weights = str | os.PathLike[str] | Mapping[str, Any] | None
 
 
 class Read(NamedTuple):
     """Weights that were read: timm's state dict, or None for fresh ones, a word for where it came from, and the layout
-    that it was read as, if not timm's."""
+    that it was read from, if that is not timm's."""
 
     state: Mapping[str, Any] | None
     origin: str
@@ -56,31 +53,23 @@ def place_of(
     return source.location
 
 
-def read(place: Any, source: ResolvedModel | None, weights_key: str | None, layout: str | None = None) -> Read:
-    """The weights at a place that `place_of` returns, by timm's names; a layout of other ones is said.
-
-    `source` is None where the weights say which model it is; `layout` is whose names they have, None if these say it.
-    """
+def read(place: Any, source: ResolvedModel | None, weights_key: str | None, layout: str | None) -> Read:
+    """The weights at a place that `place_of` returns; `source` is None where they say which model it is."""
     if isinstance(place, Read):
         return place
-    found, origin, _ = _read(place, source, weights_key)
-    if found is None:
-        return Read(None, origin)
-    state, known = read_as(found, layout, origin)
-    if known is None:
-        return Read(state, origin)
-    logger.warning(f"{origin} read as: {known.title}.")
-    return Read(state, f"{origin} (read as: {known.title})", known)
-
-
-def _read(place: Any, source: ResolvedModel | None, weights_key: str | None) -> Read:
-    """The same by the names that are there."""
     if place is None:
         if weights_key is not None:
             raise ValueError(f"weights_key={weights_key!r} chooses among the weights of a file, and there is none.")
         return Read(None, "")
+    found, origin = _found(place, source, weights_key)
+    state, known = read_as(found, layout, origin)
+    return Read(state, origin if known is None else f"{origin} (read as: {known.title})", known)
+
+
+def _found(place: Any, source: ResolvedModel | None, weights_key: str | None) -> tuple[Mapping[str, Any], str]:
+    """The arrays by the names that they have, and a word for where they came from."""
     if isinstance(place, Mapping):
-        return Read(state_in(flat(place), "the given mapping", weights_key), "the given mapping")
+        return state_in(flat(place), "the given mapping", weights_key), "the given mapping"
     if isinstance(place, Path):
         state, metadata = read_with_metadata(place, weights_key)
         if source and place == source.location and source.checksum not in (None, metadata.get(CHECKSUM)):
@@ -88,8 +77,8 @@ def _read(place: Any, source: ResolvedModel | None, weights_key: str | None) -> 
                 f"{place}: its weights are not those that its config.json was saved with, as where saving was "
                 f"interrupted. Save it again; if they do belong together, take {CHECKSUM!r} out of config.json."
             )
-        return Read(state, str(place))
+        return state, str(place)
     from port import hub  # here: it takes 60 ms to import
 
     path = hub.fetch_weights(place)
-    return Read(read_with_metadata(path, weights_key)[0], f"{place} ({path.name})")
+    return read_with_metadata(path, weights_key)[0], f"{place} ({path.name})"

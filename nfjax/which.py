@@ -99,7 +99,7 @@ def nearest(state: Mapping[str, Any]) -> str:
 
 
 def unnamed(
-    asked: LoadOptions, weights: Any, weights_key: str | None, layout: str | None = None
+    asked: LoadOptions, weights: Any, weights_key: str | None, layout: str | None
 ) -> tuple[str, LoadOptions, Read]:
     """What `load(None, weights)` loads: the name, the options with the sizes of the weights, and these.
 

@@ -72,8 +72,8 @@ def _source_and_dest(parser: Parser) -> None:
     add("source", metavar="SOURCE", help="weights file or folder, or hf-hub:organisation/name[@revision]")
     add("dest", type=user_path, metavar="DEST", help="file to write, or with --model a folder")
     add("--model", metavar="NAME", help="require that the weights are exactly those of this model")
-    add("--layout", metavar="NAME", help="whose names SOURCE has (default: what it is recognised as)")
     parser.add_weights_key()
+    add("--layout", metavar="NAME", help="whose names SOURCE has (default: what it is recognised as)")
     parser.checks.append(_require_source_and_dest)
 
 

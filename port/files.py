@@ -1,8 +1,8 @@
 """Reading and writing weight files, as `{timm name: numpy array}`: which file is read, and by whom.
 
 safetensors files are `port.mapped`'s, those of torch.save (.bin, .pth, .pt, .tar, .ckpt) `port.pickled`'s, .npz
-`port.npz`'s, indices `port.shards`'s; what is taken of a checkpoint, `port.unwrap` decides, and `port.layouts` whose
-names are in it.
+`port.npz`'s, indices `port.shards`'s; what is taken of a checkpoint, `port.unwrap` decides, and whose names are in it,
+`port.layouts`.
 """
 
 import json
@@ -53,8 +53,8 @@ def read_weights(path: str | os.PathLike[str], *, weights_key: str | None = None
 
     Args:
         path: a .safetensors file, a sharded one's index (.safetensors.index.json), a .bin, .pth, .pt, .tar or .ckpt
-            file of torch.save, an .npz, a file that `port convert` wrote, or a folder holding one of these. A file of
-            another ending is read if its first bytes say what it is.
+            file of torch.save, a .npz file, a file that `port convert` wrote, or a folder holding one of these. A file
+            of another ending is read if its first bytes say what it is.
         weights_key: of a checkpoint: what is taken; see `port.unwrap.take`, and docs/weights.md.
         layout: whose names and layouts the file has, one of `port.layouts.NAMES`; None for what it is recognised as.
 

@@ -35,7 +35,7 @@ def listed(args: argparse.Namespace) -> int:
             name,
             model["hf_hub_id"] if args.pretrained else _tags(model["tags"]),
             model["license"],
-            " / ".join(str(row["img_size"][0]) for row in costs),
+            " / ".join(_by(dict.fromkeys(row["img_size"])) for row in costs),  # one number for squares
             f"{costs[0]['params'] / 1e6:.2f}",
             " / ".join(f"{row['macs'] / 1e9:.2f}" for row in costs),
             " / ".join(f"{row['activations'] / 1e6:.2f}" for row in costs),
@@ -100,5 +100,5 @@ def _tags(tags: Sequence[str]) -> str:
     return " ".join([*tags[:1], *([f"+{len(tags) - 1}"] if len(tags) > 1 else [])])
 
 
-def _by(shape: Sequence[int]) -> str:
+def _by(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))

@@ -72,6 +72,12 @@ def _vit_misfits(config: ViTCfg) -> list[str]:
             f"embed_dim={config.embed_dim}; expected a multiple of {config.num_heads * multiple} "
             f"for num_heads={config.num_heads}"
         )
+    kv_heads = config.num_kv_heads if isinstance(config, EvaCfg) else None
+    if kv_heads is not None and (len(kv_heads) != config.depth or any(config.num_heads % heads for heads in kv_heads)):
+        told.append(
+            f"num_kv_heads={kv_heads}; expected one for each of the {config.depth} blocks, each a divisor of "
+            f"num_heads={config.num_heads}"
+        )
     pairs = 2 if config.mlp_layer == "swiglu_packed" else 1
     if config.mlp_hidden < 1 or config.mlp_hidden % pairs:
         expected = "an even number" if pairs == 2 else "at least 1"

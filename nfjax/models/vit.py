@@ -79,15 +79,15 @@ class VisionTransformer(ImageModel):
             [self._make_block(i, rate) for i, rate in enumerate(np.linspace(0, drop_path_rate, config.depth).tolist())]
         )
         pooled_norm = self.pool_type in self.pools_before_norm if config.fc_norm is None else config.fc_norm
-        self.norm = None if pooled_norm else config.norm()
+        self.norm = config.norm() if config.final_norm and not pooled_norm else None
         self.attn_pool = (
-            AttentionPoolLatent(dim, config.num_heads, hidden=config.mlp_hidden, norm_layer=config.norm_layer)
+            AttentionPoolLatent(dim, config.num_heads, hidden=config.mlp_hidden, norm=config.norm())
             if self.pool_type == "map"
             else None
         )
         if pooled_norm and self.pool_type == "cattokenavg":
             raise ValueError("global_pool='cattokenavg' comes after the final norm; leave out fc_norm=True.")
-        self.fc_norm = config.norm() if pooled_norm else None
+        self.fc_norm = config.norm() if config.final_norm and pooled_norm else None
         self.head = nnx.data(self._make_head(num_classes))  # data even if there is none: one may come later
 
     def _make_pos_embed(self) -> nnx.Param | None:
@@ -186,9 +186,9 @@ class VisionTransformer(ImageModel):
             x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
         else:
             x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
-        return dropout(row_major(x), self.config.pos_drop_rate, key), grid, self._rope(grid)
+        return dropout(row_major(x), self.config.pos_drop_rate, key), grid, self._rope(grid, key)
 
-    def _rope(self, grid: Grid) -> RotaryTable | None:
+    def _rope(self, grid: Grid, key: PRNGKeyArray | None) -> RotaryTable | None:
         return None
 
     def _norm(self, x: Tokens) -> Tokens:
@@ -271,8 +271,11 @@ class VisionTransformer(ImageModel):
 
     def adapt_size(self, state: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
         """Resample the position embedding to this model's grid (timm `checkpoint_filter_fn`)."""
-        prefix, old_grid = self.config.num_pos_prefix, self.config.grid(size)
-        resampled = resample_abs_pos_embed(state["pos_embed"], self.grid_size, old_grid, prefix)
+        cfg, old_grid = self.config, self.config.grid(size)
+        interpolation = cfg.pos_embed_interp
+        resampled = resample_abs_pos_embed(
+            state["pos_embed"], self.grid_size, old_grid, cfg.num_pos_prefix, interpolation
+        )
         return {**state, "pos_embed": np.asarray(resampled)}
 
     def model_args(self, own: ViTCfg) -> dict[str, Any]:

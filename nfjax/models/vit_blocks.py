@@ -18,6 +18,7 @@ from nfjax.fast import gelu
 from nfjax.nn import attention
 from nfjax.nn.attention import Attention, DiffAttention, Differential, PairedHeads, Values, merge_heads, split_heads
 from nfjax.nn.layers import LayerNorm, Linear, RmsNorm, drop_path, dropout, split_key
+from nfjax.nn.pos_embed import INTERPOLATIONS
 from nfjax.nn.vit_layers import MLPS, NORMS, POOLS, LayerScale
 from port.ranges import Choice, Range, ShareBelow1, Width
 
@@ -44,11 +45,14 @@ class ViTCfg:
     global_pool: Annotated[str, Choice(POOLS)] = "token"
     pool_include_prefix: bool = False  # whether pooling sees class token and registers too
     fc_norm: bool | None = None  # normalise after pooling, not before; None: where that is "avg", "max" or "avgmax"
+    final_norm: bool = True  # normalise after the last block or after pooling
     norm_layer: Annotated[str, Choice(tuple(NORMS))] = "layernorm"
+    norm_eps: Annotated[float, Range(0, 1)] = 1e-6  # added to the variance; in timm a part of `norm_layer`
     mlp_layer: Annotated[str, Choice(tuple(MLPS))] = "mlp"
     attn_layer: Annotated[str, Choice(("attn", "diff"))] = "attn"  # of the sequential block
     block_fn: Annotated[str, Choice(("sequential", "parallel", "diff_parallel"))] = "sequential"
     dynamic_img_size: bool = False  # take any multiple of the patch; resample the position embedding in every call
+    pos_embed_interp: Annotated[str, Choice(tuple(INTERPOLATIONS))] = "bicubic"  # of weights for another size
     pos_drop_rate: ShareBelow1 = 0.0  # dropout of the tokens that enter the blocks
     proj_drop_rate: ShareBelow1 = 0.0  # dropout inside the MLPs and after each attention
     attn_drop_rate: ShareBelow1 = 0.0  # dropout of the attention weights
@@ -71,7 +75,7 @@ class ViTCfg:
         return size[0] // self.patch_size, size[1] // self.patch_size
 
     def norm(self) -> LayerNorm | RmsNorm:
-        return NORMS[self.norm_layer](self.embed_dim)
+        return NORMS[self.norm_layer](self.embed_dim, self.norm_eps)
 
     def layer_scale(self) -> LayerScale | None:
         return LayerScale(self.embed_dim, self.init_values) if self.init_values else None

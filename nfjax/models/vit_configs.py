@@ -46,6 +46,12 @@ def _patch14(dim: int, depth: int, heads: int, registers: int, init_values: floa
     return ViTCfg(dim, depth, heads, **(options | overrides))
 
 
+def _radio(dim: int, depth: int, heads: int, registers: int, interpolation: str, **overrides: Any) -> ViTCfg:
+    """C-RADIO (2412.07679, 2601.17237): no final norm."""
+    options: dict[str, Any] = {"reg_tokens": registers, "no_embed_class": True, "final_norm": False}
+    return ViTCfg(dim, depth, heads, pos_embed_interp=interpolation, **(options | overrides))
+
+
 # Gated MLP of the giants: 2 * 4096 channels in, 4096 out.
 _GIANT = {"mlp_ratio": 2.66667 * 2, "mlp_layer": "swiglu_packed"}
 # The smallest ones, for tests: their position embedding covers the register.
@@ -72,6 +78,12 @@ VITS: dict[str, ViTCfg] = {
     "vit_large_patch14_reg1_tipsv2": _patch14(1024, 24, 16, 1, 1.0),
     "vit_so400m_patch14_reg1_tipsv2": _patch14(1152, 27, 16, 1, 1.0, mlp_ratio=4304 / 1152),
     "vit_giant_patch14_reg1_tipsv2": _patch14(1536, 40, 24, 1, 1.0, **_GIANT),
+    "vit_base_patch16_radio_v3": _radio(768, 12, 12, 7, "bilinear_corners", init_values=1e-5),
+    "vit_large_patch16_radio_v3": _radio(1024, 24, 16, 7, "bilinear", init_values=1e-5),
+    "vit_huge_patch16_radio_v3": _radio(1280, 32, 16, 7, "bilinear_corners"),
+    "vit_giant_patch16_radio_v3": _radio(1536, 40, 24, 7, "bilinear"),
+    "vit_so400m_patch16_radio_v4": _radio(1152, 27, 16, 9, "bilinear", mlp_ratio=4304 / 1152),
+    "vit_huge_patch16_radio_v4": _radio(1280, 32, 16, 9, "bilinear"),
     **{
         f"vit_{size}_patch16_{side}": ViTCfg(dim, num_heads=heads)
         for size, dim, heads in (("tiny", 192, 3), ("small", 384, 6), ("base", 768, 12))
@@ -82,14 +94,69 @@ VITS: dict[str, ViTCfg] = {
     "test_vit4": ViTCfg(96, 9, 3, mlp_ratio=3, global_pool="avg", norm_layer="rmsnorm", dynamic_img_size=True, **_TEST),
 }
 
+# DINOv3 (2508.10104), EUPE and LingBot-Vision: a class token, four registers, images of any size.
+_DINOV3: dict[str, dict[str, Any]] = {
+    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "small_plus": {"embed_dim": 384, "depth": 12, "num_heads": 6, "swiglu_mlp": True, "swiglu_align_to": 8},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+    "huge_plus": {"embed_dim": 1280, "depth": 32, "num_heads": 20, "swiglu_mlp": True, "swiglu_align_to": 8},
+    "7b": {
+        "embed_dim": 4096, "depth": 40, "num_heads": 32, "mlp_ratio": 2.0, "swiglu_mlp": True, "swiglu_align_to": 64
+    },
+    "giant": {
+        "embed_dim": 1536, "depth": 40, "num_heads": 24, "mlp_ratio": 4 * 2 / 3, "swiglu_mlp": True,
+        "swiglu_align_to": 8,
+    },
+}  # fmt: skip
+
+
+def _dinov3(size: str, qkv_bias: bool, global_pool: str = "avg") -> EvaCfg:
+    rope: dict[str, Any] = {"rope_type": "dinov3", "rope_temperature": 100.0, "rope_rotate_half": True}
+    tokens = {"class_token": True, "reg_tokens": 4, "fc_norm": False, "global_pool": global_pool}
+    common = {"qkv_bias": qkv_bias, "ref_feat_shape": None, "norm_eps": 1e-5, "dynamic_img_size": True}
+    return EvaCfg(**(_DINOV3[size] | rope | tokens | common))
+
+
+def _sapiens2(dim: int, depth: int, heads: int, kv_heads: int) -> EvaCfg:
+    """Sapiens2 (2604.21681): all but the first and the last eight blocks share keys and values between two heads."""
+    shared = tuple(heads if min(i, depth - 1 - i) < 8 else kv_heads for i in range(depth))
+    rope: dict[str, Any] = {"rope_type": "dinov3", "rope_temperature": 100.0, "rope_rotate_half": True}
+    attention: dict[str, Any] = {"attn_type": "rope", "qk_norm": True, "num_kv_heads": shared, "qkv_bias": True}
+    scale = {"init_values": 1.0, "attn_only_layer_scale": True, "norm_layer": "rmsnorm", "swiglu_mlp": True}
+    tokens = {"class_token": True, "reg_tokens": 8, "fc_norm": False, "global_pool": "token"}
+    common = {"rope_rescale_coords": 2.0, "ref_feat_shape": None, "dynamic_img_size": True}
+    return EvaCfg(dim, depth, heads, **(rope | attention | scale | tokens | common))
+
+
 EVAS: dict[str, EvaCfg] = {
-    f"vit_{size}_patch16_rope_reg{registers}_gap_256": EvaCfg(**_SBB[size], reg_tokens=registers, qkv_bias=qkv_bias)
-    for size, registers, qkv_bias in (
-        ("medium", 1, True),
-        ("mediumd", 1, False),
-        ("betwixt", 4, True),
-        ("base", 1, True),
-    )
+    "vit_base_patch16_sapiens2": _sapiens2(768, 12, 12, 6),
+    "vit_large_patch16_sapiens2": _sapiens2(1024, 24, 16, 8),
+    "vit_huge_patch16_sapiens2": _sapiens2(1280, 32, 16, 8),
+    "vit_giant_patch16_sapiens2": _sapiens2(1536, 40, 24, 12),
+    "vit_5b_patch16_sapiens2": _sapiens2(2432, 56, 32, 16),
+    **{
+        f"vit_{size}_patch16_dinov3": _dinov3(size, qkv_bias=False)
+        for size in ("small", "small_plus", "base", "large", "huge_plus", "7b")
+    },
+    **{
+        f"vit_{size}_patch16_dinov3_qkvb": _dinov3(size, qkv_bias=True)
+        for size in ("tiny", "small", "small_plus", "base", "large", "huge_plus")
+    },
+    **{
+        f"vit_{size}_patch16_lingbot": _dinov3(size, size != "giant", "token")
+        for size in ("small", "base", "large", "giant")
+    },
+    **{
+        f"vit_{size}_patch16_rope_reg{registers}_gap_256": EvaCfg(**_SBB[size], reg_tokens=registers, qkv_bias=qkv_bias)
+        for size, registers, qkv_bias in (
+            ("medium", 1, True),
+            ("mediumd", 1, False),
+            ("betwixt", 4, True),
+            ("base", 1, True),
+        )
+    },
 }
 
 
@@ -111,8 +178,8 @@ def _data(names: str, size: int, crop_pct: float = 0.95, **fields: Any) -> list[
     for tag in tags.split():
         classes = {"in12k": 11821, "in21k": 21843}.get(tag.rpartition("_")[2], 1000)
         own = {"hf_hub_id": f"timm/{architecture}.{tag}", "num_classes": classes}
-        shape = (3, size, size)
-        found.append(DataConfig(architecture, tag, input_size=shape, crop_pct=crop_pct, **(defaults | own | fields)))
+        own |= {"input_size": (3, size, size), "crop_pct": crop_pct}
+        found.append(DataConfig(architecture, tag, **(defaults | own | fields)))
     return found
 
 
@@ -120,6 +187,26 @@ _IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 _FEATURES: dict[str, Any] = {"num_classes": 0}  # published without a classifier
 _ZERO_ONE: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 _CLIP: dict[str, Any] = {"mean": CLIP_MEAN, "std": CLIP_STD}
+
+# These licences restrict the use.
+_META: dict[str, Any] = {**_IMAGENET, **_FEATURES, "license": "dinov3-license"}
+_EUPE: dict[str, Any] = {**_META, "license": "fair-noncommercial-research-license"}
+_SATELLITE: dict[str, Any] = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
+
+
+_NVIDIA: dict[str, Any] = {**_CLIP, **_FEATURES, "license": "nvidia-open-model-license"}
+
+
+def _sapiens2_data(name: str) -> list[DataConfig]:
+    own = {"input_size": (3, 1024, 768), "fixed_input_size": False, "license": "sapiens2-license"}
+    squash = {"crop_mode": "squash", "interpolation": "bilinear"}
+    return _data(name, 1024, 1.0, **_IMAGENET, **_FEATURES, **own, **squash)
+
+
+def _lingbot(name: str) -> list[DataConfig]:
+    own = {"hf_hub_id": f"belfner/{name}", "crop_mode": "squash", "interpolation": "bilinear"}
+    return _data(name, 512, 1.0, **_IMAGENET, **_FEATURES, **own)
+
 
 # The default of an architecture comes first.
 VIT_DATA: list[DataConfig] = [
@@ -157,6 +244,38 @@ VIT_DATA: list[DataConfig] = [
     *_data("vit_mediumd_patch16_rope_reg1_gap_256.sbb_in1k", 256, license="mit"),
     *_data("vit_base_patch16_rope_reg1_gap_256.sbb_in1k", 256, license="mit"),
     *_data("vit_betwixt_patch16_rope_reg4_gap_256.sbb_in1k", 256, license="mit", **_CLIP),
+    *_data("vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", 256, 1.0, **_EUPE),
+    *_data("vit_small_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_small_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", 256, 1.0, **_EUPE),
+    *_data("vit_small_plus_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_small_plus_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_base_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_base_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", 256, 1.0, **_EUPE),
+    *_data("vit_large_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_large_patch16_dinov3.sat493m", 256, 1.0, **(_META | _SATELLITE)),
+    *_data("vit_large_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_large_patch16_dinov3_qkvb.sat493m", 256, 1.0, **(_META | _SATELLITE)),
+    *_data("vit_huge_plus_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_huge_plus_patch16_dinov3_qkvb.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_7b_patch16_dinov3.lvd1689m", 256, 1.0, **_META),
+    *_data("vit_7b_patch16_dinov3.sat493m", 256, 1.0, **(_META | _SATELLITE)),
+    *_lingbot("vit_small_patch16_lingbot.robbyant"),
+    *_lingbot("vit_base_patch16_lingbot.robbyant"),
+    *_lingbot("vit_large_patch16_lingbot.robbyant"),
+    *_lingbot("vit_giant_patch16_lingbot.robbyant"),
+    *_sapiens2_data("vit_base_patch16_sapiens2.fb"),
+    *_sapiens2_data("vit_large_patch16_sapiens2.fb"),
+    *_sapiens2_data("vit_huge_patch16_sapiens2.fb"),
+    *_sapiens2_data("vit_giant_patch16_sapiens2.fb"),
+    *_sapiens2_data("vit_5b_patch16_sapiens2.fb"),
+    *_data("vit_base_patch16_radio_v3.c_radio", 512, 1.0, **_NVIDIA),
+    *_data("vit_large_patch16_radio_v3.c_radio", 512, 1.0, **_NVIDIA),
+    *_data("vit_huge_patch16_radio_v3.c_radio", 512, 1.0, **_NVIDIA),
+    *_data("vit_giant_patch16_radio_v3.c_radio", 512, 1.0, **_NVIDIA),
+    *_data("vit_so400m_patch16_radio_v4.c_radio", 512, 1.0, **_NVIDIA),
+    *_data("vit_huge_patch16_radio_v4.c_radio", 512, 1.0, **_NVIDIA),
     *_data("vit_tiny_patch16_224.augreg_in21k_ft_in1k augreg_in21k", 224, 0.9),
     *_data("vit_tiny_patch16_384.augreg_in21k_ft_in1k", 384, 1.0),
     *_data("vit_small_patch16_224.augreg_in21k_ft_in1k augreg_in1k augreg_in21k", 224, 0.9),

@@ -20,7 +20,8 @@ Tokens = Float[Array, "batch tokens dim"]
 Queries = Float[Array, "batch queries heads head_dim"]
 Keys = Float[Array, "batch keys heads head_dim"]
 Weights = Float[Array, "batch heads queries keys"]
-Heads = tuple[Float[Array, "batch tokens heads head_dim"], ...]  # of queries, keys and values
+Head = Float[Array, "batch tokens _ head_dim"]  # of queries, or of keys and values, which may be fewer
+Heads = tuple[Head, ...]  # of queries, keys and values
 PairedHeads = Float[Array, "batch tokens twice_heads half_dim"]  # two for each head of the values
 Values = Float[Array, "batch tokens heads head_dim"]
 
@@ -66,6 +67,8 @@ class Attention(nnx.Module):
         proj_std: standard deviation of the output projection's initial weights.
     """
 
+    rotate_half = False  # how rotary positions turn channels, see `rotate`
+
     def __init__(
         self,
         dim: int,
@@ -84,9 +87,14 @@ class Attention(nnx.Module):
         """Queries, keys and values."""
         return self.qkv.split(x, 3)
 
+    def normalised(self, q: Head, k: Head) -> tuple[Head, Head]:
+        """Queries and keys as they are compared, before they turn."""
+        return q, k
+
     def heads(self, x: Tokens, rope: RotaryTable | None) -> Heads:
         q, k, v = (split_heads(part, self.head_dim) for part in self.project(x))
-        return (q, k, v) if rope is None else (rotate(q, rope), rotate(k, rope), v)
+        q, k = self.normalised(q, k)
+        return (q, k, v) if rope is None else (*(rotate(a, rope, half=self.rotate_half) for a in (q, k)), v)
 
     def weights(self, x: Tokens, rope: RotaryTable | None = None) -> Float[Array, "batch heads tokens tokens"]:
         """The attention map of every head."""

@@ -8,14 +8,15 @@ from jaxtyping import Array, Float, Float64
 
 Grid = tuple[int, int]  # rows and columns of patches
 RotaryTable = Float[Array, "2 patches head_dim"]  # sines, then cosines
+Coords = Float64[np.ndarray, "patches 2"]  # of patches, row and column
 
 
 def resample_abs_pos_embed(
-    pos_embed: Any, new_grid: Grid, old_grid: Grid, num_prefix_tokens: int
+    pos_embed: Any, new_grid: Grid, old_grid: Grid, num_prefix_tokens: int, interpolation: str = "bicubic"
 ) -> Float[Array, "1 positions dim"]:
     """A learned position embedding for another grid of patches (timm `resample_abs_pos_embed`).
 
-    Bicubic with antialiasing, in float32; the result has the dtype of `pos_embed`, an array
+    By one of `INTERPOLATIONS`, in float32; the result has the dtype of `pos_embed`, an array
     `(1, num_prefix_tokens + old_h * old_w, dim)`, whose entries of prefix tokens are kept as they are.
     """
     pos_embed = jnp.asarray(pos_embed)
@@ -24,7 +25,7 @@ def resample_abs_pos_embed(
     prefix, patches = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
     dim = pos_embed.shape[-1]
     grid = patches.reshape(1, *old_grid, dim).astype(jnp.float32)
-    rows, columns = map(_bicubic, new_grid, old_grid)
+    rows, columns = map(INTERPOLATIONS[interpolation], new_grid, old_grid)
     grid = jnp.einsum("Cc,nrcd->nrCd", columns, grid, precision="highest")
     grid = jnp.einsum("Rr,nrCd->nRCd", rows, grid, precision="highest")
     return jnp.concatenate([prefix, grid.reshape(1, -1, dim).astype(pos_embed.dtype)], axis=1)
@@ -53,30 +54,88 @@ def _bicubic(new: int, old: int) -> Float[np.ndarray, "new old"]:
     return weights / weights.cumsum(axis=1)[:, -1:]
 
 
-def rotary_table(
-    grid: Grid, head_dim: int, *, temperature: float, reference_grid: Grid | None
-) -> Float64[np.ndarray, "2 patches {head_dim}"]:
-    """Sines and cosines of axial rotary position embedding (2104.09864; timm `RotaryEmbeddingCat`).
+def _bilinear(new: int, old: int) -> Float[np.ndarray, "new old"]:
+    """Weights of the old places for each new one, without antialiasing."""
+    step = np.float32(old) / np.float32(new)  # float32 as in torch, whose places are those of the pixels' centres
+    return _between(np.clip(step * (np.arange(new, dtype=np.float32) + 0.5) - 0.5, 0, old - 1), old)
 
-    The first half of a head turns with the row, the second with the column, in interleaved pairs, at
-    `head_dim / 4` frequencies per axis. Positions are scaled to the reference grid, the one of pre-training.
-    The sines come first.
+
+def _bilinear_corners(new: int, old: int) -> Float[np.ndarray, "new old"]:
+    """The same where the first and the last places are those of before (torch: `align_corners=True`)."""
+    step = np.float32(old - 1) / np.float32(max(new - 1, 1))
+    return _between(step * np.arange(new, dtype=np.float32), old)
+
+
+def _between(places: np.ndarray, old: int) -> np.ndarray:
+    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old, dtype=np.float32)))
+
+
+# "bicubic" has antialiasing.
+INTERPOLATIONS = {"bicubic": _bicubic, "bilinear": _bilinear, "bilinear_corners": _bilinear_corners}
+
+
+def scaled_positions(grid: Grid, reference: Grid | None) -> Coords:
+    """Row and column of each patch, from 0, scaled to a reference grid, the one of pre-training (timm: "cat")."""
+    reference = grid if reference is None else reference
+    return _pairs(*(np.arange(n) * (r / n) for n, r in zip(grid, reference, strict=True)))
+
+
+def centred_positions(grid: Grid) -> Coords:
+    """The centre of each patch, from -1 to 1 on both axes of the image (2508.10104; timm: "dinov3")."""
+    return _pairs(*(2 * (np.arange(n) + 0.5) / n - 1 for n in grid))
+
+
+def _pairs(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    return np.stack([part.reshape(-1) for part in np.meshgrid(rows, cols, indexing="ij")], axis=-1)
+
+
+def move_positions(coords: Any, shift: Any, jitter: Any, rescale: Any) -> Any:
+    """Positions as training sees them (timm `_apply_coord_augs`).
+
+    Args:
+        coords: `(patches, 2)`, from `centred_positions`.
+        shift: `(2,)`, added to rows and columns.
+        jitter: `(2,)`, logarithms of their factors.
+        rescale: the logarithm of a factor of both.
     """
-    bands = temperature ** -(np.arange(head_dim // 4) / (head_dim // 4))
-    reference = grid if reference_grid is None else reference_grid
-    rows, cols = (np.arange(n) * (r / n) for n, r in zip(grid, reference, strict=True))
-    turns = rows[:, None, None] * bands, cols[None, :, None] * bands
-    angles = np.concatenate([np.broadcast_to(turn, (*grid, len(bands))) for turn in turns], axis=-1)
-    pairs = np.repeat(angles.reshape(grid[0] * grid[1], -1), 2, axis=-1)
-    return np.stack([np.sin(pairs), np.cos(pairs)])
+    return (coords + shift) * jnp.exp(jitter) * jnp.exp(rescale)
+
+
+def rotary_table(coords: Any, head_dim: int, *, temperature: float, turns: float = 1.0, half: bool = False) -> Any:
+    """Sines and cosines of axial rotary position embedding (2104.09864; timm `RotaryEmbeddingCat`, `...DinoV3`).
+
+    One half of the angles of a head is by the row, the other by the column, at `head_dim / 4` frequencies each.
+
+    Args:
+        coords: `(patches, 2)`; numpy's, or jax's for positions that are drawn.
+        head_dim: channels of a head.
+        temperature: ratio of the highest to the lowest frequency, roughly.
+        turns: factor of all angles.
+        half: whether channels i and i + head_dim / 2 turn together, not neighbours; see `rotate`.
+
+    Returns:
+        Array `(2, patches, head_dim)`, float64 of numpy's coordinates; the sines come first.
+    """
+    xp = np if isinstance(coords, np.ndarray) else jnp
+    bands = turns * temperature ** -(np.arange(head_dim // 4) / (head_dim // 4))
+    angles = (coords[:, :, None] * xp.asarray(bands, coords.dtype)).reshape(len(coords), -1)
+    pairs = xp.concatenate([angles, angles], axis=-1) if half else xp.repeat(angles, 2, axis=-1)
+    return xp.stack([xp.sin(pairs), xp.cos(pairs)])
 
 
 def rotate(
-    x: Float[Array, "batch tokens heads head_dim"], table: RotaryTable
+    x: Float[Array, "batch tokens heads head_dim"], table: RotaryTable, *, half: bool = False
 ) -> Float[Array, "batch tokens heads head_dim"]:
-    """Turn the patch tokens of queries or keys by their position; prefix tokens, which come first, stay as they are."""
+    """Turn the patch tokens of queries or keys by their position; prefix tokens, which come first, stay as they are.
+
+    Neighbouring channels turn together, or with `half` a channel of the first half with one of the second.
+    """
     sin, cos = table[0][:, None], table[1][:, None]
     prefix, patches = x[:, : x.shape[1] - sin.shape[0]], x[:, x.shape[1] - sin.shape[0] :]
-    quarter_turn = jnp.stack([-patches[..., 1::2], patches[..., ::2]], axis=-1).reshape(patches.shape)
+    if half:
+        first, second = jnp.split(patches, 2, axis=-1)
+        quarter_turn = jnp.concatenate([-second, first], axis=-1)
+    else:
+        quarter_turn = jnp.stack([-patches[..., 1::2], patches[..., ::2]], axis=-1).reshape(patches.shape)
     turned = (patches * cos + quarter_turn * sin).astype(x.dtype)
     return jnp.concatenate([prefix, turned], axis=1)

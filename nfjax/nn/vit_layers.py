@@ -80,19 +80,34 @@ class SwiGLUPacked(nnx.Module):
         return dropout(self.fc2(x), self.drop, second)
 
 
+class SwiGLU(nnx.Module):
+    """Gated MLP `fc2(silu(fc1_g(x)) * fc1_x(x))`, with dropout around the last layer (2002.05202; timm `SwiGLU`)."""
+
+    def __init__(self, dim: int, hidden: int, *, drop: float = 0.0, out_std: float = 0.02):
+        self.drop = drop
+        self.fc1_g = Linear(dim, hidden)
+        self.fc1_x = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim, std=out_std)
+
+    def __call__(self, x: Tokens, key: PRNGKeyArray | None = None) -> Tokens:
+        first, second = split_key(key, 2)
+        x = dropout(silu(self.fc1_g(x)) * self.fc1_x(x), self.drop, first)
+        return dropout(self.fc2(x), self.drop, second)
+
+
 MLPS: dict[str, type[Mlp] | type[SwiGLUPacked]] = {"mlp": Mlp, "swiglu_packed": SwiGLUPacked}
 
 
 class AttentionPoolLatent(nnx.Module):
     """Pooling by attention from one learned query, then a residual MLP (timm `AttentionPoolLatent`)."""
 
-    def __init__(self, dim: int, num_heads: int, *, hidden: int, norm_layer: str):
+    def __init__(self, dim: int, num_heads: int, *, hidden: int, norm: LayerNorm | RmsNorm):
         self.head_dim = dim // num_heads
         self.latent = param((1, 1, dim), TruncatedNormal(dim**-0.5))
         self.q = Linear(dim, dim)
         self.kv = Linear(dim, 2 * dim)
         self.proj = Linear(dim, dim)
-        self.norm = NORMS[norm_layer](dim)
+        self.norm = norm
         self.mlp = Mlp(dim, hidden)
 
     def __call__(self, x: Tokens) -> Float[Array, "batch dim"]:

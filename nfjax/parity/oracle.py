@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.util
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
@@ -75,16 +76,28 @@ def build(name: str, state: Mapping[str, np.ndarray] | None = None, dtype: str |
     return model
 
 
+def load_at_size(name: str, state: Mapping[str, np.ndarray], size: tuple[int, int], **options: Any) -> Any:
+    """timm's model for images of this size with the weights of a file, as timm's own loading adapts them."""
+    from safetensors.numpy import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/model.safetensors"
+        save_file(dict(state), file)
+        options |= {"img_size": size, "pretrained_cfg_overlay": {"file": file}}
+        return timm().create_model(name, pretrained=True, **options).eval()
+
+
 def rope_table(model: Any) -> np.ndarray:
     """timm's table of rotary positions, float32, as `nfjax.nn.pos_embed.rotary_table` lays it out."""
-    return np.stack(np.split(model.rope.pos_embed.numpy(), 2, axis=-1))
+    return np.stack(np.split(model.rope.get_embed(list(model.patch_embed.grid_size)).numpy(), 2, axis=-1))
 
 
 def replace_rope_table(model: Any, table: np.ndarray) -> None:
     """Replace timm's table of rotary positions by another, `(2, patches, head_dim)`."""
     import torch
 
-    model.rope.pos_embed = torch.from_numpy(np.concatenate(list(table), axis=-1))
+    embed = torch.from_numpy(np.concatenate(list(table), axis=-1))
+    model.rope.get_embed = lambda *_, **__: embed
 
 
 @contextlib.contextmanager

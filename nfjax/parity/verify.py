@@ -84,7 +84,10 @@ def verify(
         options: changes of the architecture, made in both libraries, e.g. `depth=2`.
     """
     sizes = default_sizes(name) if sizes is None else sizes
-    registry.find(name)[0].build(**options)  # says what is wrong with an option better than timm does
+    entry = registry.find(name)[0]
+    if kv_heads := getattr(entry.config, "num_kv_heads", None):  # one for each block
+        options = {"num_kv_heads": kv_heads[: options.get("depth")]} | options
+    entry.build(**options)  # says what is wrong with an option better than timm does
     if weights is None:
         state = oracle.random_state(oracle.build(name, **options), seed)
     else:
@@ -129,7 +132,11 @@ class _Pair(NamedTuple):
         if not issubclass(registry.find(self.name)[0].family, VisionTransformer):
             return theirs, self.ours(state, dtype)
         if size != theirs.patch_embed.img_size:
-            theirs.set_input_size(img_size=size)
+            if registry.find(self.name)[0].config.pos_embed_interp == "bicubic":
+                theirs.set_input_size(img_size=size)
+            else:  # timm's loading resamples in another way than its `set_input_size`
+                loaded = oracle.load_at_size(self.name, state, size, **self.options)
+                theirs = loaded.double() if dtype == "float64" else loaded
         if dtype == "float64":
             state = {key: value.numpy() for key, value in theirs.state_dict().items()}
         ours = self.ours(state, dtype, img_size=size)

@@ -47,7 +47,8 @@ def tried(kind, seed):
                 found = "works"
             except (ValueError, OSError) as error:
                 found, message = "refused", str(error)
-                if "\n" in message.strip() and " are not those of " not in message:  # these are a list of arrays
+                # One error lists everything that is missing, unexpected or of a wrong shape, a line for each.
+                if "\n" in message.strip() and " are not those of " not in message:
                     wrong = f"not one line: {message!r:.500}"
                 elif not is_ours(error):
                     wrong = f"a library's {type(error).__name__}: {message:.300}"

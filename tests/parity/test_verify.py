@@ -33,10 +33,15 @@ KINDS = {
     "vit_medium_patch16_rope_reg1_gap_256": {"sizes": [(64, 96)], "depth": 3},
     "vit_mediumd_patch16_rope_reg1_gap_256": {"sizes": [(64, 96)], "depth": 1},  # the same without biases
     "vit_small_patch14_reg4_dinov2": {"sizes": [(42, 70)], "depth": 3},  # class token pooled, no classes
+    "vit_tiny_patch16_dinov3_qkvb": {"sizes": [(64, 96)], "depth": 2},  # positions over the image, halves turn
+    "vit_small_plus_patch16_dinov3": {"sizes": [(48, 32)], "depth": 1},  # the same with SwiGLU in two layers, no biases
+    # Normalised queries and keys, one of them shared; the MLP packed
+    "vit_base_patch16_sapiens2": {"sizes": [(32, 48)], "depth": 2, "num_kv_heads": (12, 6)},
+    "vit_base_patch16_radio_v3": {"sizes": [(32, 48)], "depth": 1},  # no final norm
     "vit_giant_patch14_reg4_dinov2": {"sizes": [(28, 42)], "depth": 1},  # SwiGLU
 }
 # Too large for the memory of a small machine: their depth is cut.
-GIANTS = {"vit_so400m_patch14_reg1_tipsv2", "vit_giant_patch14_reg1_tipsv2", "vit_giant_patch14_reg4_dinov2"}
+GIANTS = {name for name in nfjax.list_models() if any(part in name for part in ("so400m", "giant", "huge", "5b", "7b"))}
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 import nfjax
-from nfjax.nn.pos_embed import resample_abs_pos_embed, rotary_table
+from nfjax.nn.pos_embed import (
+    centred_positions,
+    move_positions,
+    resample_abs_pos_embed,
+    rotary_table,
+    scaled_positions,
+)
 from nfjax.parity import oracle
 from nfjax.parity.verify import relative
 from tests.helpers.both import double, images, logits, nchw, torch_logits
@@ -42,6 +48,8 @@ def test_position_embedding_is_resampled_like_timms(grid, prefix):
         ("vit_medium_patch16_reg4_gap_256", (224, 320)),
         ("vit_so150m2_patch16_reg1_gap_256", 224),
         ("vit_medium_patch16_rope_reg1_gap_256", (384, 320)),
+        ("vit_base_patch16_radio_v3", (64, 96)),  # bilinear, corners on corners
+        ("vit_large_patch16_radio_v3", (64, 96)),  # bilinear
     ],
     ids=str,
 )
@@ -93,6 +101,35 @@ def test_norm_stays_where_the_weights_have_it():
     theirs = oracle.build("test_vit2", state, global_pool="", fc_norm=True)
     x = images((160, 160), dtype="float32")
     assert relative(logits(ours, x), torch_logits(theirs, x)) <= 1e-5
+
+
+def test_positions_that_move_in_training_are_timms(x64):
+    """With timm's random numbers, its table; drawn here, each within its range, another one for each key."""
+    name, moves = "vit_tiny_patch16_dinov3_qkvb", {"rope_shift_coords": 0.3, "rope_jitter_coords": 1.5}
+    moves |= {"rope_rescale_coords": 2.0}
+    theirs = timm.create_model(name, depth=1, **moves).train()
+    ours = nfjax.load(name, None, depth=1, dtype="float64", init_values=1.0, **moves)
+    torch.manual_seed(0)
+    expected = np.stack(np.split(theirs.rope.get_embed([3, 5]).numpy(), 2, axis=-1))
+    torch.manual_seed(0)
+    shift, jitter, rescale = (
+        torch.empty(n).uniform_(-b, b).numpy() for n, b in ((2, 0.3), (2, np.log(1.5)), (1, np.log(2)))
+    )
+    coords = move_positions(jnp.asarray(centred_positions((3, 5))), shift, jitter, rescale)
+    table = rotary_table(coords, 64, temperature=100, turns=2 * np.pi, half=True)
+    np.testing.assert_allclose(table, expected, atol=1e-5)
+
+    draws = [ours._movement(jax.random.key(i)) for i in range(200)]
+    for part, bound in enumerate((0.3, np.log(1.5), np.log(2))):
+        values = np.stack([np.atleast_1d(draw[part]) for draw in draws])
+        assert 0.9 * bound < values.max() <= bound
+        assert -bound <= values.min() < -0.9 * bound
+        assert abs(values.mean()) < 0.2 * bound
+    x = images((32, 48))
+    evaluated, first, again, second = (ours(x, key=key) for key in (None, *map(jax.random.key, (1, 1, 2))))
+    assert np.array_equal(first, again)
+    assert relative(first, evaluated) > 1e-6
+    assert relative(first, second) > 1e-6
 
 
 def test_attention_pool_of_rotary_models(x64):
@@ -190,5 +227,5 @@ def test_rotary_table(grid):
 
     rope = RotaryEmbeddingCat(64, in_pixels=False, feat_shape=list(grid), ref_feat_shape=[16, 16])
     expected = np.stack(np.split(rope.pos_embed.numpy(), 2, axis=-1))
-    ours = rotary_table(grid, 64, temperature=10_000, reference_grid=(16, 16))
+    ours = rotary_table(scaled_positions(grid, (16, 16)), 64, temperature=10_000)
     assert np.abs(ours - expected).max() <= 2e-6

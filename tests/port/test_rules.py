@@ -9,7 +9,7 @@ from nfjax.models.registry import MODELS
 from nfjax.params import named_params
 
 # The deep ones repeat the blocks of these at the same widths; `-m slow` has them all.
-DEEP = [*(f"nfnet_f{i}" for i in range(2, 8)), "384", "448", "giant", "large", "so400m"]
+DEEP = [*(f"nfnet_f{i}" for i in range(2, 8)), "384", "448", "giant", "large", "so400m", "huge", "5b", "7b"]
 SHALLOW = [n for n in nfjax.list_models() if not any(part in n for part in DEEP)]
 
 
