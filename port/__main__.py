@@ -153,7 +153,7 @@ def inspect(args: argparse.Namespace) -> int:
 
     lines, taken = inspecting.inspect(_file(args.source), args.weights_key)
     print("\n".join(lines))
-    return 1 if taken is None else _fits(taken.arrays)
+    return 1 if taken is None else _fits(taken.arrays, args.source)
 
 
 def which(args: argparse.Namespace) -> int:
@@ -164,14 +164,14 @@ def which(args: argparse.Namespace) -> int:
     path = _file(args.source)
     taken = take(read_content(path)[0], str(path), args.weights_key)
     print("".join(f"{path}: {said}\n" for said in [taken.said()] if said), end="", file=sys.stderr)
-    return _fits(taken.arrays)
+    return _fits(taken.arrays, args.source)
 
 
-def _fits(state: Mapping[str, Any]) -> int:
+def _fits(arrays: Mapping[str, Any], source: str) -> int:
     from nfjax.which import fitting, nearest
-    from port.layouts import read_as
+    from port.inspecting import in_timms_names
 
-    state, _ = read_as(state)
+    state = in_timms_names(arrays, source)
     fits = fitting(state)
     for fit in fits:
         print(f"fits      {fit}")

@@ -80,13 +80,13 @@ def read_content(path: Path) -> tuple[Any, dict[str, str]]:
 
 
 def _read_file(path: Path) -> tuple[Any, dict[str, str]]:
-    kind = path.suffix if path.suffix in (".safetensors", *PICKLED) else _kind(path)
+    kind = path.suffix if path.suffix in (".safetensors", *PICKLED, NPZ) else _kind(path)
     if kind == ".safetensors":
         state, metadata = read_mapped(path)
         return (to_timm(state) if metadata.get("format") == FLAX_METADATA["format"] else state), metadata
     if kind in PICKLED:
         return read_pickled(path), {}
-    if path.suffix == NPZ:
+    if kind == NPZ:
         return read_npz(path), {}
     raise WeightsFileError(
         f"{path}: unknown kind of weights file {path.suffix!r}; expected .safetensors, "

@@ -10,7 +10,7 @@ import numpy as np
 
 from port.errors import LINES, WeightsError
 from port.files import FLAX_METADATA, read_content
-from port.layouts import recognise
+from port.layouts import read_as, recognise
 from port.text import counted, cut, file_size, one_line
 from port.unwrap import Taken, is_array, kind_of, refusal, take
 
@@ -44,8 +44,13 @@ def described_layout(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> 
     """Whose names and layouts these are."""
     if metadata.get("format") == FLAX_METADATA["format"]:
         return "Flax paths, read as timm's names"
-    known = recognise(arrays)
-    return "timm's" if known is None else known.title
+    layout = recognise(arrays)
+    return "timm's" if layout is None else f"{layout.title} (read as timm's names)"
+
+
+def in_timms_names(arrays: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """Arrays of these shapes, without numbers, by timm's names; a WeightsError if their layout has no place for one."""
+    return read_as({name: np.broadcast_to(np.False_, array.shape) for name, array in arrays.items()}, None, source)[0]
 
 
 def table(arrays: Mapping[str, Any]) -> list[str]:

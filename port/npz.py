@@ -1,5 +1,6 @@
 """numpy's .npz files, of any library: zip archives of arrays. What would need unpickling is refused."""
 
+import mmap
 import os
 import zipfile
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import IO, Any
 import jax.numpy as jnp
 import numpy as np
 
-from port.errors import WeightsFileError
+from port.errors import WeightsFileError, listed
+from port.haiku import KINDS, Wrong, in_shape, read_parameters
 from port.mapped import MOST
-from port.opcodes import KINDS, Wrong, in_shape, read_opcodes
 from port.paths import open_regular
 from port.text import one_line
+from port.unpickle import RefusedError
 
 ENDING = ".npz"
 # Weights compress to nine tenths; what gets this many times as large, and larger than this many bytes, is no weights.
@@ -23,7 +25,7 @@ _KEPT = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, by name; two bytes without a type, as jax saves bfloat16, are bfloat16.
 
-    DeepMind gave pickles of haiku's parameters this ending; their numbers are read too (`port.opcodes`).
+    DeepMind gave pickles of haiku's parameters this ending; their numbers are read too (`port.haiku`).
 
     Raises:
         WeightsFileError: it is damaged, holds objects, or would take much more memory than it has bytes.
@@ -34,10 +36,15 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             start = file.read(2)
             file.seek(0)
             if start[:1] == b"\x80":
-                return read_opcodes(file, size)
+                return read_parameters(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             if start != b"PK":
                 raise Wrong("it is no zip archive")
             return _read_archive(file, size)
+        except RefusedError as error:
+            raise WeightsFileError(
+                f"{path} names {listed([str(error)])}, which runs code and is no part of weights; nothing in it was "
+                f"executed. Do not trust it."
+            ) from error
         except Exception as error:  # whatever zipfile and numpy make of a damaged file
             why = one_line(str(error))[:300] or type(error).__name__
             raise WeightsFileError(

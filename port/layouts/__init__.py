@@ -82,7 +82,9 @@ def _transformers(prefix: str) -> Layout:
     def write(state: State, heads: int | None) -> dict[str, Any]:
         return convert(state, dinov2.transformers(_gated(state), prefix), title, back=True)
 
-    return Layout("transformers", title, (f"{re.escape(prefix)}embeddings\\.register_tokens$",), read, write)
+    # DINOv3 has registers of the same name, and no position embedding.
+    marks = (f"{re.escape(prefix)}embeddings\\.{name}$" for name in ("register_tokens", "position_embeddings"))
+    return Layout("transformers", title, tuple(marks), read, write)
 
 
 def _read_nfnet(state: State) -> dict[str, Any]:
