@@ -93,8 +93,8 @@ def checkpoint(
         raise ValueError(
             f"the checkpoint of step {described.step} is not of a {meta['architecture']} as nfjax has it now."
         )
-    args = {"model": meta["architecture"], "num_classes": meta["num_classes"]} | _images(config, meta)
-    args |= optimizer_options(config) | {name: value for name, value in options(config).items() if value is not None}
+    args = _model_options(config, meta) | optimizer_options(config)
+    args |= {name: value for name, value in options(config).items() if value is not None}
     args["model_ema"] = bool(average)
     content: dict[str, Any] = {
         "epoch": described.step // per_epoch - 1,
@@ -148,24 +148,34 @@ def _optimizer(
     return {"state": {position[path]: values for path, values in state.items() if values}, "param_groups": rows}
 
 
-def _images(config: Config, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What timm's train.py must be told of the images to take the same model."""
-    size = config.data.image_size
-    batch = config.data.batch_size // config.grad_accum_steps
-    found = {"batch_size": batch, "grad_accum_steps": config.grad_accum_steps, "bce_loss": config.loss.name == "bce"}
-    return found | ({"img_size": size} if size else {})
+def _model_options(config: Config, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's train.py must be told to make the same model, for batches of the same images."""
+    images = {name: meta["pretrained_cfg"][name] for name in ("input_size", "mean", "std")}
+    batch = {
+        "batch_size": config.data.batch_size // config.grad_accum_steps,
+        "grad_accum_steps": config.grad_accum_steps,
+    }
+    model = {"model": meta["architecture"], "num_classes": meta["num_classes"]}
+    model["model_kwargs"] = meta.get("model_args", {})
+    return model | images | batch | {"bce_loss": config.loss.name == "bce"}
 
 
 def _command(args: argparse.Namespace, out: Path) -> str:
-    """timm's train.py with these options, as far as they are not its defaults' opposite."""
+    """timm's train.py with these options."""
     words = ["train.py", "DATA", "--resume", str(out)]
     for name, value in vars(args).items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words += [flag] if value else []
+        if isinstance(value, dict):
+            values = [f"{key}={one}" for key, one in value.items()]
         else:
-            words += [flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+            values = [_text(one) for one in (value if isinstance(value, list | tuple) else [value])]
+        if value is True or (values and value is not False):
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else values)]
     return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    """A number as argparse takes it, whether it wants a whole one or not."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _of_torch(content: Any) -> Any:

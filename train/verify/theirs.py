@@ -63,13 +63,17 @@ class Theirs:
             if optim.clip_grad:
                 clipped = model_parameters(self.model, exclude_head="agc" in optim.clip_mode)
                 dispatch_clip_grad(clipped, optim.clip_grad, optim.clip_mode)
-            self.optimizer.step()
-            self.done += 1
-            if self.ema:
-                self.ema.update(self.model, step=self.done)
-            self._reschedule()
+            self.step()
             losses.append(loss.item())
         return losses
+
+    def step(self) -> None:
+        """A step with the gradients that there are."""
+        self.optimizer.step()
+        self.done += 1
+        if self.ema:
+            self.ema.update(self.model, step=self.done)
+        self._reschedule()
 
     def save(self, path: Path) -> None:
         """Write the checkpoint that train.py writes after an epoch."""

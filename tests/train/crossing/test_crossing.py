@@ -1,118 +1,25 @@
 """A change of framework in mid-run equals timm's run without a break: parameters, optimiser and average, in float64."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 import torch
 
-import nfjax
-from nfjax.parity import oracle
-from nfjax.saving import hub_config
-from train import data
-from train.checkpoints.manager import Checkpoints
-from train.crossing.reading import resumed
-from train.experiment import build
-from train.machine.mesh import put_batch
-from train.step import make_train_step
-from train.to_timm import main
+import port
+from tests.helpers.crossing import ROWS, SIZE, SMALL, STEPS, Ours, assert_same_run, batches, case, random_state
+from train.config import Config, Data, Model, Optim, Schedule
+from train.optim.optimizer import KINDS
 from train.verify.theirs import Theirs
 from train.verify.training import RECIPES
-
-oracle.timm()
-
-STEPS = 5  # of an epoch, with each framework
-TOLERANCE = 1e-9
-ROWS, SIZE = 2, 16  # images of a batch, and their side: unoptimised convolutions of float64 take their time
-SMALL = {"test_nfnet": {"depths": (1,), "channels": (32,)}, "test_vit2": {"depth": 1, "img_size": SIZE}}
-
-
-class Ours:
-    """A run of ours on the same batches; its experiment is compiled once."""
-
-    def __init__(self, config, start, options, batches):
-        model = nfjax.load(config.model.name, weights=start, dtype="float64", **options)
-        images, labels = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
-        epoch = data.Arrays(images, labels, tuple(map(str, range(model.num_classes))))
-        dataset = data.load_dataset(config.data, model.data_config, images=(epoch, epoch))
-        self.experiment = build(config, model=model, dataset=dataset, devices=jax.devices()[:1])
-        self.step = make_train_step(self.experiment)
-
-    def resumed(self, path):
-        model = dataclasses.replace(self.experiment.config.model, resume_timm=str(path))
-        config = dataclasses.replace(self.experiment.config, model=model)
-        return resumed(dataclasses.replace(self.experiment, config=config))
-
-    def train(self, state, batches):
-        for batch in batches:
-            state, _ = self.step(state, put_batch(self.experiment.mesh, batch))
-        return state
-
-    def to_timm(self, state, folder):
-        """Through a checkpoint of a run and the command."""
-        meta = {"data": {"images": ROWS * STEPS}, "model": hub_config(self.experiment.model)}
-        config = self.experiment.config
-        with Checkpoints(folder, config.checkpoint) as checkpoints:
-            checkpoints.save(state, meta, {"top1": 0.5})
-        (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
-        file = folder / "crossed.pth.tar"
-        assert main([str(folder), str(file)]) == 0
-        return file
-
-
-def case(name):
-    """The config, the model's options, its weights, and the batches of two epochs."""
-    recipe = RECIPES[name]
-    small = "test_nfnet" if name == "sgd" else "test_vit2"
-    config = dataclasses.replace(
-        recipe.config,
-        epochs=2,
-        model=dataclasses.replace(recipe.config.model, name=small, dtype="float64"),
-        data=dataclasses.replace(recipe.config.data, image_size=SIZE, batch_size=ROWS),
-    )
-    rng = np.random.default_rng(0)
-    batches = [
-        {"image": rng.integers(0, 256, (ROWS, SIZE, SIZE, 3), np.uint8), "label": rng.integers(0, 1000, ROWS)}
-        for _ in range(2 * STEPS)
-    ]
-    return config, SMALL[small], oracle.random_state(oracle.build(small, **SMALL[small])), batches
-
-
-def difference(found, expected):
-    """The largest difference of two checkpoints, relative to each array's largest number; what is no array is equal."""
-    if isinstance(expected, torch.Tensor):
-        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
-        return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        return max(difference(found[key], expected[key]) for key in expected)
-    assert found == expected
-    return 0.0
-
-
-def assert_same_run(file, expected):
-    """The checkpoint of a run in two frameworks, and timm's own."""
-    found = torch.load(file, weights_only=False)
-    keys = [key for key in ("state_dict", "state_dict_ema", "optimizer") if key in expected]
-    assert [key in found for key in keys] == [True] * len(keys)
-    for key in ("state_dict", "state_dict_ema"):
-        if key in expected:
-            assert difference(found[key], expected[key]) <= TOLERANCE, key
-    ours, theirs = found["optimizer"], expected["optimizer"]
-    assert difference(dict(sorted(ours["state"].items())), dict(sorted(theirs["state"].items()))) <= TOLERANCE
-    for mine, group in zip(ours["param_groups"], theirs["param_groups"], strict=True):
-        assert mine["params"] == group["params"]
-        for key in ("lr", "initial_lr", "lr_scale", "weight_decay"):
-            assert (key in mine) == (key in group), key
-            assert mine.get(key, 0) == pytest.approx(group.get(key, 0), rel=TOLERANCE), key
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_both_ways(name, tmp_path, x64, capsys):
-    config, options, start, batches = case(name)
-    first, second = batches[:STEPS], batches[STEPS:]
+    config, options, start, both = case(name)
+    first, second = both[:STEPS], both[STEPS:]
     with jax.default_matmul_precision("highest"):
         whole = Theirs(config, start, options, STEPS)
         whole.train(first)
@@ -125,10 +32,8 @@ def test_both_ways(name, tmp_path, x64, capsys):
         state, said = ours.resumed(tmp_path / "half.pth.tar")
         assert said.startswith(f"continues {tmp_path / 'half.pth.tar'}: epoch 1, {name} with ")
         assert said.endswith("moving average") == bool(config.ema.decay)
-        (tmp_path / "one").mkdir()
         assert_same_run(ours.to_timm(ours.train(state, second), tmp_path / "one"), expected)
 
-        (tmp_path / "two").mkdir()
         file = ours.to_timm(ours.train(ours.experiment.init(), first), tmp_path / "two")
         told = capsys.readouterr().out
         assert f"after epoch 1 (step {STEPS}), {name}" in told
@@ -137,3 +42,55 @@ def test_both_ways(name, tmp_path, x64, capsys):
         theirs.train(second)
         theirs.save(tmp_path / "back.pth.tar")
         assert_same_run(tmp_path / "back.pth.tar", expected)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS.keys() - RECIPES))
+def test_other_optimisers(name, tmp_path, x64, monkeypatch):
+    """Two steps with given gradients in each framework."""
+    from timm.optim import muon
+
+    exact = muon.zeropower_via_newtonschulz  # which takes bfloat16
+    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", lambda *a, **k: exact(*a, **k, dtype=torch.float64))
+    config = Config(
+        epochs=2,
+        model=Model("test_vit2", dtype="float64"),
+        data=Data(image_size=SIZE, batch_size=ROWS),
+        optim=Optim(name, lr=1e-3, weight_decay=0.05),
+        schedule=Schedule("cosine", min_lr=1e-4),
+    )
+    options, start = SMALL["test_vit2"], random_state("test_vit2")
+    rng = np.random.default_rng(0)
+    grads = [{key: rng.standard_normal(value.shape) for key, value in start.items()} for _ in range(4)]
+
+    def theirs(run, steps):
+        for given in steps:
+            for key, parameter in run.model.named_parameters():
+                parameter.grad = torch.from_numpy(given[key].copy())
+            run.step()
+        return run
+
+    ours = Ours(config, start, options, batches(2))
+
+    @jax.jit
+    def step(state, given):
+        rate = ours.experiment.learning_rate(state.step)
+        updates, moments = ours.experiment.tx.update(given, state.opt_state, state.params, learning_rate=rate)
+        params = optax.apply_updates(state.params, updates)
+        return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=moments)
+
+    def mine(state, steps):
+        for given in steps:
+            state = step(state, port.to_flax(given))
+        return state
+
+    whole = theirs(Theirs(config, start, options, 2), grads[:2])
+    whole.save(tmp_path / "half.pth.tar")
+    theirs(whole, grads[2:]).save(tmp_path / "whole.pth.tar")
+    expected = torch.load(tmp_path / "whole.pth.tar", weights_only=False)
+
+    state, _ = ours.resumed(tmp_path / "half.pth.tar")
+    assert_same_run(ours.to_timm(mine(state, grads[2:]), tmp_path / "one"), expected)
+
+    file = ours.to_timm(mine(ours.experiment.init(), grads[:2]), tmp_path / "two")
+    theirs(Theirs(config, start, options, 2, resume=file), grads[2:]).save(tmp_path / "back.pth.tar")
+    assert_same_run(tmp_path / "back.pth.tar", expected)
