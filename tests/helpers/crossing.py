@@ -25,7 +25,10 @@ oracle.timm()
 STEPS = 5  # of an epoch, with each framework
 TOLERANCE = 1e-9
 ROWS, SIZE = 2, 16  # images of a batch, and their side: unoptimised convolutions of float64 take their time
-SMALL = {"test_nfnet": {"depths": (1,), "channels": (32,)}, "test_vit2": {"depth": 1, "img_size": SIZE}}
+SMALL = {
+    "test_nfnet": {"depths": (1,), "channels": (32,), "stem_chs": 32, "num_classes": 10},
+    "test_vit2": {"depth": 1, "img_size": SIZE, "num_classes": 10},
+}
 
 
 class Ours:
@@ -33,24 +36,26 @@ class Ours:
 
     def __init__(self, config, start, options, batches):
         self.images = ROWS * len(batches)
-        model = nfjax.load(config.model.name, weights=start, dtype="float64", **options)
+        model = nfjax.load(config.model.name, weights=start, dtype=config.model.dtype, **options)
         images, labels = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
         epoch = data.Arrays(images, labels, tuple(map(str, range(model.num_classes))))
         dataset = data.load_dataset(config.data, model.data_config, images=(epoch, epoch))
         self.experiment = build(config, model=model, dataset=dataset, devices=jax.devices()[:1])
         self.step = make_train_step(self.experiment)
 
-    def resumed(self, path):
-        model = dataclasses.replace(self.experiment.config.model, resume_timm=str(path))
-        config = dataclasses.replace(self.experiment.config, model=model)
-        return resumed(dataclasses.replace(self.experiment, config=config))
+    def resumed(self, path, **changes):
+        """What continues a file of timm's, where `changes` replace sections of the config."""
+        config = dataclasses.replace(self.experiment.config, **changes)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, resume_timm=str(path)))
+        e = self.experiment
+        return resumed(build(config, model=e.model, dataset=e.dataset, devices=jax.devices()[:1]))
 
     def train(self, state, batches):
         for batch in batches:
             state, _ = self.step(state, put_batch(self.experiment.mesh, batch))
         return state
 
-    def to_timm(self, state, folder):
+    def to_timm(self, state, folder, status=0):
         """Through a checkpoint of a run and the command."""
         folder.mkdir()
         meta = {"data": {"images": self.images}, "model": hub_config(self.experiment.model)}
@@ -59,7 +64,7 @@ class Ours:
             checkpoints.save(state, meta, {"top1": 0.5})
         (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
         file = folder / "crossed.pth.tar"
-        assert main([str(folder), str(file)]) == 0
+        assert main([str(folder), str(file)]) == status
         return file
 
 
@@ -84,7 +89,7 @@ def random_state(small):
 def batches(count):
     rng = np.random.default_rng(0)
     return [
-        {"image": rng.integers(0, 256, (ROWS, SIZE, SIZE, 3), np.uint8), "label": rng.integers(0, 1000, ROWS)}
+        {"image": rng.integers(0, 256, (ROWS, SIZE, SIZE, 3), np.uint8), "label": rng.integers(0, 10, ROWS)}
         for _ in range(count)
     ]
 

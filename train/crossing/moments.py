@@ -55,7 +55,8 @@ def read_moments(
     owner = {path: index for group, own in pairs for index, path in zip(group["params"], own.paths, strict=True)}
     state = {path: states.get(owner[path], {}) for path in order}
     arrays = _arrays(config.optim.name, state, like, source)
-    return arrays, _count(ROWS[config.optim.name].count, groups, state, source)
+    counting = any(leaf(target)[0] == "count" for target in like)
+    return arrays, _count(ROWS[config.optim.name].count, groups, state, source) if counting else None
 
 
 def _parts(found: Any, source: str) -> tuple[list[Any], dict[int, dict[str, Any]]]:
@@ -143,8 +144,11 @@ def _arrays(name: str, state: Mapping[str, Any], like: Mapping[str, Any], source
 
 def _count(where: str, groups: Sequence[Any], state: Mapping[str, Any], source: str) -> int | None:
     """The steps that the optimiser has done; None where it does not count."""
-    places = {"group": groups, "parameter": [*state.values()], "": []}[where]
-    values = {f"{COUNT} {i}": place[COUNT] for i, place in enumerate(places) if COUNT in place}
+    adams = [values for values in state.values() if not values.get(ROUTE)]
+    places = {"group": groups, "parameter": adams, "": []}[where]
+    if absent := [i for i, place in enumerate(places) if COUNT not in place]:
+        raise ValueError(f"{source}: its optimiser has no {COUNT} in {len(absent)} of {len(places)} places.")
+    values = {f"{COUNT} {i}": place[COUNT] for i, place in enumerate(places)}
     tensors = state_in(tensors, source) if (tensors := {k: v for k, v in values.items() if is_array(v)}) else {}
     counts = {array.item() if array.size == 1 else -1 for array in tensors.values()}
     counts |= {value if isinstance(value, int | float) else -1 for key, value in values.items() if key not in tensors}

@@ -138,8 +138,9 @@ def _weights(
 def _position(experiment: Experiment, content: Mapping[Any, Any], path: Path) -> tuple[int, int]:
     """How many epochs were done, and how many of our steps those are."""
     epoch, version = content["epoch"], content.get("version", 1)
-    if type(epoch) is not int or type(version) is not int or epoch < 0:
-        raise WeightsFileError(f"{path}: epoch={shown(epoch)} and version={shown(version)} are no counts.")
+    if type(epoch) is not int or epoch < 0 or type(version) is not int or version not in (1, 2):
+        found = f"epoch={shown(epoch)}, version={shown(version)}"
+        raise WeightsFileError(f"{path}: {found}; expected a count, and 1 or 2, as timm writes them.")
     epochs = epoch + (version > 1)  # which epoch it was; older files have the next one
     total = experiment.learning_rate.total_steps
     if epochs * experiment.steps_per_epoch >= total:
