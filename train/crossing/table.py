@@ -117,8 +117,7 @@ def own_settings(optim: Optim) -> dict[str, Any]:
 def options(config: Config) -> dict[str, Any]:
     """`ARGS` as timm's train.py would be given them; None for those that are off."""
     used = [name for name in ARGS if name not in NEEDS or _field(config, NEEDS[name])]
-    found = {name: _field(config, ARGS[name]) for name in used}
-    return found | ({"sched": "none"} if found["sched"] == "constant" else {})
+    return {name: _field(config, ARGS[name]) for name in used}
 
 
 def optimizer_options(config: Config) -> dict[str, Any]:
