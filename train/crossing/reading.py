@@ -18,7 +18,7 @@ from nfjax.models.registry import MODELS
 from port.errors import WeightsFileError, check_strict, listed
 from port.files import read_content
 from port.paths import no_weights, user_path
-from port.text import one_line
+from port.text import counted, one_line
 from port.unpickle import StandIn
 from port.unwrap import kind_of, state_in
 from train.checkpoints.files import flatten
@@ -73,7 +73,8 @@ def resumed(experiment: Experiment) -> tuple[State, str]:
     said = f"continues {path}: epoch {epochs}, {config.optim.name}{f' with {kinds}' if kinds else ''}"
     said += ", moving average" if averaged else ""
     if count != step:
-        said += f". Its optimiser has done {count} steps; {epochs} epochs are {step} here, where the schedule goes on"
+        said += f". Its optimiser has done {count} steps, and {counted(epochs, 'epoch')} of this run {'is' if epochs == 1 else 'are'} {step}"
+        said += ", where the schedule goes on"
     return jax.tree.unflatten(structure, list(current.values())), said + _differences(config, args)
 
 

@@ -68,7 +68,7 @@ def test_what_is_said(case, tmp_path):
     state, said = resumed(case, path, older, epochs=9, data={"batch_size": 1})
     assert said == (
         f"continues {path}: epoch 1, adamw with exp_avg and exp_avg_sq, moving average. Its optimiser has done 2 "
-        "steps; 1 epochs are 4 here, where the schedule goes on. Its train.py had epochs=3 and not 9: the "
+        "steps, and 1 epoch of this run is 4, where the schedule goes on. Its train.py had epochs=3 and not 9: the "
         "config's values are what counts from here on"
     )
     assert int(state.step) == 4
