@@ -20,6 +20,8 @@ class Model:
         name: model name, also "hf-hub:ORG/NAME" or "local-dir:PATH".
         weights: "pretrained"; the path of a file, of a folder or of another run; None to start from fresh weights.
         weights_key: which weights of a training checkpoint: "state_dict" for the raw ones; None for the averaged ones.
+        resume_timm: a training checkpoint of timm's train.py that a new run continues, instead of beginning with
+            `weights`: weights, optimiser, moving average, epoch. Once the run has checkpoints of its own, those count.
         num_classes: outputs; None for as many as the data set has.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block.
@@ -30,6 +32,7 @@ class Model:
     name: str = "test_nfnet"
     weights: str | None = None
     weights_key: str | None = None
+    resume_timm: str | None = None
     num_classes: Count | None = None
     drop_rate: ShareBelow1 = 0.0
     drop_path_rate: ShareBelow1 = 0.0

@@ -158,7 +158,7 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
             f"model.num_classes={classes} is fewer than the {dataset.num_classes} classes that {config.data.name} has "
             "labels of."
         )
-    weights: Any = options.weights
+    weights: Any = None if options.resume_timm else options.weights  # the loop puts that file's in
     if weights is not None and (user_path(weights) / "checkpoints").is_dir():
         weights = run_weights(user_path(weights))
     model = nfjax.load(

@@ -20,6 +20,7 @@ from train.checkpoints.files import best_first, load_weights
 from train.checkpoints.manager import Checkpoints
 from train.cli.options import Profile
 from train.config import Config
+from train.crossing.reading import resumed
 from train.data.broken import require_images
 from train.experiment import Experiment, build
 from train.machine.interrupt import Interrupt
@@ -142,8 +143,12 @@ class _Run:
         return RunResult(self.scores["test_top1"], self.scores["test_top5"], self.total, self.workdir)
 
     def _first_state(self) -> State:
-        """The newest checkpoint, or the state before the first step."""
+        """The newest checkpoint, or the state before the first step; of a run that began with timm, the one there."""
         restored = self.checkpoints.restore(self.experiment.state_shapes, self.screen.print)
+        if restored is None and self.config.model.resume_timm:
+            state, said = resumed(self.experiment)
+            self.screen.print(said)
+            return state
         if restored is None:
             return self.experiment.init()
         state, meta = restored

@@ -25,6 +25,7 @@ COMMANDS = {
     "train": _training("train a model, or go on with a run", "main:main", "cli.completion:options"),
     "evaluate": _training("accuracy of models on images", "evaluate:main", "evaluation.options:options"),
     "average": _training("average checkpoints of a run into one model", "average:main", "average:options"),
+    "to-timm": _training("a run's checkpoint for timm's train.py", "to_timm:main", "to_timm:options"),
     "curves": _training("curves of runs as a picture", "curves:main", "curves:options"),
     "inspect": _training("look through a data set", "data.__main__:inspect", "data.__main__:options"),
     "verify-training": _training(

@@ -17,6 +17,7 @@ from nfjax.models.vit import VisionTransformer
 from nfjax.nn.attention import Differential
 from nfjax.params import named_params
 from nfjax.parity import oracle
+from train.crossing.order import torch_order
 
 timm = oracle.timm()
 NAMES = nfjax.list_models()
@@ -79,6 +80,8 @@ def test_parameters_features_and_bookkeeping(name):
     entry = MODELS[name]
     ours = entry.build(drop_path_rate=0.2)  # shapes only: nothing is allocated
     assert shapes_of(ours) == {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
+    order = port.timm_shapes({path: named_params(ours)[path].get_value().shape for path in torch_order(ours)})
+    assert list(order) == [name for name, _ in theirs.named_parameters()]
     assert ours.num_features == theirs.num_features
     assert ours.head_hidden_size == theirs.head_hidden_size
     for tap, info in zip(ours.feature_info, theirs.feature_info, strict=True):

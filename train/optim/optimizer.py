@@ -126,7 +126,6 @@ def _with_frozen(
 def _chain(optim: Optim, treatments: Treatments) -> optax.GradientTransformationExtraArgs:
     require_name("optim.name", optim.name, KINDS)
     kind = KINDS[optim.name]
-    eps = kind.eps if optim.eps is None else optim.eps
     decay = {path: treatment.weight_decay for path, treatment in treatments.items()}
     scale = {path: treatment.lr_scale for path, treatment in treatments.items()}
     coupled = kind.decay == "coupled" and not optim.decoupled_decay
@@ -134,11 +133,17 @@ def _chain(optim: Optim, treatments: Treatments) -> optax.GradientTransformation
     return optax.chain(
         MODES[optim.clip_mode](optim.clip_grad, treatments) if optim.clip_grad else optax.identity(),
         add_decay(decay) if coupled else optax.identity(),
-        kind.direction(Settings(optim.momentum, optim.betas or kind.betas, eps, decay)),
+        kind.direction(settings(optim, decay)),
         _descend(scale),
         momentum(optim.momentum) if kind.late_momentum else optax.identity(),
         _shrink(decay, scale) if decoupled else optax.identity(),
     )
+
+
+def settings(optim: Optim, decay: Mapping[str, float]) -> Settings:
+    """What the config says, and the optimiser's own where it says nothing."""
+    kind = KINDS[optim.name]
+    return Settings(optim.momentum, optim.betas or kind.betas, kind.eps if optim.eps is None else optim.eps, decay)
 
 
 def _descend(scale: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:

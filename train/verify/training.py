@@ -7,7 +7,7 @@ and moving average, set up from the same config as its training script would. Im
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +20,8 @@ from train import data
 from train.config import Config, Data, Ema, Loss, Model, Optim, Schedule
 from train.experiment import build
 from train.machine.mesh import put_batch
-from train.optim.optimizer import base_lr
 from train.step import make_train_step
+from train.verify.theirs import Theirs
 
 TOLERANCE = 1e-9
 EPOCHS = 4
@@ -181,51 +181,8 @@ def _ours(config: Config, start: Mapping[str, np.ndarray], options: Any, batches
 
 def _theirs(config: Config, start: Mapping[str, np.ndarray], options: Any, batches: Any, per_epoch: int) -> Any:
     """Losses, parameters and averages by timm name, as timm's training script gets them from the same config."""
-    import torch
-    from timm.models import model_parameters
-    from timm.optim import create_optimizer_v2
-    from timm.scheduler import create_scheduler_v2
-    from timm.utils import ModelEmaV3, dispatch_clip_grad
-
-    model = oracle.build(config.model.name, start, "float64", **options).requires_grad_(True)
-    cfg, optim, schedule = model.pretrained_cfg, config.optim, config.schedule
-    same = {name: getattr(optim, name) for name in ("weight_decay", "momentum", "layer_decay")}
-    optimizer = create_optimizer_v2(model, optim.name, lr=base_lr(optim, config.data.batch_size), **same)
-    same = {name: getattr(schedule, name) for name in ("warmup_epochs", "warmup_prefix", "warmup_lr", "min_lr")}
-    times = {"num_epochs": config.epochs, "step_on_epochs": not schedule.on_updates, "updates_per_epoch": per_epoch}
-    scheduler, _ = create_scheduler_v2(optimizer, schedule.name, **times, **same)
-    loss_fn = _timm_loss(config.loss)
-    ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup) if config.ema.decay else None
-    mean, std = torch.tensor(cfg["mean"], dtype=torch.float64), torch.tensor(cfg["std"], dtype=torch.float64)
-    losses = []
-    for i, batch in enumerate(batches, start=1):
-        images = (torch.from_numpy(batch["image"]).double() / 255 - mean) / std
-        loss = loss_fn(model(images.permute(0, 3, 1, 2)), torch.from_numpy(batch["label"]))
-        optimizer.zero_grad()
-        loss.backward()
-        if optim.clip_grad:
-            clipped = model_parameters(model, exclude_head="agc" in optim.clip_mode)
-            dispatch_clip_grad(clipped, optim.clip_grad, optim.clip_mode)
-        optimizer.step()
-        if ema:
-            ema.update(model, step=i)
-        scheduler.step_update(i)
-        if i % per_epoch == 0:
-            scheduler.step(i // per_epoch)
-        losses.append(loss.item())
-
-    def state(module: Any) -> dict[str, np.ndarray]:
-        return {key: value.detach().numpy() for key, value in module.named_parameters()}
-
-    return {"losses": losses, "params": state(model), "ema": state(ema.module) if ema else {}}
-
-
-def _timm_loss(loss: Loss) -> Callable[..., Any]:
-    from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
-
-    if loss.name == "bce":
-        return BinaryCrossEntropy(loss.smoothing, loss.bce_target_thresh, sum_classes=loss.bce_sum)
-    return LabelSmoothingCrossEntropy(loss.smoothing)
+    theirs = Theirs(config, start, options, per_epoch)
+    return {"losses": theirs.train(batches), **theirs.state()}
 
 
 def run(recipes: Sequence[str], *, steps: int, small: bool, seed: int) -> int:

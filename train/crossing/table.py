@@ -1,0 +1,145 @@
+"""What torch and timm call the state and the settings of the optimisers that both sides have: short tables."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from train.config import Config, Optim
+from train.optim.optimizer import base_lr, settings
+
+# What an optimiser remembers of a parameter: ours, the field of an optax state, and torch's.
+FIELDS = {
+    "trace": "momentum_buffer",
+    "mean": "momentum_buffer",  # of muon
+    "mu": "exp_avg",
+    "nu": "exp_avg_sq",
+    "square": "square_avg",
+}
+COUNT = "step"  # torch's `count`, of each parameter or of each group
+ROUTE = "use_muon"  # timm's note which half of Muon a parameter belongs to
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One optimiser.
+
+    Attributes:
+        fixed: settings of torch's parameter groups that are built into ours.
+        own: those that the config has, of momentum, betas and eps.
+        marks: settings by which its groups are told from those of others, where nothing names the optimiser.
+        count: where torch counts steps: "parameter", "group" or "", nowhere.
+        sign: of torch's `momentum_buffer` relative to ours.
+        other: settings that torch must find in a file, whatever they are.
+    """
+
+    fixed: Mapping[str, Any]
+    own: tuple[str, ...]
+    marks: tuple[str, ...]
+    count: str = ""
+    sign: int = 1
+    other: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_UP = {"maximize": False}
+_PLAIN = {"caution": False, "corrected_weight_decay": False}
+_SGD = {"dampening": 0} | _UP
+_MUON = {
+    "ns_steps": 5, "ns_coefficients": "quintic", "safety_factor": 1.0, "adjust_lr_fn": "match_rms_adamw",
+    "conv_mode": "flatten", "fallback_lr_scale": 1.0, "algo": "muon", "scale_eps": False, "use_fallback": False,
+}  # fmt: skip
+_LAMB = {
+    "bias_correction": True, "grad_averaging": True, "max_grad_norm": 1.0, "trust_clip": False, "always_adapt": False,
+    "decoupled_decay": False,
+}  # fmt: skip
+_RMS = {"alpha": 0.9, "centered": False, "decoupled_decay": False, "lr_in_momentum": True}
+_MUON_OTHER = {"normalize_spatial": True, "verbose": False}  # of another convolution mode, and of the log
+_ADAM = ("betas", "eps")
+
+ROWS: dict[str, Row] = {
+    "sgd": Row({"nesterov": True} | _SGD, ("momentum",), ("nesterov",)),
+    "momentum": Row({"nesterov": False} | _SGD, ("momentum",), ("nesterov",)),
+    "adamw": Row(
+        {"amsgrad": False, "decoupled_weight_decay": True} | _UP, _ADAM, ("amsgrad", "decoupled_weight_decay"),
+        count="parameter",
+    ),
+    "nadamw": Row({"clipping_threshold": None} | _PLAIN | _UP, _ADAM, ("caution", "eps"), count="parameter"),
+    "lamb": Row(_LAMB | _PLAIN, _ADAM, ("trust_clip",), count="group"),
+    "rmsproptf": Row(_RMS | _PLAIN, ("momentum", "eps"), ("lr_in_momentum",), count="parameter", sign=-1),
+    "lion": Row(_PLAIN | _UP, ("betas",), ("betas", "caution")),
+    "muon": Row({"nesterov": False} | _MUON, ("momentum", *_ADAM), ("ns_steps",), "parameter", other=_MUON_OTHER),
+    "nmuon": Row({"nesterov": True} | _MUON, ("momentum", *_ADAM), ("ns_steps",), "parameter", other=_MUON_OTHER),
+}  # fmt: skip
+
+# Settings of groups that decide how something is computed, not what; or that are compared by themselves.
+FREE = {
+    *("params", "lr", "initial_lr", "lr_scale", "weight_decay"),
+    *("foreach", "fused", "capturable", "differentiable", "max_lr_snapshot", COUNT),
+}
+
+# Options of timm's train.py, in its `args`, and the fields that mean the same.
+ARGS = {
+    "epochs": "epochs", "sched": "schedule.name", "sched_on_updates": "schedule.on_updates",
+    "warmup_epochs": "schedule.warmup_epochs", "warmup_lr": "schedule.warmup_lr",
+    "warmup_prefix": "schedule.warmup_prefix", "min_lr": "schedule.min_lr",
+    "cooldown_epochs": "schedule.cooldown_epochs", "model_ema_decay": "ema.decay", "model_ema_warmup": "ema.warmup",
+    "clip_grad": "optim.clip_grad", "clip_mode": "optim.clip_mode", "smoothing": "loss.smoothing",
+    "drop": "model.drop_rate", "drop_path": "model.drop_path_rate", "mixup": "mix.mixup", "cutmix": "mix.cutmix",
+    "reprob": "mix.reprob",
+}  # fmt: skip
+# Those that mean nothing unless another one is on.
+NEEDS = {"model_ema_decay": "ema.decay", "model_ema_warmup": "ema.decay", "clip_mode": "optim.clip_grad"}
+
+
+def require_counterpart(config: Config) -> None:
+    """Raise a ValueError, naming the field, for what timm's train.py has no counterpart of."""
+    optim = config.optim
+    without = {
+        "optim.freeze": optim.freeze,
+        "optim.groups": optim.groups,
+        "optim.decoupled_decay": optim.decoupled_decay,
+        "optim.decay_rule='deepmind'": optim.decay_rule != "timm",
+        "schedule.name='plateau'": config.schedule.name == "plateau",
+    }
+    if found := [field for field, value in without.items() if value]:
+        raise ValueError(
+            f"{', '.join(found)}: timm's train.py has no counterpart, and its checkpoints no place for that. Weights "
+            "alone can be carried over: --config.model.weights=FILE here, `nfjax.save` or a run's final/ there."
+        )
+
+
+def own_settings(optim: Optim) -> dict[str, Any]:
+    """The settings that the config has, under torch's names."""
+    values = settings(optim, {})
+    return {name: getattr(values, name) for name in ROWS[optim.name].own}
+
+
+def options(config: Config) -> dict[str, Any]:
+    """`ARGS` as timm's train.py would be given them; None for those that are off."""
+    used = [name for name in ARGS if name not in NEEDS or _field(config, NEEDS[name])]
+    return {name: _field(config, ARGS[name]) for name in used}
+
+
+def optimizer_options(config: Config) -> dict[str, Any]:
+    """The options of timm's train.py that make the optimiser of the config."""
+    optim, own = config.optim, own_settings(config.optim)
+    found: dict[str, Any] = {
+        "opt": optim.name,
+        "lr": base_lr(optim, config.data.batch_size),
+        "weight_decay": optim.weight_decay,
+    }
+    found |= {"momentum": optim.momentum, "layer_decay": optim.layer_decay}
+    found |= {f"opt_{name}": own[name] for name in ("betas", "eps") if name in own}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _field(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def leaf(name: str) -> tuple[str, str]:
+    """The field of an optax state and the parameter's path, of a name such as "opt_state/2/mu/head/fc/bias"."""
+    found = re.fullmatch(r"opt_state/(?:\d+/)*(\w+)(?:/(.+))?", name)
+    return (found[1], found[2] or "") if found else ("", "")
