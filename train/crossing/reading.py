@@ -167,6 +167,6 @@ def _differences(config: Config, args: Any) -> str:
     other = [
         f"{name}={shown(args[name])} and not {value!r}"
         for name, value in ours.items()
-        if name in args and value is not None and args[name] is not None and not same(args[name], value)
+        if name in args and args[name] is not None and not same(args[name], value)
     ]
     return f". Its train.py had {listed(other, 20)}: the config's values are what counts from here on" if other else ""
