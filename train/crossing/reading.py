@@ -73,8 +73,8 @@ def resumed(experiment: Experiment) -> tuple[State, str]:
     said = f"continues {path}: epoch {epochs}, {config.optim.name}{f' with {kinds}' if kinds else ''}"
     said += ", moving average" if averaged else ""
     if count != step:
-        said += f". Its optimiser has done {count} steps, and {counted(epochs, 'epoch')} of this run {'is' if epochs == 1 else 'are'} {step}"
-        said += ", where the schedule goes on"
+        here = f"{counted(epochs, 'epoch')} of this run {'is' if epochs == 1 else 'are'} {step}"
+        said += f". Its optimiser has done {count} steps, and {here}, where the schedule goes on"
     return jax.tree.unflatten(structure, list(current.values())), said + _differences(config, args)
 
 
@@ -167,6 +167,6 @@ def _differences(config: Config, args: Any) -> str:
     other = [
         f"{name}={shown(args[name])} and not {value!r}"
         for name, value in ours.items()
-        if name in args and value is not None and args[name] is not None and not same(args[name], value)
+        if name in args and args[name] is not None and not same(args[name], value)
     ]
     return f". Its train.py had {listed(other, 20)}: the config's values are what counts from here on" if other else ""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from train.config import Config, Optim
@@ -82,13 +82,23 @@ ARGS = {
     "epochs": "epochs", "sched": "schedule.name", "sched_on_updates": "schedule.on_updates",
     "warmup_epochs": "schedule.warmup_epochs", "warmup_lr": "schedule.warmup_lr",
     "warmup_prefix": "schedule.warmup_prefix", "min_lr": "schedule.min_lr",
-    "cooldown_epochs": "schedule.cooldown_epochs", "model_ema_decay": "ema.decay", "model_ema_warmup": "ema.warmup",
+    "cooldown_epochs": "schedule.cooldown_epochs", "decay_epochs": "schedule.decay_epochs",
+    "decay_rate": "schedule.decay_rate", "lr_cycle_limit": "schedule.cycle_limit", "lr_cycle_mul": "schedule.cycle_mul",
+    "lr_cycle_decay": "schedule.cycle_decay", "model_ema_decay": "ema.decay", "model_ema_warmup": "ema.warmup",
     "clip_grad": "optim.clip_grad", "clip_mode": "optim.clip_mode", "smoothing": "loss.smoothing",
     "drop": "model.drop_rate", "drop_path": "model.drop_path_rate", "mixup": "mix.mixup", "cutmix": "mix.cutmix",
     "reprob": "mix.reprob",
 }  # fmt: skip
-# Those that mean nothing unless another one is on.
-NEEDS = {"model_ema_decay": "ema.decay", "model_ema_warmup": "ema.decay", "clip_mode": "optim.clip_grad"}
+# When those mean something that do not always.
+USED: dict[str, Callable[[Config], bool]] = {
+    "decay_epochs": lambda config: config.schedule.name in ("step", "wsd"),
+    "decay_rate": lambda config: config.schedule.name == "step",
+    **dict.fromkeys(
+        ("lr_cycle_mul", "lr_cycle_decay", "lr_cycle_limit"), lambda config: config.schedule.cycle_limit > 1
+    ),
+    **dict.fromkeys(("model_ema_decay", "model_ema_warmup"), lambda config: config.ema.decay > 0),
+    **dict.fromkeys(("clip_grad", "clip_mode"), lambda config: config.optim.clip_grad is not None),
+}
 
 
 def require_counterpart(config: Config) -> None:
@@ -115,9 +125,10 @@ def own_settings(optim: Optim) -> dict[str, Any]:
 
 
 def options(config: Config) -> dict[str, Any]:
-    """`ARGS` as timm's train.py would be given them; None for those that are off."""
-    used = [name for name in ARGS if name not in NEEDS or _field(config, NEEDS[name])]
-    return {name: _field(config, ARGS[name]) for name in used}
+    """`ARGS` as timm's train.py would be given them, those that mean something."""
+    used = [name for name in ARGS if name not in USED or USED[name](config)]
+    found = {name: _field(config, ARGS[name]) for name in used}
+    return found | ({"sched": "poly", "decay_rate": 1.0} if config.schedule.name == "linear" else {})
 
 
 def optimizer_options(config: Config) -> dict[str, Any]:

@@ -93,8 +93,7 @@ def checkpoint(
         raise ValueError(
             f"the checkpoint of step {described.step} is not of a {meta['architecture']} as nfjax has it now."
         )
-    args = _model_options(config, meta) | optimizer_options(config)
-    args |= {name: value for name, value in options(config).items() if value is not None}
+    args = _model_options(config, meta) | optimizer_options(config) | options(config)
     args["model_ema"] = bool(average)
     content: dict[str, Any] = {
         "epoch": described.step // per_epoch - 1,

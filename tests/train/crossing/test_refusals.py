@@ -14,6 +14,7 @@ import torch
 
 from tests.helpers.crossing import ROWS, SIZE, SMALL, Ours, batches, random_state
 from train.config import Config, Data, Ema, Group, Model, Optim, Schedule
+from train.crossing.table import options
 from train.to_timm import main
 from train.verify.theirs import Theirs
 
@@ -180,6 +181,16 @@ def test_mutated_files_are_taken_or_refused(case, tmp_path):
             resumed(case, tmp_path / "last.pth.tar", content)
             taken.add(key)
     assert taken <= HARMLESS
+
+
+def test_options_are_timms():
+    """The schedules have the same values as timm's under these options: tests/train/optim/test_schedules.py."""
+    linear = Config(schedule=Schedule("linear", cycle_limit=2, cycle_mul=2.0), optim=Optim(clip_grad=1.0))
+    found = options(linear)
+    assert (found["sched"], found["decay_rate"], found["lr_cycle_mul"]) == ("poly", 1.0, 2.0)
+    assert (found["clip_grad"], found["clip_mode"]) == (1.0, "agc")
+    assert "model_ema_decay" not in found
+    assert {"decay_epochs", "lr_cycle_mul"} & options(Config(schedule=Schedule("wsd"))).keys() == {"decay_epochs"}
 
 
 def test_to_timm_refuses(case, tmp_path, capsys):
