@@ -80,7 +80,8 @@ def test_parameters_features_and_bookkeeping(name):
     entry = MODELS[name]
     ours = entry.build(drop_path_rate=0.2)  # shapes only: nothing is allocated
     assert shapes_of(ours) == {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
-    order = port.timm_shapes({path: named_params(ours)[path].get_value().shape for path in torch_order(ours)})
+    params = named_params(ours)
+    order = port.timm_shapes({path: params[path].get_value().shape for path in torch_order(ours)})
     assert list(order) == [name for name, _ in theirs.named_parameters()]
     assert ours.num_features == theirs.num_features
     assert ours.head_hidden_size == theirs.head_hidden_size
