@@ -361,7 +361,10 @@ def test_every_model_lowers(name):
     from nfjax.models import registry
 
     entry = registry.MODELS[name]
-    model = entry.build(**({"depth": 2} if hasattr(entry.config, "depth") else {}))
+    options = {"depth": 2} if hasattr(entry.config, "depth") else {}
+    if heads := getattr(entry.config, "num_kv_heads", None):  # one for each block
+        options["num_kv_heads"] = heads[:2]
+    model = entry.build(**options)
     graphdef, _ = nnx.split(model)
     params = {path: var.get_value() for path, var in named_params(model).items()}
     shape = jax_export.symbolic_shape(f"b, {', '.join(map(str, entry.data[0].input_size[1:]))}, 3")
