@@ -12,7 +12,8 @@ Placement = Mesh | Sharding | Mapping[str, Sharding] | Callable[[str, tuple[int,
 
 def check_sharding(sharding: Any) -> None:
     """Refuse what is no `Placement`, before anything is read."""
-    if sharding is not None and not isinstance(sharding, Mesh | Sharding | Mapping) and not callable(sharding):
+    known = isinstance(sharding, Mesh | Sharding | Mapping) or (callable(sharding) and not isinstance(sharding, type))
+    if sharding is not None and not known:
         raise ValueError(
             f"sharding={sharding!r:.80}; expected a jax.sharding.Mesh or Sharding, a mapping from paths of parameters "
             "to shardings, or a function of a path and a shape that returns one."
@@ -46,9 +47,12 @@ def shardings_of(sharding: Placement | None, shapes: Mapping[str, tuple[int, ...
         if not isinstance(one, Sharding):
             wrong.append(f"{path} ({type(one).__name__}, which is no sharding)")
             continue
+        if isinstance(one, NamedSharding) and not isinstance(one.mesh, Mesh):
+            wrong.append(f"{path} (a mesh without devices)")
+            continue
         try:
             one.shard_shape(shapes[path])
-        except ValueError:  # too many axes, or lengths that cannot be divided
+        except (ValueError, IndexError):  # lengths that cannot be divided, or too many axes
             wrong.append(f"{path} {shapes[path]}, {getattr(one, 'spec', one)}")
     if wrong:
         raise ValueError(

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +15,8 @@ from nfjax.models.base import ImageModel, Size, sides, take_indices
 from nfjax.models.data_config import DataConfig
 from nfjax.models.options import check_types, plain_numbers
 from nfjax.names import ResolvedModel
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")  # of parameters, that every reader of a folder understands
 
 # Options of timm.create_model that have another name here.
 OF_TIMM = {
@@ -45,7 +48,7 @@ class LoadOptions:
         check_types(vars(self), get_type_hints(type(self)))
         floating(self.dtype)
         if self.param_dtype is not None:
-            floating(self.param_dtype, "param_dtype")
+            _storable(floating(self.param_dtype, "param_dtype"))
         for option in [option for option in OF_TIMM if option in self.options]:
             raise ValueError(f"{option} is timm's; here it is {OF_TIMM[option]}.")
 
@@ -146,6 +149,13 @@ def floating(dtype: Any, option: str = "dtype") -> Any:
         if dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating):  # numpy's None is float64
             return jnp.dtype(dtype)
     raise ValueError(f"{option}={dtype!r}; expected floating point, such as 'float32' or 'bfloat16'.")
+
+
+def _storable(dtype: Any) -> None:
+    if dtype.name not in DTYPES:
+        raise ValueError(f"param_dtype={dtype.name!r}; expected one of {', '.join(DTYPES)}.")
+    if dtype == jnp.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError("param_dtype='float64' needs jax.config.update('jax_enable_x64', True).")
 
 
 def rows(state: Mapping[str, Any] | None, name: str, axis: int) -> int | None:

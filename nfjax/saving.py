@@ -17,7 +17,7 @@ from nfjax.models.base import ImageModel
 from nfjax.models.vit import VisionTransformer
 from nfjax.names import from_config
 from nfjax.params import named_params
-from nfjax.planning import LoadOptions, make_plan
+from nfjax.planning import DTYPES, LoadOptions, make_plan
 from port import messages
 from port.atomic import replacing
 from port.files import CHECKSUM, checksum
@@ -33,7 +33,6 @@ NOT_IN_TIMM: dict[str, Any] = {
     "act_layer": lambda act: act == "gelu_tanh",
     "std_conv_floor": bool,
 }
-DTYPES = ("float32", "float64", "bfloat16", "float16")  # that every reader of a folder understands
 
 
 def state_dict(model: ImageModel) -> dict[str, np.ndarray]:

@@ -60,6 +60,8 @@ def read(place: Any, source: ResolvedModel | None, weights_key: str | None, layo
     if place is None:
         if weights_key is not None:
             raise ValueError(f"weights_key={weights_key!r} chooses among the weights of a file, and there is none.")
+        if layout is not None:
+            raise ValueError(f"layout={layout!r} says whose names weights have, and there are none.")
         return Read(None, "")
     found, origin = _found(place, source, weights_key)
     state, known = read_as(found, layout, origin)

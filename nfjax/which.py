@@ -112,7 +112,7 @@ def unnamed(
     found = read(weights if isinstance(weights, Mapping) else user_path(weights), None, weights_key, layout)
     fit = the_one(found.state or {}, found.origin)
     beside = not isinstance(weights, Mapping) and (user_path(weights) / "config.json").is_file()
-    hint = f" Its config.json is passed over; nfjax.load({found.origin!r}) follows it." if beside else ""
+    hint = f" Its config.json is passed over; nfjax.load({str(weights)!r}) follows it." if beside else ""
     logger.warning(f"{found.origin}: loaded as {fit}.{hint}")
     sizes = {option: size for option, size in fit.options.items() if getattr(asked, option) is None}
     return fit.name, dataclasses.replace(asked, **sizes), found

@@ -170,9 +170,12 @@ def which(args: argparse.Namespace) -> int:
 def _fits(arrays: Mapping[str, Any], source: str) -> int:
     from nfjax.which import fitting, nearest
     from port.inspecting import in_timms_names
+    from port.unwrap import require_one_kind
 
     state = in_timms_names(arrays, source)
     fits = fitting(state)
+    if not fits:
+        require_one_kind(state, source)
     for fit in fits:
         print(f"fits      {fit}")
     print("".join([] if fits else [f"fits      {nearest(state)}\n"]), end="")

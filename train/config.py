@@ -9,7 +9,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from nfjax.augment.options import Augment
-from port.ranges import Count, CountOrZero, NotNegative, Positive, Range, Seed, Share, ShareAbove0, ShareBelow1
+from port.ranges import Count, CountOrZero, Length, NotNegative, Positive, Range, Seed, Share, ShareAbove0, ShareBelow1
 
 
 @dataclasses.dataclass
@@ -32,7 +32,7 @@ class Model:
     name: str = "test_nfnet"
     weights: str | None = None
     weights_key: str | None = None
-    resume_timm: str | None = None
+    resume_timm: Annotated[str, Length(1, 4096)] | None = None
     num_classes: Count | None = None
     drop_rate: ShareBelow1 = 0.0
     drop_path_rate: ShareBelow1 = 0.0

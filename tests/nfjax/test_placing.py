@@ -72,6 +72,9 @@ def test_shardings_of_the_users_own():
         ({}, r"has none for \d+ parameters: "),
         (lambda path, shape: None, "which is no sharding"),
         (lambda path, shape: NamedSharding(jax.make_mesh((2,), ("d",)), P("d")), r"stem/conv1/kernel \(3, 3, 3, "),
+        (lambda path, shape: NamedSharding(jax.make_mesh((2,), ("d",)), P(None, "d")), r"stem/conv1/gain \(16,\), "),
+        (lambda path, shape: NamedSharding(jax.make_mesh((2,), ("d",)).abstract_mesh, P()), "a mesh without devices"),
+        (NamedSharding, "expected a jax.sharding.Mesh or Sharding"),
     ],
 )
 def test_a_sharding_that_does_not_fit(wrong, said):
@@ -90,8 +93,13 @@ def test_parameters_in_half_precision(loaded):
     assert np.abs(same - expected).max() > 1e-4
     model.reset_classifier(3)
     assert {var.get_value().dtype for var in named_params(model).values()} == {jnp.dtype("bfloat16")}
-    with pytest.raises(ValueError, match="param_dtype='int8'; expected floating point"):
-        nfjax.load(name, None, param_dtype="int8")
+    for wrong, said in [
+        ("int8", "expected floating point"),
+        ("float8_e4m3fn", "expected one of"),
+        ("float64", "needs jax"),
+    ]:
+        with pytest.raises(ValueError, match=f"param_dtype='{wrong}'.*{said}"):
+            nfjax.load(name, None, param_dtype=wrong)
 
 
 def test_what_is_read_is_given_back(tmp_path):

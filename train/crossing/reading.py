@@ -47,7 +47,7 @@ def resumed(experiment: Experiment) -> tuple[State, str]:
     require_counterpart(config)
     path = user_path(config.model.resume_timm)
     if not path.is_file():
-        raise no_weights(path)
+        raise no_weights(path) if not path.exists() else WeightsFileError(f"{path} is no regular file.")
     content = _content(path)
     args = getattr(content.get("args"), "state", None)
     args = args if isinstance(args, Mapping) else {}
@@ -66,8 +66,11 @@ def resumed(experiment: Experiment) -> tuple[State, str]:
     state = experiment.init()
     structure, current = jax.tree.structure(state), flatten(state)
     del state
+    odd = []
     for name, value in (arrays | moments | counts).items():  # one by one: what was there before goes at once
         array = _cast(np.asarray(value), like[name].dtype, f"{path}: {name}")
+        if array.dtype.kind not in "iub" and not np.isfinite(array).all():
+            odd.append(name)
         current[name] = jax.device_put(array, like[name].sharding)
     kinds = " and ".join(dict.fromkeys(FIELDS[leaf(name)[0]] for name in moments))
     said = f"continues {path}: epoch {epochs}, {config.optim.name}{f' with {kinds}' if kinds else ''}"
@@ -75,6 +78,7 @@ def resumed(experiment: Experiment) -> tuple[State, str]:
     if count != step:
         here = f"{counted(epochs, 'epoch')} of this run {'is' if epochs == 1 else 'are'} {step}"
         said += f". Its optimiser has done {count} steps, and {here}, where the schedule goes on"
+    said += f". WARNING: there are numbers that are not finite in {listed(odd)}" if odd else ""
     return jax.tree.unflatten(structure, list(current.values())), said + _differences(config, args)
 
 
@@ -153,6 +157,8 @@ def _position(experiment: Experiment, content: Mapping[Any, Any], path: Path) ->
 
 
 def _cast(value: np.ndarray, dtype: Any, what: str) -> np.ndarray:
+    if jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"{what} is {value.dtype}; expected floating point.")
     if value.dtype.kind not in "iu" and jnp.promote_types(value.dtype, dtype) != dtype:
         raise ValueError(
             f"{what} is {value.dtype}, more than {dtype} holds. To keep it, set --config.model.dtype=float64 and the "

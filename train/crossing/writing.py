@@ -47,6 +47,10 @@ def run(folder: Path, out: Path, step: int | None = None) -> int:
         import torch  # before the work
     except ImportError as error:
         raise ImportError(f"writing {out} needs torch, whose format it is: pip install torch.") from error
+    if not (folder / "checkpoints").is_dir():
+        run = next((f for f in folder.absolute().parents if (f / "checkpoints").is_dir()), None)
+        hint = f" Give the run, {run}." if run else ""
+        raise FileNotFoundError(f"{folder} is no work folder of a run: it has no checkpoints.{hint}")
     config = load_config(str(folder))
     require_counterpart(config)
     known = require_steps(folder, [] if step is None else [step])

@@ -75,6 +75,14 @@ def test_what_is_said(case, tmp_path):
     assert int(state.step) == 4
 
 
+def test_numbers_that_are_not_finite_are_told(case, tmp_path):
+    content = copy.deepcopy(case.content)
+    content["state_dict"]["head.bias"][0] = float("nan")
+    content["optimizer"]["state"][3]["exp_avg"][...] = float("inf")
+    _, said = resumed(case, tmp_path / "last.pth.tar", content)
+    assert re.search(r"\. WARNING: there are numbers that are not finite in params/head/bias, opt_state/\S+$", said)
+
+
 def group(content, **changes):
     for row in content["optimizer"]["param_groups"]:
         row.update(changes)
@@ -99,7 +107,12 @@ def double(content):
     content["state_dict"] = {name: value.double() for name, value in content["state_dict"].items()}
 
 
+def integral(content):
+    content["state_dict"]["head.bias"] = content["state_dict"]["head.bias"].long()
+
+
 WRONG = {
+    "integers": (integral, {}, "params/head/bias is int64; expected floating point"),
     "no epoch": (lambda c: without(c, "epoch"), {}, "it has no epoch"),
     "weights alone": (lambda c: without(c, "optimizer"), {}, "it has no optimizer. To begin a new run"),
     "scaler": (lambda c: c.update(amp_scaler={"scale": 1.0}), {}, "amp_scaler, the GradScaler's of float16 training"),
