@@ -22,7 +22,7 @@ from port import messages
 from port.atomic import replacing
 from port.files import CHECKSUM, checksum
 from port.layouts import OF_TRANSFORMERS, configs
-from port.paths import user_path
+from port.paths import require_path
 
 logger = logging.getLogger("nfjax")
 
@@ -74,10 +74,10 @@ def save(model: ImageModel, path: str | os.PathLike[str], *, layout: str = "timm
             and for one with other parameters than its architecture has, naming them: neither timm nor nfjax could load
             it.
     """
+    folder = require_path(path)
     messages.require_name("layout", layout, LAYOUTS)
     if model.out_indices is not None:
         raise ValueError("a features_only model has lost its classifier; save the model it came from.")
-    folder = user_path(path)
     if model.data_config.classifier == "head.fc" and not hasattr(model.head, "pool_type"):
         found = type(model.head).__name__
         raise ValueError(_refusal(model.data_config.architecture, f"head is a {found}; replace head.fc alone"))

@@ -11,7 +11,7 @@ from nfjax.names import Name, ResolvedModel
 from port import messages
 from port.files import CHECKSUM, read_with_metadata
 from port.layouts import Layout, flat, read_as
-from port.paths import user_path
+from port.paths import require_path, user_path
 from port.unwrap import state_in
 
 Weights = str | os.PathLike[str] | Mapping[str, Any] | None
@@ -40,7 +40,7 @@ def place_of(
     if str(weights).lower() == "none" and not user_path(weights).exists():
         raise ValueError(f"weights={weights!r} is text; fresh weights are weights=None.")
     if weights != "pretrained":
-        return user_path(weights)
+        return require_path(weights)
     if source.location is None:
         others = [d.name for d in source.entry.data if d.hf_hub_id] or registry.list_models(
             f"*{source.data.architecture.split('_')[-1]}*", pretrained=True

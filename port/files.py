@@ -23,7 +23,7 @@ from port.layouts import configs, read_as
 from port.mapped import read_mapped
 from port.npz import ENDING as NPZ
 from port.npz import read_npz
-from port.paths import no_weights, open_regular, user_path
+from port.paths import no_weights, open_regular, require_path
 from port.pickled import OLDER, PICKLED, ZIP, read_pickled
 from port.rules import to_timm
 from port.shards import read_index
@@ -110,7 +110,7 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
         FileNotFoundError: there is none.
         WeightsFileError: the folder has several, or it is a pipe or a device.
     """
-    path = user_path(path)
+    path = require_path(path)
     if path.is_dir():
         path = _weights_in(path)
     if not path.is_file():

@@ -16,6 +16,17 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+def require_path(path: str | os.PathLike[str]) -> Path:
+    """The same of a path that is not empty: "" would be the folder where one happens to be.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not os.fspath(path):
+        raise ValueError("the path is empty, as from a variable that is not set; '.' is the working directory.")
+    return user_path(path)
+
+
 def no_file(path: str | os.PathLike[str]) -> FileNotFoundError:
     """The error that there is no such file."""
     return FileNotFoundError(f"there is no file {_shown(path)} (working directory: {Path.cwd()}).")

@@ -45,7 +45,7 @@ def read_pickled(path: Path) -> Any:
                 f"executed. Do not trust it. {WAY_OUT}"
             ) from error
         except Exception as error:  # whatever becomes of a damaged file
-            why = " ".join(str(error).split())[:300] or repr(error)[:300]
+            why = " ".join(str(error).split())[:300] if " " in str(error) else repr(error)[:300]
             raise WeightsFileError(
                 f"{path} is not a readable torch file ({size} bytes): {one_line(why)}. It may be truncated or of "
                 "another kind: download or export it again."

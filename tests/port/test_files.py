@@ -36,6 +36,12 @@ def assert_same(found, expected):
     assert all(found[k].tobytes() == expected[k].tobytes() for k in expected)
 
 
+def test_an_empty_path_is_not_the_working_directory():
+    for call in (port.read_weights, lambda path: nfjax.load("test_nfnet", path), lambda path: nfjax.save(None, path)):
+        with pytest.raises(ValueError, match="the path is empty"):
+            call("")
+
+
 def test_safetensors_is_mapped(file, state):
     read = read_weights(file)
     assert_same(read, state)

@@ -18,6 +18,7 @@ from train.optim.optimizer import base_lr
 CLOSE = 1e-6  # of settings: they may have been computed in another order
 # The fields that settings are of, where they have another name.
 NAMES = {"initial_lr": "lr", "lr_scale": "layer_decay"}
+ALIASES = {"nesterov": "sgd"}  # timm has two names for one optimiser
 
 
 def read_moments(
@@ -75,7 +76,7 @@ def _parts(found: Any, source: str) -> tuple[list[Any], dict[int, dict[str, Any]
 def _require_optimizer(name: str, groups: Sequence[Any], opt: Any, source: str) -> None:
     known = isinstance(opt, str)
     marked = all(mark in group for mark in ROWS[name].marks for group in groups)
-    if opt.lower() != name if known else not marked:
+    if ALIASES.get(opt.lower(), opt.lower()) != name if known else not marked:
         theirs = f"of {one_line(opt)[:40]}" if known else f"none of {name}"
         raise ValueError(f"{source}: the optimiser's state is {theirs}, and optim.name is {name}.")
 

@@ -14,6 +14,8 @@ import torch
 
 from tests.helpers.crossing import ROWS, SIZE, SMALL, Ours, batches, random_state
 from train.config import Config, Data, Ema, Group, Model, Optim, Schedule
+from train.crossing.moments import _require_optimizer
+from train.crossing.table import ROWS as OPTIMISERS
 from train.crossing.table import options
 from train.to_timm import main
 from train.verify.theirs import Theirs
@@ -73,6 +75,13 @@ def test_what_is_said(case, tmp_path):
         "config's values are what counts from here on"
     )
     assert int(state.step) == 4
+
+
+def test_an_optimiser_of_two_names():
+    group = dict.fromkeys(OPTIMISERS["sgd"].marks)
+    _require_optimizer("sgd", [group], "nesterov", "f")
+    with pytest.raises(ValueError, match="is of momentum, and"):
+        _require_optimizer("sgd", [group], "momentum", "f")
 
 
 def test_numbers_that_are_not_finite_are_told(case, tmp_path):
