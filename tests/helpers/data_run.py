@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-# So that a test tells our shared memory from that of other tests: of the process that runs this file, and of its workers,
-# which run it too. Not where a test imports it: all that the test's process starts later would have the same name.
+# So that a test tells our shared memory from that of other tests: of the process that runs this file, and of its
+# workers, which run it too. Not where a test imports it: all that the test's process starts would have the same name.
 PREFIX = ""
 if __name__ in ("__main__", "__mp_main__"):
     PREFIX = os.environ.setdefault("DATA_RUN", f"nf{os.getpid() % 10**5:05d}")
