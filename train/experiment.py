@@ -158,12 +158,9 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
             f"model.num_classes={classes} is fewer than the {dataset.num_classes} classes that {config.data.name} has "
             "labels of."
         )
-    if options.resume_timm is not None and (options.weights, options.weights_key) != (None, None):
-        raise ValueError(
-            "model.resume_timm takes its file's own weights: leave out model.weights and model.weights_key; or, to "
-            "begin a new run with weights alone, model.resume_timm."
-        )
-    weights: Any = options.weights  # the loop puts resume_timm's in
+    if options.resume_timm is not None and options.weights_key is not None:
+        raise ValueError("model.resume_timm takes both of its file's weights, raw and averaged: leave out weights_key.")
+    weights: Any = None if options.resume_timm else options.weights  # the loop puts that file's in
     if weights is not None and (user_path(weights) / "checkpoints").is_dir():
         weights = run_weights(user_path(weights))
     model = nfjax.load(
