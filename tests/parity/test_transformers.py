@@ -105,6 +105,9 @@ def test_timm_wrapper(name, classes, tmp_path):
     nfjax.save(ours, tmp_path / "ours", layout="transformers")
     back = strictly(tmp_path / "ours", "float32", classes)
     assert relative(output(back, x), output(theirs, x)) <= 1e-5
+    with jax.enable_x64(True):
+        wide, y = nfjax.load(tmp_path / "theirs", dtype="float64"), x.astype("float64")
+        assert relative(logits(wide, y), output(theirs.double(), y)) <= 1e-12
     expected = nfjax.state_dict(ours)
     again = nfjax.state_dict(nfjax.load(tmp_path / "ours"))
     assert all(np.array_equal(array, again[name]) for name, array in expected.items())
