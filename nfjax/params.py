@@ -171,11 +171,13 @@ def initialize(
     Each parameter has its own stream, from the seed and its path: the values depend on neither the order of
     the layers, nor the backend, nor the number of devices. `shardings` are those of `fill`.
     """
+    values = {}
     for path, var in variables.items():
         if is_abstract(var):
             seeds = np.random.SeedSequence([seed, zlib.crc32(path.encode())])
             rng = np.random.Generator(np.random.Philox(seeds))
-            fill({path: var}, {path: var.get_metadata("init")(rng, var.get_value().shape)}, dtype, shardings)
+            values[path] = var.get_metadata("init")(rng, var.get_value().shape)
+    fill(variables, values, dtype, shardings)
 
 
 def is_abstract(var: nnx.Variable) -> bool:

@@ -114,33 +114,32 @@ class RopeAttention(Attention):
         return q, jnp.repeat(k, self.group, axis=2), jnp.repeat(v, self.group, axis=2)
 
 
+def _attention(cfg: EvaCfg, index: int) -> Attention:
+    std = _out_std(index)
+    if cfg.attn_type == "eva":
+        return EvaAttention(cfg, std)
+    return RopeAttention(cfg, cfg.num_heads if cfg.num_kv_heads is None else cfg.num_kv_heads[index], std)
+
+
+def _mlp(cfg: EvaCfg, out_std: float) -> Mlp | SwiGLU | SwiGLUPacked:
+    dim, hidden, align = cfg.embed_dim, cfg.mlp_hidden, cfg.swiglu_align_to
+    if cfg.swiglu_mlp and not align:
+        return SwiGLUPacked(dim, 2 * hidden, drop=cfg.proj_drop_rate)
+    kind, width = (SwiGLU, hidden + -hidden % align) if cfg.swiglu_mlp else (Mlp, hidden)
+    return kind(dim, width, drop=cfg.proj_drop_rate, out_std=out_std)
+
+
 class EvaBlock(Block):
     """`Block` with rotary positions, whose LayerScale are parameters of its own (timm `EvaBlock`)."""
 
     def __init__(self, cfg: EvaCfg, index: int, drop_path_rate: float):
-        std = _out_std(index)
         self.drop_path_rate = drop_path_rate
         self.norm1, self.norm2 = cfg.norm(), cfg.norm()
-        self.attn = self._attention(cfg, index)
-        self.mlp: Any = self._mlp(cfg, std)
+        self.attn = _attention(cfg, index)
+        self.mlp: Any = _mlp(cfg, _out_std(index))
         init = None if cfg.init_values is None else Constant(cfg.init_values)
         self.gamma_1 = None if init is None else param((cfg.embed_dim,), init)
         self.gamma_2 = None if init is None or cfg.attn_only_layer_scale else param((cfg.embed_dim,), init)
-
-    @staticmethod
-    def _attention(cfg: EvaCfg, index: int) -> Attention:  # type: ignore[override]  # of another config
-        std = _out_std(index)
-        if cfg.attn_type == "eva":
-            return EvaAttention(cfg, std)
-        return RopeAttention(cfg, cfg.num_heads if cfg.num_kv_heads is None else cfg.num_kv_heads[index], std)
-
-    @staticmethod
-    def _mlp(cfg: EvaCfg, out_std: float) -> Mlp | SwiGLU | SwiGLUPacked:
-        dim, hidden, align = cfg.embed_dim, cfg.mlp_hidden, cfg.swiglu_align_to
-        if cfg.swiglu_mlp and not align:
-            return SwiGLUPacked(dim, 2 * hidden, drop=cfg.proj_drop_rate)
-        kind, width = (SwiGLU, hidden + -hidden % align) if cfg.swiglu_mlp else (Mlp, hidden)
-        return kind(dim, width, drop=cfg.proj_drop_rate, out_std=out_std)
 
     def scaled(self, branch: int, y: Tokens) -> Tokens:
         gamma = self.gamma_1 if branch == 1 else self.gamma_2
@@ -176,7 +175,7 @@ class Eva(VisionTransformer):
         dinov3 = cfg.rope_type == "dinov3"
         coords: Any = centred_positions(grid) if dinov3 else scaled_positions(grid, cfg.ref_feat_shape)
         ranges = cfg.rope_shift_coords, cfg.rope_jitter_coords, cfg.rope_rescale_coords
-        if key is not None and dinov3 and any(value is not None for value in ranges):
+        if key is not None and any(value is not None for value in ranges):
             coords = move_positions(jnp.asarray(coords, self._wide), *self._movement(key))
         turns = 2 * np.pi if dinov3 else 1.0
         head_dim, half = cfg.embed_dim // cfg.num_heads, cfg.rope_rotate_half

@@ -72,16 +72,27 @@ def _vit_misfits(config: ViTCfg) -> list[str]:
             f"embed_dim={config.embed_dim}; expected a multiple of {config.num_heads * multiple} "
             f"for num_heads={config.num_heads}"
         )
-    kv_heads = config.num_kv_heads if isinstance(config, EvaCfg) else None
+    told += _eva_misfits(config) if isinstance(config, EvaCfg) else []
+    pairs = 2 if config.mlp_layer == "swiglu_packed" else 1
+    if config.mlp_hidden < 1 or config.mlp_hidden % pairs:
+        expected = "an even number" if pairs == 2 else "at least 1"
+        told.append(f"mlp_ratio={config.mlp_ratio} makes {config.mlp_hidden} channels; expected {expected}")
+    return told
+
+
+def _eva_misfits(config: EvaCfg) -> list[str]:
+    told = []
+    kv_heads = config.num_kv_heads
+    if config.attn_type == "eva" and (config.qk_norm or kv_heads is not None):
+        told.append("qk_norm and num_kv_heads are of attn_type='rope'")
+    moved = config.rope_shift_coords, config.rope_jitter_coords, config.rope_rescale_coords
+    if config.rope_type == "cat" and any(value is not None for value in moved):
+        told.append("rope_shift_coords, rope_jitter_coords and rope_rescale_coords are of rope_type='dinov3'")
     if kv_heads is not None and (len(kv_heads) != config.depth or any(config.num_heads % heads for heads in kv_heads)):
         told.append(
             f"num_kv_heads={kv_heads}; expected one for each of the {config.depth} blocks, each a divisor of "
             f"num_heads={config.num_heads}"
         )
-    pairs = 2 if config.mlp_layer == "swiglu_packed" else 1
-    if config.mlp_hidden < 1 or config.mlp_hidden % pairs:
-        expected = "an even number" if pairs == 2 else "at least 1"
-        told.append(f"mlp_ratio={config.mlp_ratio} makes {config.mlp_hidden} channels; expected {expected}")
     return told
 
 

@@ -151,6 +151,19 @@ def test_options_of_load_have_the_same_limits():
             nfjax.load("test_vit2", None, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"qk_norm": True}, "are of attn_type='rope'"),
+        ({"rope_jitter_coords": 1.5}, "are of rope_type='dinov3'"),
+        ({"attn_type": "rope", "num_kv_heads": (2,)}, "expected one for each of the 12 blocks"),
+    ],
+)
+def test_options_that_would_be_passed_over(options, said):
+    with pytest.raises(ValueError, match=said):
+        nfjax.load("vit_medium_patch16_rope_reg1_gap_256", None, **options)
+
+
 @pytest.mark.parametrize("name", nfjax.list_models())
 def test_every_architecture_is_within_its_own_limits(name):
     entry = registry.MODELS[name]
