@@ -14,6 +14,7 @@ from flax import nnx
 import port
 from nfjax.models import registry
 from nfjax.models.base import ImageModel
+from nfjax.models.eva import Eva
 from nfjax.models.vit import VisionTransformer
 from nfjax.names import from_config
 from nfjax.params import named_params
@@ -33,6 +34,8 @@ NOT_IN_TIMM: dict[str, Any] = {
     "act_layer": lambda act: act == "gelu_tanh",
     "std_conv_floor": bool,
 }
+# What an architecture of timm fixes: its constructor takes no other value.
+FIXED_IN_TIMM = ("norm_eps", "pos_embed_interp")
 
 
 def state_dict(model: ImageModel) -> dict[str, np.ndarray]:
@@ -122,9 +125,13 @@ def _written(state: dict[str, np.ndarray], config: dict[str, Any]) -> tuple[dict
 
 
 def _beyond_timm(model: ImageModel) -> str:
-    """An option that timm's models cannot have, or nothing."""
+    """Options that timm's model cannot have, or nothing."""
     values = vars(model.config) | {"global_pool": model.global_pool}
-    return next((f"{k}={values[k]!r}" for k, beyond in NOT_IN_TIMM.items() if beyond(values.get(k))), "")
+    own = vars(registry.MODELS[model.data_config.architecture].config)
+    fixed = FIXED_IN_TIMM + (("final_norm",) if isinstance(model, Eva) else ())
+    beyond = [name for name, is_beyond in NOT_IN_TIMM.items() if is_beyond(values.get(name))]
+    beyond += [name for name in fixed if values.get(name) != own.get(name)]
+    return ", ".join(f"{name}={values[name]!r}" for name in beyond)
 
 
 def hub_config(model: ImageModel) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.exists() and not path.is_file() and not path.is_dir():
         yield path
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path)
     partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # the suffix still says what it is
     _partial.add(partial)
     try:
@@ -38,6 +38,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
         _partial.discard(partial)
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder of a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"{path} cannot be written: {error.filename} is no folder.") from None
+    except OSError as error:
+        raise type(error)(f"{path} cannot be written: {error.strerror} ({error.filename}).") from None
 
 
 def replaced(path: Path) -> str:
@@ -70,10 +80,7 @@ def require_writable(path: str | os.PathLike[str], endings: Collection[str] = ()
         raise ValueError(f"{path}: expected a file name ending in {', '.join(others)}{' or ' if others else ''}{last}.")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror} ({error.filename}).") from None
+    _make_folder(path)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(f"{path} cannot be written: no permission.")
     return path

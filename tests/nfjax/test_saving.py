@@ -85,3 +85,10 @@ def test_a_file_that_is_cut_short_after_loading(models, tmp_path):
     loaded = nfjax.load(folder)
     os.truncate(folder / "model.safetensors", 0)
     assert same(loaded, models[0])
+
+
+def test_where_no_folder_can_be(models, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(NotADirectoryError, match="file is no folder"):
+        nfjax.save(models[0], file)

@@ -150,6 +150,11 @@ def test_what_timm_has_not_is_said_or_refused(tmp_path, caplog):
     nfjax.save(model, tmp_path)
     assert "timm has no global_pool='cattokenavg'" in caplog.text
     assert nfjax.load(tmp_path).global_pool == "cattokenavg"
+    caplog.clear()
+    model = nfjax.load("test_vit2", None, depth=1, norm_eps=1e-5, pos_embed_interp="bilinear")
+    nfjax.save(model, tmp_path)
+    assert "timm has no norm_eps=1e-05, pos_embed_interp='bilinear', and so cannot load" in caplog.text
+    assert nfjax.load(tmp_path).config.norm_eps == 1e-5
     model = nfjax.load("dm_nfnet_f0", None, **NFNET, num_classes=3, act_layer="gelu_tanh")
     with pytest.raises(ValueError, match="neither timm nor transformers has act_layer='gelu_tanh'"):
         nfjax.save(model, tmp_path, layout="transformers")

@@ -138,7 +138,7 @@ def _split(text: str) -> list[str]:
     """The elements of a Python tuple or list, else the texts between commas."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):  # the last: {{}}
         value = None
     if isinstance(value, tuple | list):
         return [str(item) for item in value]

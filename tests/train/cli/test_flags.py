@@ -130,7 +130,14 @@ def test_none_is_none(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("('a,b',)", ("a,b",)), ("stem/(a|b)", ("stem/(a|b)",)), ("", ()), ("()", ()), ('["x", "y"]', ("x", "y"))],
+    [
+        ("('a,b',)", ("a,b",)),
+        ("stem/(a|b)", ("stem/(a|b)",)),
+        ("", ()),
+        ("()", ()),
+        ('["x", "y"]', ("x", "y")),
+        ("{{}}", ("{{}}",)),
+    ],
 )
 def test_tuples_of_texts(text, value):
     assert read_command(["main.py", DIGITS, f"--config.optim.freeze={text}"])[0].optim.freeze == value
