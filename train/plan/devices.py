@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any, Literal
 
-from port.messages import nearest
+from port.messages import did_you_mean
 
 GIB = 2**30
 COUNT = re.compile(r"\s*(?:(?P<count>\d+)\s*[xX*]?\s*)?(?P<name>[a-zA-Z]\w*?)(?:-(?P<suffix>\d+))?\s*")
@@ -24,7 +24,6 @@ class Accelerator:
     title: str
     backend: Literal["gpu", "tpu", "cpu"]
     memory: float  # that a program can be given, all in all
-    share: float = 1.0  # of it that jax takes for arrays
     bandwidth: float = math.inf  # of the memory
     peak: float = math.inf  # in bfloat16
     peak_float32: float = math.inf  # of jax's default precision
@@ -37,25 +36,25 @@ class Accelerator:
     cores: int = 1  # as the name of a slice counts them: "v5p-8" has four chips
 
 
-def _gpu(title: str, gib: float, *numbers: float, **fields: Any) -> Accelerator:
-    names = ("bandwidth", "peak", "peak_float32", "link")
-    return Accelerator(title, "gpu", gib * GIB, **dict(zip(names, numbers, strict=True)), **fields)
+def _gpu(title: str, gib: float, *numbers: float, hopper: bool) -> Accelerator:
+    bandwidth, peak, peak_float32, link = numbers
+    capability, details = ("9.0", (132, 128, 233472, 52428800)) if hopper else ("8.0", (108, 64, 167936, 41943040))
+    beyond = 100e9 if hopper else 50e9  # a network card of 400 or 200 Gbit/s for each
+    times = (bandwidth, peak, peak_float32, link, 8, beyond)
+    return Accelerator(title, "gpu", gib * GIB, *times, capability=capability, details=details)
 
 
 def _tpu(title: str, gib: float, bandwidth: float, peak: float, link: float, axes: int, cores: int = 1) -> Accelerator:
     # Products of float32 are products of bfloat16 by default.
-    return Accelerator(title, "tpu", gib * GIB, 1, bandwidth, peak, peak, link, 4096, axes=axes, cores=cores)
+    return Accelerator(title, "tpu", gib * GIB, bandwidth, peak, peak, link, 4096, axes=axes, cores=cores)
 
-
-_HOPPER: dict[str, Any] = {"group": 8, "beyond": 100e9, "capability": "9.0", "details": (132, 128, 233472, 52428800)}
-_AMPERE: dict[str, Any] = {"group": 8, "beyond": 50e9, "capability": "8.0", "details": (108, 64, 167936, 41943040)}
 
 # Data sheets of NVIDIA (H100 SXM, H200 SXM, A100 SXM) and of Google Cloud's TPUs (2026-11). Of a GPU's memory the
 # driver keeps some, of a TPU's the run time.
 ACCELERATORS: dict[str, Accelerator] = {
-    "a100": _gpu("NVIDIA A100-SXM4-80GB", 79, 2.04e12, 312e12, 156e12, 600e9, **_AMPERE),
-    "h100": _gpu("NVIDIA H100 80GB HBM3", 79, 3.35e12, 989e12, 494e12, 900e9, **_HOPPER),
-    "h200": _gpu("NVIDIA H200", 139, 4.8e12, 989e12, 494e12, 900e9, **_HOPPER),
+    "a100": _gpu("NVIDIA A100-SXM4-80GB", 79, 2.04e12, 312e12, 156e12, 600e9, hopper=False),
+    "h100": _gpu("NVIDIA H100 80GB HBM3", 79, 3.35e12, 989e12, 494e12, 900e9, hopper=True),
+    "h200": _gpu("NVIDIA H200", 139, 4.8e12, 989e12, 494e12, 900e9, hopper=True),
     "v4": _tpu("TPU v4", 31.75, 1.228e12, 275e12, 300e9, 3, 2),
     "v5e": _tpu("TPU v5e", 15.75, 819e9, 197e12, 200e9, 2),
     "v5p": _tpu("TPU v5p", 95.25, 2.765e12, 459e12, 600e9, 3, 2),
@@ -110,7 +109,7 @@ class Devices:
         import jax
 
         if self.kind.backend == "cpu":
-            return jax.devices()[: self.count]
+            return jax.devices("cpu")[: self.count]
         make = _gpus if self.kind.backend == "gpu" else _tpus
         try:
             return make(self)
@@ -134,7 +133,7 @@ def devices(text: str) -> Devices:
     name, count = match["name"].lower(), int(match["count"] or 1)
     if name not in ACCELERATORS:
         known = ", ".join(ACCELERATORS)
-        raise ValueError(f"--on={text!r}: {name!r} is not known; expected {known}{nearest(name, ACCELERATORS)}.")
+        raise ValueError(f"--on={text!r}: {name!r} is none of {known}.{did_you_mean(name, ACCELERATORS)}")
     kind = ACCELERATORS[name]
     if match["suffix"]:
         if kind.backend != "tpu" or match["count"]:

@@ -30,7 +30,7 @@ def report(config: Config, devices: Devices, args: argparse.Namespace) -> int:
     _tell(first, dataset)
     found = {"as it is": first}
     if args.variants:
-        print(f"\n{'what would change':<{WIDTH}}{'memory, GB':>12}{'share':>8}{'least ms':>10}{'least hours':>13}")
+        print(f"\n{'what would change':<{WIDTH}}{'memory':>12}{'share':>8}{'least ms':>10}{'least hours':>13}")
         _row("as it is", first, dataset)
         for name, other in _variants(first, dataset):
             _row(name, other, dataset)
@@ -73,26 +73,26 @@ def _tell(plan: Estimate, dataset: Dataset) -> None:
         f"\n{plan.config.model.name} at {height}x{width} in {plan.config.model.dtype} on {plan.devices} "
         f"({kind.title}): {data.batch_size:,} images a step, {each:,} a device; compiled in {plan.compiled_in:.0f} s"
     )
-    print("\nmemory of each device, GB")
+    print("\nmemory of each device")
     for name, count in plan.memory.items():
-        print(f"  {name:<{WIDTH - 2}}{count / 1e9:>10.2f}")
+        print(f"  {name:<{WIDTH - 2}}{_size(count):>12}")
     verdict = "it fits" if plan.fits else "IT DOES NOT FIT"
-    print(f"  {'all':<{WIDTH - 2}}{plan.total / 1e9:>10.2f} of {plan.devices.memory / 1e9:.2f}: {verdict}")
+    print(f"  {'all':<{WIDTH - 2}}{_size(plan.total):>12} of {_size(plan.devices.memory)}: {verdict}")
     if not math.isfinite(kind.bandwidth) or not plan.moved:
         return
     float32 = plan.config.model.dtype != "bfloat16"
     peak = kind.peak_float32 if float32 else kind.peak
     rows = {
-        "memory": f"{plan.moved / 1e9:.1f} GB read and written at {kind.bandwidth / 1e12:.2f} TB/s",
+        "memory": f"{_size(plan.moved)} read and written at {kind.bandwidth / 1e12:.2f} TB/s",
         "products": f"{plan.flops / 1e12:.2f} TFLOP at {peak / 1e12:.0f} TFLOP/s",
-        "links": f"{plan.sent / 1e9:.3f} GB sent at {plan.devices.link / 1e9:.0f} GB/s",
+        "links": f"{_size(plan.sent)} sent at {plan.devices.link / 1e9:.0f} GB/s",
     }
     print("\nleast time of a step, ms")
     for name, seconds in plan.least.items():
-        print(f"  {name:<{WIDTH - 2}}{seconds * 1e3:>10.2f}   {rows[name]}")
+        print(f"  {name:<{WIDTH - 2}}{seconds * 1e3:>12.3f}   {rows[name]}")
     steps, hours = _run(plan, dataset)
     print(
-        f"  so at most {data.batch_size / plan.seconds:,.0f} images a second; {steps:,} steps in {plan.config.epochs} "
+        f"  {data.batch_size / plan.seconds:,.0f} images a second at most; {steps:,} steps in {plan.config.epochs} "
         f"epochs take at least {hours:.2f} hours, {hours * plan.devices.count:.1f} device-hours, without evaluations"
     )
 
@@ -100,13 +100,18 @@ def _tell(plan: Estimate, dataset: Dataset) -> None:
 def _row(name: str, plan: Estimate, dataset: Dataset) -> None:
     share, hours = plan.total / plan.devices.memory, _run(plan, dataset)[1]
     times = f"{plan.seconds * 1e3:>10.2f}{hours:>13.2f}" if hours else ""
-    print(f"{name:<{WIDTH}}{plan.total / 1e9:>12.2f}{share:>8.0%}{times}", flush=True)
+    print(f"{name:<{WIDTH}}{_size(plan.total):>12}{share:>8.1%}{times}", flush=True)
 
 
 def _run(plan: Estimate, dataset: Dataset) -> tuple[int, float]:
     """Steps of a run, and the least hours that they take; 0 where nothing is known of the devices."""
     steps = math.ceil(len(dataset.train) / plan.config.data.batch_size) * plan.config.epochs
     return steps, steps * plan.seconds / 3600
+
+
+def _size(count: float) -> str:
+    """Bytes, as people read them."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _numbers(plan: Estimate, dataset: Dataset) -> dict[str, Any]:
