@@ -61,7 +61,7 @@ def operations(program: str) -> list[Operation]:
 
 
 def _operations(computations: dict[str, list[str]], name: str, times: int) -> Iterator[Operation]:
-    sizes: dict[str, int] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for line in computations.get(name, ()):
         if not (match := OPERATION.match(line)):
             continue
@@ -74,22 +74,22 @@ def _operations(computations: dict[str, list[str]], name: str, times: int) -> It
             continue
         if operation in NO_KERNEL or operation.endswith(("-done", "-update")):
             continue
-        read = sum(sizes.get(o, 0) for o in {o.split()[-1].lstrip("%") for o in operands.split(",") if o.strip()})
-        wrote = sizes[result]
-        short = operation.removesuffix("-start")
+        named = {operand.split()[-1].lstrip("%") for operand in operands.split(",") if operand.strip()}
+        read, given = (sum(sizes[name][i] for name in named if name in sizes) for i in (0, 1))
+        wrote, made = sizes[result]
         if operation.endswith("-start"):  # its result holds its arguments too
-            wrote = max(wrote - read, 0)
+            wrote, made = max(wrote - read, 0), max(made - given, 0)
         library = re.search(r'custom_call_target="([^"]*)"', line)
         kind = library[1] if library else re.sub(r"[.\d]+$", "", result)
-        yield Operation(kind, short, read + wrote, max(read, wrote), times)
+        yield Operation(kind, operation.removesuffix("-start"), read + wrote, max(given, made), times)
 
 
-def _bytes(shape: str) -> int:
-    """Of an array, or of all in a tuple; not of those that never leave a TPU's fast memory."""
-    total = 0
+def _bytes(shape: str) -> tuple[int, int]:
+    """Of an array, or of all in a tuple: bytes in a device's memory, and with those in a TPU's fast memory."""
+    far = total = 0
     for dtype, dims, layout in ARRAY.findall(WORKSPACE.sub("", shape)):
-        count = 0 if NEAR in layout else BYTES.get(dtype, 0)
+        count = BYTES.get(dtype, 0)
         for dim in filter(None, dims.split(",")):
             count *= int(dim)
-        total += count
-    return total
+        far, total = far + (0 if NEAR in layout else count), total + count
+    return far, total
