@@ -92,7 +92,7 @@ def named_params(model: nnx.Module) -> dict[str, nnx.Param]:
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array]]:
     """The model as a static definition and a flat dict of arrays, the form in which steps are jitted."""
     graphdef, state = nnx.split(model)
-    return graphdef, {"/".join(map(str, path)): var[...] for path, var in nnx.to_flat_state(state)}
+    return graphdef, {"/".join(map(str, path)): var.get_value() for path, var in nnx.to_flat_state(state)}
 
 
 def merge(graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> Any:

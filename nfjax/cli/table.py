@@ -28,6 +28,9 @@ COMMANDS = {
     "to-timm": _training("a run's checkpoint for timm's train.py", "to_timm:main", "to_timm:options"),
     "curves": _training("curves of runs as a picture", "curves:main", "curves:options"),
     "inspect": _training("look through a data set", "data.__main__:inspect", "data.__main__:options"),
+    "plan": _training(
+        "what a run would need of devices that are not there", "plan.__main__:main", "plan.__main__:options"
+    ),
     "verify-training": _training(
         "compare training with timm's", "verify.__main__:main", "verify.__main__:options", "dev"
     ),
