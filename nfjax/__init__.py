@@ -12,6 +12,7 @@ from nfjax import siblings
 siblings.claim("port")  # before anything here imports it
 
 if TYPE_CHECKING:
+    from nfjax.classifying import classify
     from nfjax.exporting import export
     from nfjax.images import load_image
     from nfjax.infer import compile, fold
@@ -30,6 +31,7 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
+            "nfjax.classifying": ("classify",),
             "nfjax.exporting": ("export",),
             "nfjax.images": ("load_image",),
             "nfjax.infer": ("compile", "fold"),
@@ -49,7 +51,7 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
-    "DataConfig", "EvalTransform", "ImageModel", "UnknownModelError", "class_names", "compile", "create_transform",
-    "data_config", "export", "fold", "list_models", "load", "load_exported", "load_image", "save", "state_dict",
-    "top_k",
+    "DataConfig", "EvalTransform", "ImageModel", "UnknownModelError", "class_names", "classify", "compile",
+    "create_transform", "data_config", "export", "fold", "list_models", "load", "load_exported", "load_image",
+    "save", "state_dict", "top_k",
 ]  # fmt: skip

@@ -4,21 +4,24 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 import nfjax
 from nfjax import cache
-from nfjax.early import find
-from nfjax.images import image_suffixes, load_image, passed_over, walk
+from nfjax.early import STDIN, Place, find
+from nfjax.given import read_image, standard_input
+from nfjax.images import Mode, image_suffixes, passed_over, walk
 from nfjax.meter import Meter
 from port.text import counted, one_line
+
+SMALL = 448  # pixels of the longer side of a picture that is drawn
 
 
 def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageModel, Any]:
@@ -40,15 +43,15 @@ def img_size_of(args: argparse.Namespace) -> tuple[int, int] | None:
     return sides[0], sides[-1]
 
 
-def find_images(patterns: Sequence[str]) -> list[Path]:
-    """The image files that files, folders and shell patterns stand for, in the order given, folders sorted.
+def find_images(patterns: Sequence[str]) -> list[Place]:
+    """The images that files, folders, shell patterns and addresses stand for, in the order given, folders sorted.
 
     Says on stderr how many other files in folders were passed over.
 
     Raises:
         FileNotFoundError: for a name or pattern that stands for nothing.
     """
-    found: list[Path] = []
+    found: list[Place] = []
     passed: Counter[str] = Counter()
     for pattern in patterns:
         files = [file for path in find(pattern) for file in _files(path, passed)]
@@ -61,21 +64,41 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _files(path: Path, passed: Counter[str]) -> list[Path]:
-    return [path / name for name, _ in walk(path, passed)] if path.is_dir() else [path]
+def _files(path: Place, passed: Counter[str]) -> list[Place]:
+    if isinstance(path, str) or not path.is_dir():
+        return [path]
+    return [path / name for name, _ in walk(path, passed)]
+
+
+def read_place(place: Place, mode: Mode = "RGB", *, exif: bool = False) -> Image.Image:
+    """The image that a command was given."""
+    return read_image(standard_input() if place == STDIN else place, mode, exif=exif)
 
 
 class Images:
-    """Runs a model over image files in batches; what cannot be read or is not finite is reported and skipped."""
+    """Runs a model over images in batches; what cannot be read or is not finite is reported and skipped.
 
-    def __init__(self, files: Sequence[Path], transform: Any, batch_size: int, *, exif: bool = False):
+    Args:
+        shown: of which a small copy is kept, to be drawn: an image from the web is fetched once.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Place],
+        transform: Any,
+        batch_size: int,
+        *,
+        exif: bool = False,
+        shown: Collection[Place] = (),
+    ):
         if batch_size < 1:
             raise ValueError(f"--batch-size={batch_size}; expected at least 1.")
         self.files, self.transform, self.exif = list(files), transform, exif
         self.batch_size = min(batch_size, len(self.files))
-        self.failed: list[tuple[Path, str]] = []  # skipped files, and why
+        self.failed: list[tuple[Place, str]] = []  # skipped files, and why
+        self.small: dict[Place, Image.Image | None] = dict.fromkeys(shown)
 
-    def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Path, np.ndarray]]:
+    def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Place, np.ndarray]]:
         """Yield every readable file with the model's float32 output for it."""
         compiled: Callable[[Any], Any] | None = None
         meter = Meter("images", len(self.files), model=model.name)
@@ -98,12 +121,16 @@ class Images:
                             self.failed.append((file, "the model's output for it is not finite"))
                 meter.advance(len(files))
 
-    def _read(self, file: Path) -> np.ndarray | None:
+    def _read(self, file: Place) -> np.ndarray | None:
         try:
-            array: np.ndarray = self.transform(load_image(file, self.transform.mode, exif=self.exif))
+            image = read_place(file, self.transform.mode, exif=self.exif)
+            array: np.ndarray = self.transform(image)
         except (OSError, ValueError) as error:
             self.failed.append((file, str(error)))
             return None
+        if file in self.small:
+            self.small[file] = small = image.convert("RGB")
+            small.thumbnail((SMALL, SMALL))
         return array
 
     def report(self) -> int:

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfjax.cli.common import load_model
-from nfjax.images import load_image
+from nfjax.cli.common import load_model, read_place
 from nfjax.meter import Wait
 from nfjax.models.base import take_indices
 from nfjax.models.vit import VisionTransformer
@@ -20,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     output = require_picture(args.output)
     if args.channels < 0:
         raise ValueError(f"--channels={args.channels}; expected at least 0.")
-    image = load_image(args.image, exif=args.exif)  # before the model, which takes longer
+    image = read_place(args.image, exif=args.exif)  # before the model, which takes longer
     model, transform = load_model(args, num_classes=0)
     x = transform(image)
     taps = model.feature_taps()

@@ -8,13 +8,14 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
-from nfjax.early import SUFFIX, find, require_export, require_weights
+from nfjax.early import SUFFIX, Place, find, place, require_export, require_weights
 from nfjax.models.known import architectures, require_model, unknown
 from port.commands import Parser, one_model, pixels, weights
 from port.paths import no_file, user_path
 
 MODEL = "name, folder with a model or of a run, or hf-hub:organisation/name"
 WEIGHTS = "file or folder with the weights, instead of the published ones; none for fresh ones"
+IMAGES = "files, folders (searched in depth), patterns, http(s) addresses, or - for standard input"
 FORMATS, PLATFORMS = tuple(SUFFIX), ("cpu", "cuda", "tpu", "rocm")  # as nfjax.exporting has them
 
 
@@ -57,12 +58,12 @@ def classify(parser: Parser) -> None:
 def embed(parser: Parser) -> None:
     parser.description = (
         "The pooled features that enter a model's classifier, float32: arrays `files` (N,) and `embeddings` "
-        "(N, features) of an npz, or columns of the same names of a parquet file."
+        "(N, features) of an npz, or columns of the same names of a parquet file; in a csv a column for each feature."
     )
     parser.epilog = """example:
   %(prog)s photos/ --model vit_base_patch14_reg4_dinov2 --img-size 224 -o photos.npz"""
     _images(parser)
-    endings = "file name ending in .npz or .parquet"
+    endings = "file name ending in .npz, .parquet or .csv"
     parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE", help=endings)
     parser.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
 
@@ -77,7 +78,7 @@ def features(parser: Parser) -> None:
   %(prog)s cat.jpg --model nfnet_l0 -o features.png
   %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png"""
     add = parser.add_argument
-    add("image", type=user_path, metavar="IMAGE", help="the image")
+    add("image", type=_place, metavar="IMAGE", help="a file, an http(s) address, or - for standard input")
     parser.checks.append(lambda args: _require_file(args.image))
     _model(parser)
     add("-o", "--output", type=user_path, default=Path("features.png"), metavar="PNG", help="default: %(default)s")
@@ -119,7 +120,7 @@ Then, on a machine with jax and flatbuffers but without nfjax:
 
 
 def _images(parser: Parser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched in depth) or patterns")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGES)
     parser.checks.append(lambda args: list(map(find, args.images)))
     _model(parser)
     at_a_time = "images at a time (default: %(default)s)"
@@ -148,14 +149,22 @@ def _img_size(group: Any) -> None:
     group.add_argument("--img-size", type=pixels, nargs="+", metavar="PIXELS", help=sides)
 
 
+def _place(text: str) -> Place:
+    """An image as an argument; a mistake is argparse's."""
+    try:
+        return place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _require_any(pattern: str) -> None:
     """Refuse what begins no name."""
     if not any(fnmatch.fnmatchcase(name, f"{pattern.partition('.')[0]}*") for name in architectures()):
         raise unknown(pattern, architectures())
 
 
-def _require_file(path: Path) -> None:
-    if not path.exists():
+def _require_file(path: Place) -> None:
+    if isinstance(path, Path) and not path.exists():
         raise no_file(path)
 
 

@@ -19,7 +19,7 @@ COMMANDS = {
     "list": _ours("the models, with their sizes, costs and published accuracies", "models:listed", "models"),
     "info": _ours("everything that is known about a model", "models:info", "info"),
     "classify": _ours("the most probable classes of images", "classify:run", "classify", "cli"),
-    "embed": _ours("pooled features of images, as npz or parquet", "embed:run", "embed", "cli"),
+    "embed": _ours("pooled features of images, as npz, parquet or csv", "embed:run", "embed", "cli"),
     "features": _ours("draw feature maps, or attention maps, of an image", "features:run", "features", "cli"),
     "export": _ours("a model as one file that jax runs without flax", "export:run", "export", "export"),
     "train": _training("train a model, or go on with a run", "main:main", "cli.completion:options"),
