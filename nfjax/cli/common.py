@@ -1,24 +1,20 @@
 """What the commands that read images share: which files, which model, and a stream of batches through it."""
 
 import argparse
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 import nfjax
 from nfjax import cache
+from nfjax.batches import outputs
 from nfjax.early import STDIN, Place, find
 from nfjax.given import read_image, standard_input
 from nfjax.images import Mode, image_suffixes, passed_over, walk
-from nfjax.meter import Meter
 from port.text import counted, one_line
 
 SMALL = 448  # pixels of the longer side of a picture that is drawn
@@ -91,35 +87,19 @@ class Images:
         exif: bool = False,
         shown: Collection[Place] = (),
     ):
-        if batch_size < 1:
-            raise ValueError(f"--batch-size={batch_size}; expected at least 1.")
+        require_batch_size(batch_size)
         self.files, self.transform, self.exif = list(files), transform, exif
-        self.batch_size = min(batch_size, len(self.files))
+        self.batch_size = batch_size
         self.failed: list[tuple[Place, str]] = []  # skipped files, and why
         self.small: dict[Place, Image.Image | None] = dict.fromkeys(shown)
 
     def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Place, np.ndarray]]:
         """Yield every readable file with the model's float32 output for it."""
-        compiled: Callable[[Any], Any] | None = None
-        meter = Meter("images", len(self.files), model=model.name)
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool, meter:
-            for start in range(0, len(self.files), self.batch_size):
-                files = self.files[start : start + self.batch_size]
-                loaded = [(f, x) for f, x in zip(files, pool.map(self._read, files), strict=True) if x is not None]
-                if loaded:
-                    batch = np.stack([x for _, x in loaded])
-                    # Always the same shape, so that nothing is compiled twice.
-                    padded = np.zeros((self.batch_size, *batch.shape[1:]), np.float32)
-                    padded[: len(batch)] = batch
-                    if compiled is None:
-                        compiled = nfjax.compile(model, jnp.asarray(padded))
-                    outputs = jax.device_get(compiled(jnp.asarray(padded)))
-                    for (file, _), output in zip(loaded, outputs, strict=False):
-                        if np.isfinite(output).all():
-                            yield file, np.asarray(output, np.float32)
-                        else:
-                            self.failed.append((file, "the model's output for it is not finite"))
-                meter.advance(len(files))
+        for file, output in outputs(model, self.files, self._read, self.batch_size):
+            if np.isfinite(output).all():
+                yield file, output
+            else:
+                self.failed.append((file, "the model's output for it is not finite"))
 
     def _read(self, file: Place) -> np.ndarray | None:
         try:
@@ -135,9 +115,19 @@ class Images:
 
     def report(self) -> int:
         """Say which files failed; the exit status of the command."""
-        for file, reason in self.failed:
-            print(one_line(f"skipped {file}: {reason}"), file=sys.stderr)
-        if self.failed:
-            were = "was" if len(self.failed) == 1 else "were"
-            print(f"{len(self.failed)} of {counted(len(self.files), 'image')} {were} skipped.", file=sys.stderr)
-        return 1 if self.failed else 0
+        return report(self.failed, len(self.files))
+
+
+def report(failed: Sequence[tuple[object, str]], count: int) -> int:
+    """Say which of so many images failed, and why; the exit status of a command."""
+    for name, reason in failed:
+        print(one_line(f"skipped {name}: {reason}"), file=sys.stderr)
+    if failed:
+        were = "was" if len(failed) == 1 else "were"
+        print(f"{len(failed)} of {counted(count, 'image')} {were} skipped.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def require_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"--batch-size={batch_size}; expected at least 1.")
