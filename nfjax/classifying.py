@@ -2,7 +2,6 @@
 
 import functools
 import os
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,15 +16,12 @@ from nfjax.labels import top_k
 from nfjax.loading import load
 from nfjax.models.base import ImageModel
 from nfjax.names import Name, folder_of, model_folder
-from nfjax.params import named_params
+from nfjax.programs import kept
 from nfjax.transforms import create_transform
 
 Best: TypeAlias = list[tuple[str, float, int]]
 AT_ONCE = 16  # images
 KEPT = 2  # models by name
-
-_Program = tuple[Callable[[Any], Any], list[Any]]  # and the parameters that it was compiled with
-_programs: "weakref.WeakKeyDictionary[ImageModel, dict[tuple[int, ...], _Program]]" = weakref.WeakKeyDictionary()
 
 
 def classify(image: Any, model: ImageModel | Name = "eca_nfnet_l0", *, topk: int = 5) -> Any:
@@ -97,13 +93,7 @@ def run(model: ImageModel, images: Sequence[Given]) -> np.ndarray:
 
 def program(model: ImageModel, x: np.ndarray) -> Callable[[Any], Any]:
     """The model as `nfjax.compile` compiles it for a batch like `x`; kept until parameters of the model change."""
-    params = [variable.get_value() for variable in named_params(model).values()]
-    kept = _programs.setdefault(model, {})
-    call, of = kept.get(x.shape, (None, []))
-    if call is None or len(of) != len(params) or any(a is not b for a, b in zip(of, params, strict=True)):
-        call = compile(model, jax.ShapeDtypeStruct(x.shape, x.dtype))
-        kept[x.shape] = call, params
-    return call
+    return kept(model, ("outputs", x.shape), lambda: compile(model, jax.ShapeDtypeStruct(x.shape, x.dtype)))
 
 
 def _stamps(name: Name) -> tuple[tuple[str, int], ...]:

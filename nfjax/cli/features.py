@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nfjax.cli.common import load_model, read_place
+from nfjax.explaining import patches_seen
 from nfjax.meter import Wait
 from nfjax.models.base import take_indices
 from nfjax.models.vit import VisionTransformer
@@ -51,9 +52,7 @@ def attention_grids(weights: np.ndarray, model: VisionTransformer) -> list[np.nd
 
     From an attention map `(heads, tokens, tokens)` of one image; `(h, w)`, averaged over the heads, then by head.
     """
-    prefix = model.num_prefix_tokens
-    rows = weights[:, :1] if model.global_pool == "token" else weights[:, prefix:]
-    heads = rows[:, :, prefix:].mean(1).reshape(-1, *model.grid_size)
+    heads = patches_seen(weights, model, model.grid_size)
     return [heads.mean(0), *heads]
 
 
