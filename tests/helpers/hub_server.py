@@ -149,11 +149,10 @@ class _Handler(BaseHTTPRequestHandler):
             )
         if path.endswith(".git/info/lfs/objects/batch"):
             objects = json.loads(body)["objects"]
-            missing = [o for o in objects if o["oid"] not in self.hub.stored]
-            upload = {o["oid"]: {"upload": {"href": f"{self.hub.store}/lfs/{o['oid']}"}} for o in missing}
-            return self._json(
-                {"transfer": "basic", "objects": [o | {"actions": upload.get(o["oid"])} for o in objects]}
-            )
+            for wanted in objects:
+                if wanted["oid"] not in self.hub.stored:
+                    wanted["actions"] = {"upload": {"href": f"{self.hub.store}/lfs/{wanted['oid']}"}}
+            return self._json({"transfer": "basic", "objects": objects})
         if match := re.fullmatch("/api/models/([^/]+/[^/]+)/commit/(.+)", path):
             return self._commit(match[1], match[2], [json.loads(line) for line in body.splitlines() if line])
         return self._send(404, b"", {})
