@@ -12,6 +12,8 @@ from nfjax import siblings
 siblings.claim("port")  # before anything here imports it
 
 if TYPE_CHECKING:
+    from nfjax.classifying import classify
+    from nfjax.explaining import explain
     from nfjax.exporting import export
     from nfjax.images import load_image
     from nfjax.infer import compile, fold
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from nfjax.models.data_config import DataConfig
     from nfjax.models.known import UnknownModelError
     from nfjax.models.registry import data_config, list_models
+    from nfjax.publishing import push_to_hub
     from nfjax.saving import save, state_dict
     from nfjax.serving import load_exported
     from nfjax.transforms import EvalTransform, create_transform
@@ -30,6 +33,8 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
+            "nfjax.classifying": ("classify",),
+            "nfjax.explaining": ("explain",),
             "nfjax.exporting": ("export",),
             "nfjax.images": ("load_image",),
             "nfjax.infer": ("compile", "fold"),
@@ -39,6 +44,7 @@ else:
             "nfjax.models.data_config": ("DataConfig",),
             "nfjax.models.known": ("UnknownModelError",),
             "nfjax.models.registry": ("data_config", "list_models"),
+            "nfjax.publishing": ("push_to_hub",),
             "nfjax.saving": ("save", "state_dict"),
             "nfjax.serving": ("load_exported",),
             "nfjax.transforms": ("EvalTransform", "create_transform"),
@@ -49,7 +55,7 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
-    "DataConfig", "EvalTransform", "ImageModel", "UnknownModelError", "class_names", "compile", "create_transform",
-    "data_config", "export", "fold", "list_models", "load", "load_exported", "load_image", "save", "state_dict",
-    "top_k",
+    "DataConfig", "EvalTransform", "ImageModel", "UnknownModelError", "class_names", "classify", "compile",
+    "create_transform", "data_config", "explain", "export", "fold", "list_models", "load", "load_exported",
+    "load_image", "push_to_hub", "save", "state_dict", "top_k",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from port.paths import user_path
 
 logger = logging.getLogger("nfjax")
 
-SWITCH = "NFJAX_CACHE"
+SWITCH, OFF = "NFJAX_CACHE", "0"
 SIZE = "jax_compilation_cache_max_size"
 OPTIONS = {
     SIZE: 2**30,  # bytes; what was used longest ago makes room
@@ -49,10 +49,9 @@ def enable() -> Path | None:
     """
     config: Any = jax.config  # its attributes are made at run time
     choice = os.environ.get(SWITCH, "")
-    if choice == "0" or config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+    if choice == OFF or config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return None
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(choice or f"{caches}/nfjax/jax")
+    folder = Path(choice or f"{_caches()}/nfjax/jax")
     options = {option: value for option, value in OPTIONS.items() if option.upper() not in os.environ}
     try:
         folder = user_path(folder).absolute()
@@ -68,6 +67,19 @@ def enable() -> Path | None:
         jax.config.update(option, value)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     return folder
+
+
+def folder_for(what: str) -> Path | None:
+    """Where something else than programs is kept: `nfjax/WHAT` in the user's cache; None if NFJAX_CACHE is "0".
+
+    Beside the programs, if NFJAX_CACHE is a folder. It need not exist.
+    """
+    choice = os.environ.get(SWITCH, "")
+    return None if choice == OFF else user_path(Path(choice or f"{_caches()}/nfjax", what)).absolute()
+
+
+def _caches() -> str:
+    return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
 
 
 def _stamps() -> bool:

@@ -1,6 +1,7 @@
 """What commands look at before they import what takes long: files, patterns and endings that are surely wrong."""
 
 import glob
+import re
 from pathlib import Path
 
 from port.paths import no_weights, user_path
@@ -8,10 +9,37 @@ from port.paths import no_weights, user_path
 SUFFIX = {"zip": ".zip", "stablehlo-text": ".mlir"}  # of the files of `nfjax export`, by format
 
 
-def find(pattern: str) -> list[Path]:
-    """The files and folders that a name or a shell pattern stands for, sorted; a FileNotFoundError if it is nothing."""
-    path = user_path(pattern)
-    paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+STDIN = "-"  # the name of standard input
+Place = Path | str  # of an image: a path; or a web address or `STDIN`, as text
+
+
+def is_url(text: str) -> bool:
+    """Whether a name is an address on the web.
+
+    Raises:
+        ValueError: it is an address of another kind.
+    """
+    scheme = re.match("([a-z][a-z0-9+.-]+)://", text.lower())
+    if scheme and scheme[1] not in ("http", "https"):
+        raise ValueError(f"{text}: addresses are http:// or https://; download the file, and name that.")
+    return bool(scheme)
+
+
+def place(text: str) -> Place:
+    """An image as it was typed: a path, a web address, or `STDIN`."""
+    return text if text == STDIN or is_url(text) else user_path(text)
+
+
+def find(pattern: str) -> list[Place]:
+    """What a name or a shell pattern stands for, sorted: files and folders, an address or `STDIN`.
+
+    Raises:
+        FileNotFoundError: it is nothing.
+    """
+    path = place(pattern)
+    if isinstance(path, str):
+        return [path]
+    paths: list[Place] = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
     if not paths:
         raise FileNotFoundError(f"{pattern} is no file, folder or pattern.")
     return paths

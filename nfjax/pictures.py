@@ -1,16 +1,20 @@
 """Pictures: matplotlib without a window system."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from port.atomic import replacing, require_writable
 from port.messages import require
+from port.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp", ".tif", ".tiff")
+TILE = 224  # pixels of the longer side of a picture of a sheet
+COLORS = {None: "black", True: "tab:green", False: "tab:red"}
 
 
 def make_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
@@ -37,3 +41,58 @@ def save_figure(figure: "Figure", path: Path, dpi: float | None = None) -> None:
     path = require_picture(path)
     with replacing(path) as partial:
         figure.savefig(partial, dpi="figure" if dpi is None else dpi)
+
+
+class Cell(NamedTuple):
+    """A picture of a sheet.
+
+    Attributes:
+        image: a Pillow image or an array, as matplotlib draws it.
+        title: lines of text above it.
+        good: whether what it shows is right, which colours the title; None for neither.
+    """
+
+    image: Any
+    title: str
+    good: bool | None = None
+
+
+def draw_sheet(
+    path: Path, rows: Sequence[Sequence[Cell]], *, title: str = "", lines: int = 3, mark_first: bool = False
+) -> None:
+    """Write pictures in rows, each with its title.
+
+    Args:
+        lines: of the longest title.
+        mark_first: a line sets the first picture of each row apart: the others belong to it.
+    """
+    columns = max(map(len, rows))
+    top, above = (0.45 if title else 0.05), 0.16 * lines + 0.1
+    height = top + (1.9 + above) * len(rows)
+    figure = make_figure(2.1 * columns, height, layout=None)  # of so many axes, finding one takes seconds
+    figure.subplots_adjust(
+        left=0.01, right=0.99, bottom=0.02 / height, top=1 - (top + above) / height, hspace=above / 1.9, wspace=0.06
+    )
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for row, cells in zip(grid, rows, strict=True):
+        for axes, cell in zip(row, cells, strict=False):
+            image = cell.image
+            if hasattr(image, "copy") and hasattr(image, "thumbnail"):
+                image = image.copy()
+                image.thumbnail((TILE, TILE))
+            axes.imshow(image)
+            color = COLORS[cell.good]
+            axes.set_title(cell.title, fontsize=7.5, color=color, parse_math=False, linespacing=1.15)
+        if mark_first and len(cells) > 1:
+            row[0].plot([1.03, 1.03], [0, 1], transform=row[0].transAxes, color="tab:grey", lw=1.5, clip_on=False)
+    if title:
+        figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top", parse_math=False)
+    save_figure(figure, path, dpi=120)
+
+
+def shortened(name: str, most: int = 30) -> str:
+    """The end of a file's name, which tells it from others, in so many characters."""
+    name = one_line(name)
+    return name if len(name) <= most else f"…{name[1 - most :]}"

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 import port
+from nfjax.card import About, card, write_card
 from nfjax.models import registry
 from nfjax.models.base import ImageModel
 from nfjax.models.eva import Eva
@@ -60,8 +61,8 @@ def state_dict(model: ImageModel) -> dict[str, np.ndarray]:
     return {name: np.array(array, order="C") for name, array in port.to_timm(values).items()}
 
 
-def save(model: ImageModel, path: str | os.PathLike[str], *, layout: str = "timm") -> Path:
-    """Write a folder in the Hugging Face hub's layout: model.safetensors and config.json.
+def save(model: ImageModel, path: str | os.PathLike[str], *, layout: str = "timm", about: About | None = None) -> Path:
+    """Write a folder in the Hugging Face hub's layout: model.safetensors, config.json, and a model card, README.md.
 
     timm reads it as `timm.create_model("local-dir:PATH", pretrained=True)`, nfjax as
     `nfjax.load("local-dir:PATH")`. Files that are there already are replaced, each atomically; `nfjax.load` refuses a
@@ -70,7 +71,10 @@ def save(model: ImageModel, path: str | os.PathLike[str], *, layout: str = "timm
 
     With `layout="transformers"` the folder is one of that library, for `AutoModel` and
     `AutoModelForImageClassification`, and for nfjax: DINOv2 with registers, for square images, as Dinov2WithRegisters;
-    everything else as TimmWrapper, which needs timm.
+    everything else as TimmWrapper, which needs timm. Such a folder gets no card.
+
+    A README.md of somebody else's stays as it is. `about` is what the card says beyond what the model knows
+    (`nfjax.card.About`).
 
     Raises:
         ValueError: another layout; for a folded model, or one loaded with `features_only=True`, which lacks layers;
@@ -97,6 +101,8 @@ def save(model: ImageModel, path: str | os.PathLike[str], *, layout: str = "timm
         # Before the weights: whatever was there before, this says that they are not its own.
         with replacing(folder / "config.json") as partial:
             partial.write_text(json.dumps(config | metadata, indent=2) + "\n", encoding="utf-8")
+    if layout == "timm":
+        write_card(folder, card(model, about or About()))
     return folder
 
 

@@ -59,7 +59,7 @@ def fetch(hub_id: str, filename: str) -> Path:
     if isinstance(cached := _in_cache(repo, revision, filename), str):
         return Path(cached)
     try:
-        _reach(hf_hub_url(repo, filename, revision=revision))
+        reach(hf_hub_url(repo, filename, revision=revision))
     except (errors.HTTPError, OSError) as error:
         raise _unreachable(filename, repo, error) from error
     try:
@@ -85,8 +85,8 @@ def fetch(hub_id: str, filename: str) -> Path:
         raise HubError(f"cannot fetch {filename} of {repo}: {error}. {hint}") from error
 
 
-def _reach(url: str) -> None:
-    """Raise what goes wrong unless the hub answers, whatever it answers.
+def reach(url: str) -> None:
+    """Raise what goes wrong, an HTTPError or an OSError, unless the hub answers, whatever it answers.
 
     huggingface_hub itself tries for half a minute, and says so each time.
     """
@@ -106,7 +106,7 @@ def _reach(url: str) -> None:
 
 def _unreachable(filename: str, repo: str, error: Exception) -> HubError:
     return HubError(
-        f"{filename} of {repo} is not in the cache and the hub cannot be reached ({_cause(error)}). Check the network, "
+        f"{filename} of {repo} is not in the cache and the hub cannot be reached ({cause(error)}). Check the network, "
         f"HF_ENDPOINT and HF_HUB_OFFLINE, or give a file: {messages.option('weights', 'FILE')}."
     )
 
@@ -161,7 +161,7 @@ def _pinned(hub_id: str, path: Path) -> str:
     return f"{parse_hub_id(hub_id)[0]}@{path.parent.name}"
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__

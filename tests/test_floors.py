@@ -109,7 +109,7 @@ def test_what_is_fast_knows_no_formula():
 
 
 def test_train_opens_with_its_doors():
-    doors = {"main", "evaluate", "average", "curves", "to_timm"}
+    doors = {"main", "evaluate", "average", "curves", "probe", "to_timm"}
     files = {path.name for path in (ROOT / "train").iterdir() if path.is_file()}
     rooms = {"config", "experiment", "step", "loop"}
     assert files == {f"{name}.py" for name in {"__init__"} | doors | rooms} | {"py.typed"}

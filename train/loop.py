@@ -26,7 +26,7 @@ from train.experiment import Experiment, build
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
 from train.optim.state import State
-from train.report import curves, summary
+from train.report import card, curves, summary
 from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError, Watch
 from train.report.progress import Progress
@@ -298,7 +298,7 @@ class _Run:
         params = gather(state.eval_params)
         if jax.process_index() == 0:
             model = merge(self.experiment.graphdef, params)
-            said = f"{nfjax.save(model, self.workdir / 'final')}, after step {self.total}"
+            said = f"{card.save_final(model, self.workdir, self.config, self.scores)}, after step {self.total}"
             if self.config.checkpoint.keep_best:
                 self.checkpoints.wait()
                 metric = self.config.checkpoint.metric

@@ -4,12 +4,14 @@ import argparse
 import contextlib
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nfjax
 from nfjax.cli.common import Images, find_images, load_model
 from nfjax.cli.output import Row, print_tables, rows_to, table_of, write_parquet
-from nfjax.images import load_image
+from nfjax.early import Place
 from nfjax.pictures import make_figure, require_picture, save_figure
 from port.atomic import replaced, require_writable
 from port.text import counted, cut, one_line
@@ -32,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     topk = min(5, model.num_classes) if args.topk is None else args.topk
     if not 1 <= topk <= model.num_classes:
         raise ValueError(f"--topk={topk}; {model.name} has {model.num_classes} classes.")
-    images = Images(files, transform, args.batch_size, exif=args.exif)
+    plotted: dict[Place, Any] = dict.fromkeys(files[:MAX_PLOTTED] if args.plot is not None else [])
+    images = Images(files, transform, args.batch_size, exif=args.exif, shown=plotted)
     again = "" if args.output is None else replaced(args.output)
     kept: list[Row] = []  # for what is made of all of them at the end
-    plotted = dict.fromkeys(files[:MAX_PLOTTED] if args.plot is not None else [])
     with contextlib.ExitStack() as stack:
         streamed = form in ("json", "csv", "tsv")
         write = stack.enter_context(rows_to(args.output, form, COLUMNS)) if streamed else kept.append
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         their = "its" if len(found) == 1 else "their"
         first = f", the first {MAX_PLOTTED} of {len(files)}" if len(files) > MAX_PLOTTED else ""
         told = f"{args.plot}{replaced(args.plot)}: {counted(len(found), 'image')} with {their} classes{first}"
-        _plot(found, args.plot, exif=args.exif)
+        _plot(found, images.small, args.plot)
         print(told, file=sys.stderr)
     return images.report()
 
@@ -89,7 +91,7 @@ def _table(rows: list[Row]) -> None:
     print_tables(table)
 
 
-def _plot(found: dict[Path, list[tuple[str, float, int]]], path: Path, *, exif: bool = False) -> None:
+def _plot(found: Mapping[Place, list[tuple[str, float, int]]], images: Mapping[Place, Any], path: Path) -> None:
     """The images in a grid, and beside each a bar for each of its classes."""
     columns = 1 if len(found) <= 4 else 2 if len(found) <= 12 else 3
     lines = math.ceil(len(found) / columns)
@@ -99,8 +101,8 @@ def _plot(found: dict[Path, list[tuple[str, float, int]]], path: Path, *, exif: 
         axes.axis("off")
     for (file, best), (left, right) in zip(found.items(), cells, strict=False):
         names, probabilities, _ = zip(*best, strict=True)
-        left.imshow(load_image(file, exif=exif))
-        left.set_title(_plain(file.name), fontsize=9)
+        left.imshow(images[file])
+        left.set_title(_plain(Path(file).name), fontsize=9)
         left.axis("off")
         ranks = range(len(best))  # and not the names, of which two classes may have the same
         bars = right.barh(ranks, probabilities, color="tab:blue")

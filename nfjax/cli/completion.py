@@ -20,7 +20,7 @@ _nfjax() {
 }
 complete -o bashdefault -F _nfjax nfjax
 """
-FILES = ("weights", "images", "source", "folder", "data")  # arguments that may name something else as well
+FILES = ("weights", "image", "images", "source", "folder", "data")  # arguments that may name something else as well
 
 
 def options(parser: Parser) -> None:

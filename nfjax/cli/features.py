@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfjax.cli.common import load_model
-from nfjax.images import load_image
+from nfjax.cli.common import load_model, read_place
+from nfjax.explaining import patches_seen
 from nfjax.meter import Wait
 from nfjax.models.base import take_indices
 from nfjax.models.vit import VisionTransformer
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     output = require_picture(args.output)
     if args.channels < 0:
         raise ValueError(f"--channels={args.channels}; expected at least 0.")
-    image = load_image(args.image, exif=args.exif)  # before the model, which takes longer
+    image = read_place(args.image, exif=args.exif)  # before the model, which takes longer
     model, transform = load_model(args, num_classes=0)
     x = transform(image)
     taps = model.feature_taps()
@@ -52,9 +52,7 @@ def attention_grids(weights: np.ndarray, model: VisionTransformer) -> list[np.nd
 
     From an attention map `(heads, tokens, tokens)` of one image; `(h, w)`, averaged over the heads, then by head.
     """
-    prefix = model.num_prefix_tokens
-    rows = weights[:, :1] if model.global_pool == "token" else weights[:, prefix:]
-    heads = rows[:, :, prefix:].mean(1).reshape(-1, *model.grid_size)
+    heads = patches_seen(weights, model, model.grid_size)
     return [heads.mean(0), *heads]
 
 

@@ -8,13 +8,15 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
-from nfjax.early import SUFFIX, find, require_export, require_weights
+from nfjax.early import SUFFIX, Place, find, place, require_export, require_weights
 from nfjax.models.known import architectures, require_model, unknown
 from port.commands import Parser, one_model, pixels, weights
 from port.paths import no_file, user_path
 
 MODEL = "name, folder with a model or of a run, or hf-hub:organisation/name"
 WEIGHTS = "file or folder with the weights, instead of the published ones; none for fresh ones"
+IMAGES = "files, folders (searched in depth), patterns, http(s) addresses, or - for standard input"
+METHODS = ("gradcam", "rollout", "attention")  # as nfjax.explaining has them
 FORMATS, PLATFORMS = tuple(SUFFIX), ("cpu", "cuda", "tpu", "rocm")  # as nfjax.exporting has them
 
 
@@ -57,12 +59,12 @@ def classify(parser: Parser) -> None:
 def embed(parser: Parser) -> None:
     parser.description = (
         "The pooled features that enter a model's classifier, float32: arrays `files` (N,) and `embeddings` "
-        "(N, features) of an npz, or columns of the same names of a parquet file."
+        "(N, features) of an npz, or columns of the same names of a parquet file; in a csv a column for each feature."
     )
     parser.epilog = """example:
   %(prog)s photos/ --model vit_base_patch14_reg4_dinov2 --img-size 224 -o photos.npz"""
     _images(parser)
-    endings = "file name ending in .npz or .parquet"
+    endings = "file name ending in .npz, .parquet or .csv"
     parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE", help=endings)
     parser.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
 
@@ -77,13 +79,69 @@ def features(parser: Parser) -> None:
   %(prog)s cat.jpg --model nfnet_l0 -o features.png
   %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png"""
     add = parser.add_argument
-    add("image", type=user_path, metavar="IMAGE", help="the image")
+    add("image", type=_place, metavar="IMAGE", help="a file, an http(s) address, or - for standard input")
     parser.checks.append(lambda args: _require_file(args.image))
-    _model(parser)
+    model_options(parser)
     add("-o", "--output", type=user_path, default=Path("features.png"), metavar="PNG", help="default: %(default)s")
     add("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
     add("--channels", type=int, default=7, help="channels or heads per line (default: %(default)s)")
     add("--attention", action="store_true", help="attention maps of a transformer")
+
+
+def explain(parser: Parser) -> None:
+    parser.description = (
+        "Draws where a model looked, over each image: Grad-CAM of convolutional models; of transformers attention "
+        "rollout, and the attention of the last block. Titles are the class and its probability."
+    )
+    parser.epilog = """examples:
+  %(prog)s cat.jpg photos/ -o looked
+  %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --method rollout -o looked"""
+    _places(parser)
+    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="DIR", help="a picture for each image")
+    parser.add_argument("--method", choices=METHODS, help="default: all that the model has")
+    parser.add_argument("--target", type=int, metavar="CLASS", help="index of the class (default: the most probable)")
+
+
+def similar(parser: Parser) -> None:
+    parser.description = (
+        "The images whose pooled features point most nearly the way of another image's, by the cosine; without IMAGE "
+        "all pairs that are as near to each other as --threshold says. Embeddings are kept in the cache, by content."
+    )
+    parser.epilog = """examples:
+  %(prog)s cat.jpg --among photos/ -o nearest.png
+  %(prog)s --among photos/ --threshold 0.95"""
+    add = parser.add_argument
+    add("image", type=_place, nargs="?", metavar="IMAGE", help="a file, an http(s) address, or - for standard input")
+    add("--among", nargs="+", required=True, metavar="DIR", help=IMAGES)
+    parser.checks += [
+        lambda args: None if args.image is None else _require_file(args.image),
+        lambda args: list(map(find, args.among)),
+        _require_question,
+    ]
+    model_options(parser)
+    add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default: %(default)s)")
+    add("--topk", type=int, default=10, metavar="N", help="how many images are named (default: %(default)s)")
+    add("--threshold", type=float, metavar="COSINE", help="from -1 to 1; near-duplicates have almost 1")
+    add("-o", "--output", type=user_path, metavar="PNG", help="draw them as a contact sheet")
+
+
+def push(parser: Parser) -> None:
+    parser.description = (
+        "Publish a model on the Hugging Face hub: weights, config.json with the names of classes, and a model card, in "
+        "one commit. The token is that of `hf auth login`, or HF_TOKEN."
+    )
+    parser.epilog = """examples:
+  %(prog)s my_model user/my_model --private
+  %(prog)s runs/pictures user/pictures --evaluation evaluation"""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=MODEL)
+    add("repo", metavar="USER/NAME", help="where to; made if there is no such repository")
+    parser.checks += [lambda args: require_model(args.model), lambda args: _require_results(args.evaluation)]
+    add("--private", action="store_true", help="a new repository is one that others do not see")
+    add("--revision", metavar="BRANCH", help="made if there is none (default: main)")
+    add("--message", metavar="TEXT", help="of the commit")
+    add("--evaluation", type=user_path, metavar="DIR", help="of `nfjax evaluate`, whose numbers the card then has")
+    add("--base-model", metavar="USER/NAME", help="that it was trained from, for the card")
 
 
 def export(parser: Parser) -> None:
@@ -119,14 +177,19 @@ Then, on a machine with jax and flatbuffers but without nfjax:
 
 
 def _images(parser: Parser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched in depth) or patterns")
-    parser.checks.append(lambda args: list(map(find, args.images)))
-    _model(parser)
+    _places(parser)
     at_a_time = "images at a time (default: %(default)s)"
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help=at_a_time)
 
 
-def _model(parser: Parser) -> None:
+def _places(parser: Parser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGES)
+    parser.checks.append(lambda args: list(map(find, args.images)))
+    model_options(parser)
+
+
+def model_options(parser: Parser) -> None:
+    """Which model, with which weights, for images of which size."""
     parser.add_argument("--model", default="eca_nfnet_l0", metavar="NAME", help=f"{MODEL} (default: %(default)s)")
     parser.checks.append(lambda args: require_model(args.model))
     _weights(parser)
@@ -148,14 +211,36 @@ def _img_size(group: Any) -> None:
     group.add_argument("--img-size", type=pixels, nargs="+", metavar="PIXELS", help=sides)
 
 
+def _place(text: str) -> Place:
+    """An image as an argument; a mistake is argparse's."""
+    try:
+        return place(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _require_question(args: argparse.Namespace) -> None:
+    if args.image is None and args.threshold is None:
+        raise ValueError("similar to what? Give an IMAGE, or --threshold 0.95 for pairs of images that are alike.")
+    if args.threshold is not None and not -1 <= args.threshold <= 1:
+        raise ValueError(f"--threshold={args.threshold}; a cosine is from -1 to 1.")
+    if args.topk < 1:
+        raise ValueError(f"--topk={args.topk}; expected at least 1.")
+
+
+def _require_results(folder: Path | None) -> None:
+    if folder is not None and not (folder / "results.csv").is_file():
+        raise no_file(folder / "results.csv")
+
+
 def _require_any(pattern: str) -> None:
     """Refuse what begins no name."""
     if not any(fnmatch.fnmatchcase(name, f"{pattern.partition('.')[0]}*") for name in architectures()):
         raise unknown(pattern, architectures())
 
 
-def _require_file(path: Path) -> None:
-    if not path.exists():
+def _require_file(path: Place) -> None:
+    if isinstance(path, Path) and not path.exists():
         raise no_file(path)
 
 

@@ -3,14 +3,16 @@
 As on the real hub, weights are redirected to a store on another origin, and everything else comes from the hub itself.
 """
 
+import base64
 import contextlib
 import hashlib
+import json
 import re
 import socket
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
@@ -41,6 +43,12 @@ class HubServer:
         self.damaged: dict[str, bytes] = {}  # file name: what is sent in place of its content
         self.cuts: dict[str, list[int]] = {}  # file name: the next answers break off after so many bytes
         self.reset = False  # break off with a TCP reset, not with an orderly end of the stream
+        self.tokens = {"hf_writes"}  # that may write
+        self.forbidden: set[str] = set()  # organisations in which they may not
+        self.conflict = False  # somebody else's commit always comes between
+        self.private: dict[str, bool] = {}
+        self.stored: dict[str, bytes] = {}  # large files that were pushed, by SHA-256
+        self.messages: list[str] = []  # of commits that were pushed
         self.connections: set[socket.socket] = set()
         self._servers = []
         for _ in range(2):
@@ -105,6 +113,74 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(match["repo"], match["revision"], match["file"], at_store)
 
     do_GET = do_HEAD
+
+    def do_POST(self) -> None:
+        """What a client asks for to push files: a repository, a branch, how files are sent, a commit."""
+        self.hub.requests.append(Request(self.command, self.path, None))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = unquote(self.path)
+        if self.headers.get("Authorization") not in (None, *(f"Bearer {token}" for token in self.hub.tokens)):
+            return self._refuse(401, "InvalidToken", {"X-Error-Message": "Invalid user token."})
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = f"{asked['organization']}/{asked['name']}"
+            if asked["organization"] in self.hub.forbidden:
+                return self._refuse(403, "Forbidden", {"X-Error-Message": "You don't have the rights."})
+            if repo in self.hub.commits:
+                return self._json(
+                    {"error": "You already created this model repo", "url": f"{self.hub.url}/{repo}"}, 409
+                )
+            self.hub.commit(repo, {})
+            self.hub.private[repo] = asked.get("visibility") == "private"
+            return self._json({"url": f"{self.hub.url}/{repo}"})
+        if match := re.fullmatch("/api/models/([^/]+/[^/]+)/branch/(.+)", path):
+            refs = self.hub.refs[match[1]]
+            if match[2] in refs:
+                return self._json({"error": "Reference already exists"}, 409)
+            refs[match[2]] = refs["main"]
+            return self._json({})
+        if match := re.fullmatch("/api/models/([^/]+/[^/]+)/preupload/(.+)", path):
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = {name: "lfs" if name.endswith(STORED) else "regular" for name in names}
+            return self._json(
+                {"files": [{"path": n, "uploadMode": m, "shouldIgnore": False} for n, m in modes.items()]}
+            )
+        if path.endswith(".git/info/lfs/objects/batch"):
+            objects = json.loads(body)["objects"]
+            for wanted in objects:
+                if wanted["oid"] not in self.hub.stored:
+                    wanted["actions"] = {"upload": {"href": f"{self.hub.store}/lfs/{wanted['oid']}"}}
+            return self._json({"transfer": "basic", "objects": objects})
+        if match := re.fullmatch("/api/models/([^/]+/[^/]+)/commit/(.+)", path):
+            return self._commit(match[1], match[2], [json.loads(line) for line in body.splitlines() if line])
+        return self._send(404, b"", {})
+
+    def do_PUT(self) -> None:
+        """A large file, as it is stored."""
+        self.hub.requests.append(Request(self.command, self.path, None))
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.stored[hashlib.sha256(content).hexdigest()] = content
+        self._send(200, b"", {})
+
+    def _commit(self, repo: str, branch: str, lines: list[dict[str, Any]]) -> None:
+        if self.hub.conflict:
+            return self._json({"error": "A commit has happened since. Please refresh and try again."}, 412)
+        files = dict(self.hub.commits[repo][self.hub.refs[repo][branch]])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "header":
+                self.hub.messages.append(value["summary"])
+            elif line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            else:
+                files[value["path"]] = self.hub.stored[value["oid"]]
+        commit = self.hub.commit(repo, files, branch)
+        return self._json({"commitUrl": f"{self.hub.url}/{repo}/commit/{commit}", "commitOid": commit})
+
+    def _json(self, found: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(found).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, repo: str, revision: str, name: str, at_store: bool) -> None:
         if repo not in self.hub.commits:  # 401, not 404: to the unknown, it might be private

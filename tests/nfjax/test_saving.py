@@ -58,7 +58,7 @@ def test_interrupted_between_two_files(after, older, models, tmp_path, monkeypat
             nfjax.load(tmp_path)
     else:
         assert same(nfjax.load(tmp_path), [first, None, second][after])
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_weights_of_another_save(models, tmp_path):

@@ -407,3 +407,13 @@ def test_sigterm_on_the_command_line(tmp_path):
     last = lines(tmp_path)[-1]["step"]
     assert f"SIGTERM: saved step {last} of 870; the same command continues from there." in output
     assert (tmp_path / "checkpoints" / str(last)).is_dir()
+
+
+def test_the_card_of_a_run_has_its_config_scores_and_curves(whole):
+    result, workdir = whole
+    text = (workdir / "final" / "README.md").read_text()
+    assert f"| digits | top-1 | {100 * result.top1:.2f} % |" in text
+    assert '"weight_decay": ' in text
+    assert "](curves.png)" in text
+    assert (workdir / "final" / "curves.png").read_bytes() == (workdir / "curves.png").read_bytes()
+    assert "base_model" not in text  # it began with fresh weights

@@ -9,9 +9,9 @@ from nfjax.early import require_weights
 from nfjax.models.known import require_model
 from port.commands import Parser
 from port.paths import user_path
-from train.cli.fields import fields
+from train.cli.images import data_of, data_options
 from train.config import Data
-from train.data.place import place, require_root
+from train.data.place import require_root
 
 DESCRIPTION = """Count how often models are right about images: top-1 and top-5, exactly, on all devices and processes.
 
@@ -48,19 +48,7 @@ def parse(argv: Sequence[str], prog: str = "python -m train.evaluate") -> tuple[
     )
     options(parser)
     args = parser.parse_args(argv)
-    known = fields()
-    try:
-        given = place(args.data) if args.data else {}
-    except FileNotFoundError as error:
-        parser.error(f"--data={error}")
-    for name in DATA_FIELDS:
-        text, field = getattr(args, f"data.{name}"), known[f"data.{name}"]
-        if text is not None:
-            try:
-                given[name] = field.parse(text)
-            except ValueError:
-                parser.error(f"--{field.path}={text}: expected {field.expected}.")
-    return args, given
+    return args, data_of(parser, args, DATA_FIELDS)
 
 
 def require_found(args: argparse.Namespace, given: dict[str, Any]) -> None:
@@ -83,7 +71,6 @@ def options(parser: Parser) -> None:
     add = parser.add_argument
     add("--model", nargs="+", action="extend", required=True, metavar="NAME",
         help="names or patterns of nfjax's models, hf-hub:ORG/NAME, local-dir:PATH, work folders of runs")  # fmt: skip
-    add("--data", metavar="PLACE", help="a folder of images in a folder per class, a table, tfds/NAME or hfds/ORG/NAME")
     add("-o", "--output", dest="out", type=user_path, default=Path("evaluation"), metavar="DIR",
         help="for the results (%(default)s)")  # fmt: skip
     parser.hidden("--out", instead_of="--output")
@@ -99,9 +86,4 @@ def options(parser: Parser) -> None:
     parser.hidden("--num_processes", instead_of="--num-processes")
     parser.hidden("--process_id", instead_of="--process-id")
     add("--distributed", choices=("auto", "on", "off"), default="auto", help="wait for the others")
-    group = parser.add_argument_group("images", "Fields of a config's section data. Written none, they are None.")
-    known = fields()
-    for name in DATA_FIELDS:
-        field = known[f"data.{name}"]
-        doc = field.doc.replace("%", "%%")
-        group.add_argument(f"--{field.path}", metavar="VALUE", help=f"{field.type_name}: {doc}")
+    data_options(parser, DATA_FIELDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nfjax.pictures import make_figure, save_figure
+from nfjax.pictures import Cell, draw_sheet, make_figure, save_figure
 from port.text import one_line, printable
 from train.data import Source
 from train.data.decode import decode
@@ -18,8 +18,7 @@ from train.report.screen import expendable
 
 MATRIX = 40  # more classes than this do not fit into a matrix: the most confused pairs are drawn instead
 PAIRS = 30
-MISTAKES = 24
-TILE = 224  # pixels of a picture's side
+MISTAKES, ACROSS = 24, 6
 
 
 def write(folder: Path, predictions: Predictions, names: Sequence[str], source: Source) -> None:
@@ -77,7 +76,7 @@ def _confusion(path: Path, predictions: Predictions, names: Sequence[str]) -> No
     figure = make_figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    ticks = [_short(names[label]) for label in classes]
+    ticks = [short(names[label]) for label in classes]
     axes.set_xticks(range(len(classes)), ticks, rotation=90, parse_math=False)
     axes.set_yticks(range(len(classes)), ticks, parse_math=False)
     axes.set_xlabel("predicted")
@@ -97,7 +96,7 @@ def _pairs(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
     axes = figure.add_subplot()
     bars = axes.barh(range(len(shown)), [times for _, _, times in shown], color="tab:blue")
     axes.bar_label(bars, [f"{times} of {images[label]}" for label, _, times in shown], padding=3, fontsize=8)
-    ticks = [f"{_short(names[label])} → {_short(names[other])}" for label, other, _ in shown]
+    ticks = [f"{short(names[label])} → {short(names[other])}" for label, other, _ in shown]
     axes.set_yticks(range(len(ticks)), ticks, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.margins(x=0.15)
@@ -111,29 +110,21 @@ def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source
     order = wrong[np.argsort(-predictions.probabilities[wrong, 0], kind="stable")][:MISTAKES]
     if not len(order):
         return
-    columns = min(6, len(order))
-    rows = -(-len(order) // columns)
-    figure = make_figure(2.4 * columns, 3.0 * rows, layout=None)  # of so many axes, finding one takes seconds
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.5 / (3.0 * rows), hspace=0.25, wspace=0.05)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
-    for axes, index in zip(grid, order.tolist(), strict=False):
+    cells = []
+    for index in order.tolist():
         example = source[index]
-        image = Image.fromarray(decode(example["image"], example["key"]))
-        image.thumbnail((TILE, TILE))
-        axes.imshow(image)
         label, found = int(predictions.label[index]), int(predictions.classes[index, 0])
         sure = float(predictions.probabilities[index, 0])
         lines = [
-            f"true: {_short(names[label])}",
-            f"predicted: {_short(names[found])} {sure:.0%}",
+            f"true: {short(names[label])}",
+            f"predicted: {short(names[found])} {sure:.0%}",
             one_line(example["key"])[-34:],
         ]
-        axes.set_title("\n".join(lines), fontsize=7, parse_math=False)
-    save_figure(figure, path)
+        cells.append(Cell(Image.fromarray(decode(example["image"], example["key"])), "\n".join(lines)))
+    draw_sheet(path, [cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)])
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """The name of a class, short enough for a picture."""
     name = one_line(name)
     return textwrap.shorten(name.partition(",")[0], 26, placeholder="…") or name[:26]

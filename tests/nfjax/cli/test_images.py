@@ -175,7 +175,7 @@ def test_embed(suffix, saved, photos, tmp_path, capsys):
         (["classify", "PHOTOS/a.png", "--format", "parquet"], "needs -o FILE"),
         (["classify", "PHOTOS/a.png", "--batch-size", "0"], "expected at least 1"),
         (["classify", "PHOTOS/a.png", "--img-size", "1", "2", "3"], "--img-size takes"),
-        (["embed", "PHOTOS/a.png", "-o", "x.txt"], r"ending in .npz or .parquet"),
+        (["embed", "PHOTOS/a.png", "-o", "x.txt"], "ending in .npz, .parquet or .csv"),
         (["features", "PHOTOS/broken.jpg"], "broken.jpg"),
         (["features", "PHOTOS/missing.jpg"], "missing.jpg"),
     ],
@@ -319,7 +319,8 @@ def test_classes_of_the_same_name_have_bars_of_their_own(tmp_path, monkeypatch):
     Image.new("RGB", (40, 40)).save(photo)
     drawn = []
     monkeypatch.setattr(command, "save_figure", lambda figure, path, dpi: drawn.append(figure))
-    command._plot({photo: [("crane", 0.6, 134), ("crane", 0.3, 517)]}, tmp_path / "x.png")
+    best = {photo: [("crane", 0.6, 134), ("crane", 0.3, 517)]}
+    command._plot(best, {photo: Image.open(photo)}, tmp_path / "x.png")
     bars = drawn[0].axes[1].patches
     assert [round(float(bar.get_width()), 3) for bar in bars] == [0.6, 0.3]
     assert len({bar.get_y() for bar in bars}) == 2

@@ -208,18 +208,24 @@ def stratify(source: Source, share: float) -> tuple[Source, Source]:
     if labels is None:
         example = "data.train_split=train[:90%] and data.val_split=train[90%:]"
         raise ValueError(f"there is no split to test on. Name one: for example {example}.")
-    chances = np.array([_chance(source.key(index)) for index in range(len(source))])
-    second = np.zeros(len(source), bool)
-    for label in range(len(source.class_names)):
-        rows = np.flatnonzero(labels == label)
-        rows = rows[np.argsort(chances[rows], kind="stable")]
-        second[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
+    second = held_out(labels, [source.key(index) for index in range(len(source))], share)
     if not second.any():
         raise ValueError(
             f"data.val_share={share} of {len(source)} images in {len(source.class_names)} classes is not one image; "
             "give more images or a larger share."
         )
     return Selection([(source, np.flatnonzero(~second))]), Selection([(source, np.flatnonzero(second))])
+
+
+def held_out(labels: np.ndarray, keys: Sequence[str], share: float) -> np.ndarray:
+    """Which images a share of each class is, `(images,)` bool; it follows from their names. One of a class stays."""
+    chances = np.array([_chance(key) for key in keys])
+    second = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        rows = rows[np.argsort(chances[rows], kind="stable")]
+        second[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
+    return second
 
 
 def labels_of(classes: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:

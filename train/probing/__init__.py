@@ -1,0 +1,1 @@
+"""A classifier on the features of a frozen model."""
