@@ -71,10 +71,7 @@ class VisionTransformer(ImageModel):
         self.num_features, self.drop_rate, self.dtype = dim, drop_rate, jnp.dtype(dtype)
         self.pool_type = self._checked_pool(config.global_pool if global_pool is None else global_pool)
 
-        self.patch_embed = PatchEmbed(config.patch_size, in_chans, dim)
-        self.cls_token = param((1, 1, dim), Normal(self.token_std)) if config.class_token else None
-        self.reg_token = param((1, config.reg_tokens, dim), Normal(self.token_std)) if config.reg_tokens else None
-        self.pos_embed = self._make_pos_embed()
+        self._make_embedding()
         self.blocks = nnx.List(
             [self._make_block(i, rate) for i, rate in enumerate(np.linspace(0, drop_path_rate, config.depth).tolist())]
         )
@@ -89,6 +86,14 @@ class VisionTransformer(ImageModel):
             raise ValueError("global_pool='cattokenavg' comes after the final norm; leave out fc_norm=True.")
         self.fc_norm = config.norm() if config.final_norm and pooled_norm else None
         self.head = nnx.data(self._make_head(num_classes))  # data even if there is none: one may come later
+
+    def _make_embedding(self) -> None:
+        """The layers of what comes before the blocks."""
+        dim, tokens = self.config.embed_dim, Normal(self.token_std)
+        self.patch_embed = PatchEmbed(self.config.patch_size, self.in_chans, dim)
+        self.cls_token = param((1, 1, dim), tokens) if self.config.class_token else None
+        self.reg_token = param((1, self.config.reg_tokens, dim), tokens) if self.config.reg_tokens else None
+        self.pos_embed = self._make_pos_embed()
 
     def _make_pos_embed(self) -> nnx.Param | None:
         prefix = self.config.num_pos_prefix

@@ -74,6 +74,38 @@ def _between(places: np.ndarray, old: int) -> np.ndarray:
 INTERPOLATIONS = {"bicubic": _bicubic, "bilinear": _bilinear, "bilinear_corners": _bilinear_corners}
 
 
+def interpolation_weights(
+    place: Any, new: Any, old: int, *, mode: str, antialias: bool, align_corners: bool, dtype: Any
+) -> Float[Array, "*places old"]:
+    """How much each of `old` entries has in those at `place`, of `new` that they are resampled to (torch `interpolate`).
+
+    `place` and `new` are whole numbers, or arrays of them, which may be traced: each place can be of a grid of its own.
+    With antialiasing, torch puts no corners on corners, and only compares lengths; nor does this.
+
+    Args:
+        place: from 0 to `new - 1`.
+        new: how many there will be.
+        old: how many there are.
+        mode: "bilinear", or "bicubic", which is here with antialiasing alone.
+        antialias: whether filters are as wide as the new spacing, where that is wider than the old.
+        align_corners: whether first and last entries keep their places.
+        dtype: to compute in.
+    """
+    place, new = (jnp.asarray(n, dtype)[..., None] for n in (place, new))
+    entries = jnp.arange(old, dtype=dtype)
+    step = (old - 1) / jnp.maximum(new - 1, 1) if align_corners else old / new
+    if not antialias:
+        centre = step * place if align_corners else jnp.clip(step * (place + 0.5) - 0.5, 0, old - 1)
+        return jnp.maximum(0, 1 - jnp.abs(centre - entries))
+    x = jnp.abs(entries + 0.5 - step * (place + 0.5)) / jnp.maximum(step, 1)
+    if mode == "bilinear":
+        weights = jnp.maximum(0, 1 - x)
+    else:  # Keys' cubic convolution, a = -1/2
+        inner, outer = ((1.5 * x - 2.5) * x) * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weights = jnp.where(x < 1, inner, jnp.where(x < 2, outer, 0))
+    return weights / weights.sum(-1, keepdims=True)
+
+
 def scaled_positions(grid: Grid, reference: Grid | None) -> Coords:
     """Row and column of each patch, from 0, scaled to a reference grid, the one of pre-training (timm: "cat")."""
     reference = grid if reference is None else reference
