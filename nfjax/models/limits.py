@@ -5,7 +5,6 @@ from typing import Any
 
 from nfjax.models.base import Size
 from nfjax.models.eva import EvaCfg
-from nfjax.models.naflex import NaFlexVitCfg
 from nfjax.models.nfnet import NfCfg, block_cfgs, inner
 from nfjax.models.vit_blocks import ViTCfg
 
@@ -74,7 +73,6 @@ def _vit_misfits(config: ViTCfg) -> list[str]:
             f"for num_heads={config.num_heads}"
         )
     told += _eva_misfits(config) if isinstance(config, EvaCfg) else []
-    told += _naflex_misfits(config) if isinstance(config, NaFlexVitCfg) else []
     pairs = 2 if config.mlp_layer == "swiglu_packed" else 1
     if config.mlp_hidden < 1 or config.mlp_hidden % pairs:
         expected = "an even number" if pairs == 2 else "at least 1"
@@ -96,12 +94,6 @@ def _eva_misfits(config: EvaCfg) -> list[str]:
             f"num_heads={config.num_heads}"
         )
     return told
-
-
-def _naflex_misfits(config: NaFlexVitCfg) -> list[str]:
-    if config.pos_embed == "learned" and config.pos_embed_interp_mode == "bicubic" and not config.pos_embed_antialias:
-        return ["pos_embed_interp_mode='bicubic' needs pos_embed_antialias=True; 'bilinear' goes without"]
-    return []
 
 
 def _vit_extent(config: ViTCfg, in_chans: int, size: Size) -> dict[str, int]:

@@ -167,9 +167,7 @@ class NaFlexBlock(Block):
     @staticmethod
     def _attention(cfg: ViTCfg, index: int) -> Attention:
         drops = {"attn_drop": cfg.attn_drop_rate, "proj_drop": cfg.proj_drop_rate}
-        return MaskedAttention(
-            cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, proj_std=out_std(index), **drops
-        )
+        return MaskedAttention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, proj_std=out_std(index), **drops)
 
 
 class NaFlexVit(VisionTransformer):
@@ -193,7 +191,7 @@ class NaFlexVit(VisionTransformer):
     @anywhere
     def forward_features(self, x: Images, *, key: PRNGKeyArray | None = None) -> Features:
         """The tokens, normalised if the model does that before it pools; of patches a dictionary with `patch_valid`."""
-        tokens: Tokens = super().forward_features(x, key=key)
+        tokens: Any = super().forward_features(x, key=key)
         return {"patches": tokens, "patch_valid": x["patch_valid"]} if isinstance(x, Mapping) else tokens
 
     def _embed(self, images: Images, key: PRNGKeyArray | None) -> tuple[Tokens, Any, Any]:
@@ -278,7 +276,7 @@ class NaFlexVit(VisionTransformer):
         return config.patch_size**2
 
     @classmethod
-    def weights_options(cls, config: NaFlexVitCfg, state: Mapping[str, Any]) -> dict[str, Any]:
+    def weights_options(cls, config: Any, state: Mapping[str, Any]) -> dict[str, Any]:
         """The final norm is where the weights have it, and their position embedding is learned on a grid of theirs."""
         options = super().weights_options(config, state)
         shapes = [np.shape(state.get(f"embeds.{name}", ())) for name in ("pos_embed", "pos_embed_y", "pos_embed_x")]
@@ -289,7 +287,7 @@ class NaFlexVit(VisionTransformer):
         return options
 
     @classmethod
-    def weights_size(cls, config: NaFlexVitCfg, sizes: Sequence[Size], state: Mapping[str, Any]) -> Size | None:
+    def weights_size(cls, config: Any, sizes: Sequence[Size], state: Mapping[str, Any]) -> Size | None:
         return None
 
     def model_args(self, own: ViTCfg) -> dict[str, Any]:

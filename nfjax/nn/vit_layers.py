@@ -118,7 +118,7 @@ class AttentionPoolLatent(nnx.Module):
 
 
 def masked_pool_nlc(x: Tokens, valid: Bool[Array, "batch tokens"], pool_type: str) -> Float[Array, "batch dim"]:
-    """"avg", "max" or their mean "avgmax" of the valid tokens of each image (timm `global_pool_naflex`)."""
+    """ "avg", "max" or their mean "avgmax" of the valid tokens of each image (timm `global_pool_naflex`)."""
     found = valid[:, :, None]
     average = jnp.where(found, x, 0).sum(1) / jnp.maximum(found.sum(1), 1).astype(x.dtype)
     maximum = jnp.where(found, x, jnp.finfo(x.dtype).min).max(1)
