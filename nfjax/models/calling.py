@@ -44,7 +44,7 @@ def anywhere(method: Method) -> Method:
         if len(args) > len(parameters) or twice or not (args or parameters[0] in options):
             return method(self, *args, **options)  # which says what is wrong
         if isinstance(x, Mapping):
-            x = _patches(self, x)
+            x = patches(x, self.patch_keys)
             args, options = ((x, *args[1:]), options) if args else ((), options | {parameters[0]: x})
         arrays = list(x.values()) if isinstance(x, Mapping) else [x]
         for array in arrays:
@@ -68,17 +68,21 @@ def anywhere(method: Method) -> Method:
     return call  # type: ignore[return-value]
 
 
-def _patches(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def patches(given: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """The arrays of a dictionary of patches, or of the tokens that became of them; timm's "seq_len" is none.
 
+    Args:
+        given: what is called with.
+        keys: of a model, its `patch_keys`.
+
     Raises:
-        ValueError: the model takes none, or not such.
+        ValueError: the model takes no dictionary, or another one.
     """
-    if not model.patch_keys:
-        raise ValueError(f"input is a dictionary; {model.name} takes an array (batch, height, width, channels).")
-    found = {name: array for name, array in given.items() if name != "seq_len" and array is not None}
-    if "patches" not in found or found.keys() - set(model.patch_keys):
-        raise ValueError(f"a dictionary of {', '.join(map(str, found))}; expected {', '.join(model.patch_keys)}.")
+    if not keys:
+        raise ValueError("input is a dictionary; this model takes an array (batch, height, width, channels).")
+    found = {name: array for name, array in given.items() if name != "seq_len"}
+    if "patches" not in found or found.keys() - set(keys):
+        raise ValueError(f"input is a dictionary of {', '.join(map(str, found))}; expected {', '.join(keys)}.")
     return found
 
 
