@@ -1,6 +1,6 @@
 """Images of any sizes as one batch, for models of timm's NaFlex: `naflexvit_*`.
 
->>> transform = nfjax.naflex.create_transform(model, max_seq_len=256)
+>>> transform = naflex.create_transform(model, max_seq_len=256)
 >>> logits = model(transform.batch(["wide.jpg", "tall.jpg"]))
 
 Each image keeps its aspect ratio and gets as many pixels as `max_seq_len` patches have; what is missing to that length

@@ -253,6 +253,11 @@ class ImageModel(nnx.Module):
         return None
 
     @classmethod
+    def own_names(cls, config: Any, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """timm's state dict of a kindred family as one of this; any other as it is."""
+        return state
+
+    @classmethod
     def first_pixels(cls, config: Any) -> int:
         """Inputs of the first layer for each channel: 1 of a convolution, as many as a patch has of a linear layer."""
         return 1

@@ -14,6 +14,7 @@ images of different sizes, as a dictionary of patches of which some are padding 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -38,6 +39,12 @@ from port.ranges import Choice, Width
 
 Valid = Bool[Array, "batch tokens"]
 Weights = Float[Array, "batch heads tokens tokens"]
+# Names of a `VisionTransformer`, and the same parameters here.
+PLAIN_VIT = {
+    "patch_embed.proj.weight": "embeds.proj.weight",
+    "patch_embed.proj.bias": "embeds.proj.bias",
+    **{name: f"embeds.{name}" for name in ("cls_token", "reg_token", "pos_embed")},
+}
 NAFLEX_POOLS = tuple(pool for pool in POOLS if pool != "cattokenavg")
 
 
@@ -196,33 +203,26 @@ class NaFlexVit(VisionTransformer):
 
     def _embed(self, images: Images, key: PRNGKeyArray | None) -> tuple[Tokens, Any, Any]:
         """The tokens that enter the blocks; the grid of the patches; which tokens are valid, or None for all."""
-        patches, coord, patch_valid = self.check_patches(images) if isinstance(images, Mapping) else (None, None, None)
-        grid: Any = ()
-        if patches is None:
+        # Positions are in float32 at least.
+        learned, dtype = self.config.pos_embed != "none", jnp.promote_types(self.dtype, jnp.float32)
+        if isinstance(images, Mapping):
+            patches, coord, valid = self.check_patches(images)
+            grid = patches.shape[1:2]
+            # One image after the other: the weights of all at once would be large where the table is.
+            positions = jax.lax.map(lambda one: self.embeds.of_patches(one, dtype), coord) if learned else 0.0
+            positions = jnp.where(valid[:, :, None], positions, 0)
+        else:
             patches, grid = self._patchify(self.check_input(images))
+            positions, valid = self.embeds.of_grid(grid, dtype) if learned else jnp.zeros(()), None
         x = self.embeds.proj(patches)
-        positions = self._positions(grid, coord, patch_valid)
-        x = x if positions is None else x + positions.astype(x.dtype)
+        x = x + positions.astype(x.dtype)
         tokens = [t[...] for t in (self.embeds.cls_token, self.embeds.reg_token) if t is not None]
         prefix = [jnp.broadcast_to(t, (len(x), *t.shape[1:])).astype(x.dtype) for t in tokens]
         x = dropout(row_major(jnp.concatenate([*prefix, x], axis=1)), self.config.pos_drop_rate, key)
-        return x, grid or patches.shape[1:2], self._with_prefix(patch_valid)
+        return x, grid, None if valid is None else self._with_prefix(valid)
 
-    def _positions(self, grid: Grid, coord: Any, patch_valid: Any) -> Any:
-        """What the patches get for where they are, in float32 at least; None if that is nothing."""
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        if self.config.pos_embed == "none":
-            return None
-        if coord is None:
-            return self.embeds.of_grid(grid, dtype)
-        # One image after the other: the weights of all at once would be large where the table is.
-        positions = jax.lax.map(lambda one: self.embeds.of_patches(one, dtype), coord)
-        return jnp.where(patch_valid[:, :, None], positions, 0)
-
-    def _with_prefix(self, patch_valid: Any) -> Any:
+    def _with_prefix(self, patch_valid: Bool[Array | np.ndarray, "batch count"]) -> Valid:
         """Which tokens are valid: those before the patches always are."""
-        if patch_valid is None:
-            return None
         return jnp.pad(patch_valid, ((0, 0), (self.num_prefix_tokens, 0)), constant_values=True)
 
     def _patchify(self, x: Float[Array, "batch height width in_chans"]) -> tuple[Tokens, Grid]:
@@ -289,6 +289,25 @@ class NaFlexVit(VisionTransformer):
     @classmethod
     def weights_size(cls, config: Any, sizes: Sequence[Size], state: Mapping[str, Any]) -> Size | None:
         return None
+
+    @classmethod
+    def own_names(cls, config: Any, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The weights of a plain vision transformer, for square images, as this family has them (timm
+        `checkpoint_filter_fn`); what positions add to the tokens before the patches is a part of these."""
+        kernel, entries = (np.asarray(state.get(name, ())) for name in ("patch_embed.proj.weight", "pos_embed"))
+        if kernel.ndim != 4 or entries.ndim != 3:
+            return state
+        found = {PLAIN_VIT.get(name, name): array for name, array in state.items()}
+        found["embeds.proj.weight"] = kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+        start = 0
+        if math.isqrt(entries.shape[1]) ** 2 != entries.shape[1]:
+            for name in [name for name in ("embeds.cls_token", "embeds.reg_token") if name in found]:
+                end = start + found[name].shape[1]
+                found[name], start = found[name] + entries[:, start:end], end
+        side = math.isqrt(entries.shape[1] - start)
+        if side * side == entries.shape[1] - start:
+            found["embeds.pos_embed"] = entries[:, start:].reshape(1, side, side, -1)
+        return found
 
     def model_args(self, own: ViTCfg) -> dict[str, Any]:
         return {name: value for name, value in super().model_args(own).items() if name != "img_size"}
