@@ -123,6 +123,7 @@ def test_data_config(name):
         ("vit_dpwee_patch16_reg1_gap_256", {"depth": 2}),
         ("vit_medium_patch16_rope_reg1_gap_256", {"depth": 3}),
         ("vit_giant_patch14_reg1_tipsv2", {"depth": 1}),
+        ("naflexvit_base_patch16_map", {"depth": 2, "embed_dim": 192, "num_heads": 3}),
     ],
     ids=str,
 )
