@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from nfjax import cache
 from nfjax.fast import WinogradConv, compiled, winograd
 from nfjax.fast.backend import backend
 from nfjax.models.base import ImageModel
-from nfjax.models.calling import require_array
+from nfjax.models.calling import patches, require_array
 from nfjax.nn.layers import Conv, ScaledStdConv
 from nfjax.params import merge, split
 
@@ -96,7 +96,8 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
 
     Args:
         model: any model; later changes to it do not reach the function.
-        x: an example batch `(batch, height, width, in_chans)`, or its `jax.ShapeDtypeStruct`, either with a sharding.
+        x: an example batch `(batch, height, width, in_chans)`, or its `jax.ShapeDtypeStruct`, either with a sharding;
+            or a dictionary of patches, where the model takes one.
 
     Returns:
         A function of an array of that shape and dtype, with the outputs of `model(x)`; another shape is a ValueError.
@@ -107,7 +108,9 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
     """
     cache.enable()
     graphdef, params = prepare(model)
-    shape, sharding = tuple(x.shape), getattr(x, "sharding", None)
+    keys = model.patch_keys
+    x = patches(x, keys) if isinstance(x, Mapping) else x
+    shape, sharding = _shape(x), getattr(x, "sharding", None)
     several = sharding is not None and len(sharding.device_set) > 1
 
     def function(params: Any, x: Any) -> Any:
@@ -120,17 +123,25 @@ def compile(model: ImageModel, x: Any) -> Callable[[Any], Any]:
         call = compiled(function, params, x)
 
     def checked(x: Any) -> Any:
-        require_array(x)
-        if isinstance(x, jax.core.Tracer):
+        x = patches(x, keys) if isinstance(x, Mapping) else x
+        arrays = list(x.values()) if isinstance(x, Mapping) else [x]
+        for array in arrays:
+            require_array(array)
+        if any(isinstance(array, jax.core.Tracer) for array in arrays):
             raise ValueError(
                 "a function of nfjax.compile is compiled already, and cannot be called inside jax.jit, grad or vmap: "
                 "call the model itself there."
             )
-        if tuple(x.shape) != shape:
-            raise ValueError(f"x has shape {tuple(x.shape)}; this function was compiled for {shape}.")
+        if _shape(x) != shape:
+            raise ValueError(f"x has shape {_shape(x)}; this function was compiled for {shape}.")
         return call(jax.device_put(x, sharding) if several else x)
 
     return checked
+
+
+def _shape(x: Any) -> Any:
+    """Of an array, or of each in a dictionary."""
+    return jax.tree.map(lambda array: tuple(array.shape), x)
 
 
 def _placed(params: dict[str, jax.Array], sharding: Any) -> dict[str, jax.Array]:

@@ -33,6 +33,12 @@ def adapt_in_chans(
     for attribute in first_conv.split("."):
         layer = getattr(layer, attribute)
     gain = state.get(f"{first_conv}.gain")  # if it is missing, the strict comparison that follows says so
+    if wide.ndim == 2:  # of a linear layer for patches, where the channels of a pixel lie next to each other
+        pixels = layer.kernel.get_value().shape[0] // in_chans
+        by_channel = np.moveaxis(wide.reshape(len(wide), pixels, -1), 2, 1)
+        new = np.moveaxis(_timm(by_channel, in_chans), 1, 2).reshape(len(wide), -1)
+        state[f"{first_conv}.weight"] = new.astype(weight.dtype)
+        return state
     if mode == "timm" or not isinstance(layer, ScaledStdConv) or gain is None:
         state[f"{first_conv}.weight"] = _timm(wide, in_chans).astype(weight.dtype)
         return state

@@ -131,6 +131,8 @@ def load(
     state, origin, known = read(place, source, weights_key, layout)
     if known is not None:
         asked = _as_there(known, source, asked, origin)
+    if state is not None:
+        state = source.entry.family.own_names(source.entry.config, state)
     plan = make_plan(source, asked, state)
     model = plan.build()
     for note in plan.notes:

@@ -132,13 +132,14 @@ def make_plan(source: ResolvedModel, asked: LoadOptions, state: Mapping[str, Any
                 f"{wanted}; img_size={weights_size} keeps it as it is."
             )
     names = data.label_names if classes == weights_classes else None
+    pixels = source.entry.family.first_pixels(config)
     return Plan(
         asked=asked,
         entry=source.entry,
         data=dataclasses.replace(data, num_classes=classes, input_size=(chans, *size), label_names=names),
         options=options,
         fresh_classifier=classes != weights_classes,
-        adapts_in_chans=chans != source_chans and source_chans == rows(state, f"{data.first_conv}.weight", 1),
+        adapts_in_chans=chans != source_chans and source_chans * pixels == rows(state, f"{data.first_conv}.weight", 1),
         weights_size=weights_size,
         notes=tuple(notes),
     )

@@ -143,7 +143,8 @@ def _beyond_timm(model: ImageModel) -> str:
 def hub_config(model: ImageModel) -> dict[str, Any]:
     """The config.json of a model, in timm's layout (`timm.models.save_for_hf`)."""
     fields = {field: getattr(model.data_config, field) for field in ("input_size", "test_input_size")}
-    chans = _axis(model, model.data_config.first_conv, -2, model.in_chans)
+    pixels = model.first_pixels(model.config)
+    chans = _axis(model, model.data_config.first_conv, -2, model.in_chans * pixels) // pixels
     classes = _axis(model, model.data_config.classifier, -1, model.num_classes)
     sizes: dict[str, Any] = {field: (chans, *size[1:]) for field, size in fields.items() if size is not None}
     data = dataclasses.replace(model.data_config, num_classes=classes, **sizes)

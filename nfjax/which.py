@@ -44,6 +44,7 @@ def sizes_of(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
     entry, data = source.entry, source.data
     axes = {"in_chans": (data.first_conv, 1), "num_classes": (data.classifier, 0)}
     sizes: dict[str, Any] = {option: rows(state, f"{layer}.weight", axis) for option, (layer, axis) in axes.items()}
+    sizes["in_chans"] = sizes["in_chans"] and sizes["in_chans"] // entry.family.first_pixels(entry.config)
     sizes["img_size"] = entry.family.weights_size(entry.config, [data.input_size[1:]], state)
     return {option: size for option, size in sizes.items() if size is not None}
 
@@ -157,7 +158,7 @@ def _own_depths(entry: Entry) -> tuple[int, ...]:
 
 def _is_like(entry: Entry, state: Mapping[str, Any]) -> bool:
     width = getattr(entry.config, "embed_dim", None)
-    return _own_depths(entry) == _depths(state) and width in (None, rows(state, "patch_embed.proj.weight", 0))
+    return _own_depths(entry) == _depths(state) and width in (None, _width(entry, state))
 
 
 def _distance(entry: Entry, state: Mapping[str, Any], depths: tuple[int, ...]) -> tuple[int, int, int]:
@@ -165,4 +166,9 @@ def _distance(entry: Entry, state: Mapping[str, Any], depths: tuple[int, ...]) -
     own = _own_depths(entry)
     width = getattr(entry.config, "embed_dim", 0)
     apart = sum(abs(a - b) for a, b in zip(own, depths, strict=False))
-    return abs(len(own) - len(depths)), apart, abs(width - (rows(state, "patch_embed.proj.weight", 0) or 0))
+    return abs(len(own) - len(depths)), apart, abs(width - (_width(entry, state) or 0))
+
+
+def _width(entry: Entry, state: Mapping[str, Any]) -> int | None:
+    """Channels of the tokens that the weights make of an image, if they have the layer for it."""
+    return rows(state, f"{entry.data[0].first_conv}.weight", 0)

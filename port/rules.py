@@ -38,7 +38,8 @@ def _axes(*axes: int) -> tuple[View, View]:
 _SAME = {
     0: ("skipinit_gain",),
     1: ("bias", "gamma", "gamma_1", "gamma_2", "q_bias", "v_bias", "lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"),
-    3: ("cls_token", "reg_token", "pos_embed", "latent"),  # (1, tokens, dim)
+    3: ("cls_token", "reg_token", "pos_embed", "pos_embed_y", "pos_embed_x", "latent"),  # (1, tokens, dim)
+    4: ("pos_embed",),  # (1, rows, columns, dim)
 }
 
 RULES: tuple[Rule, ...] = (

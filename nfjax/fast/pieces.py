@@ -22,12 +22,14 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 @operation
 def compiled(function: Callable[[Any, Any], Any], params: Any, x: Any) -> Callable[[Any], Any]:
-    """`lambda x: function(params, x)`, compiled for a batch like `x`, an array or its `jax.ShapeDtypeStruct`."""
+    """`lambda x: function(params, x)`, compiled for a batch like `x`, arrays or their `jax.ShapeDtypeStruct`."""
     return functools.partial(jax.jit(function).lower(params, x).compile(), params)
 
 
 @compiled.faster
 def _compiled(function: Callable[[Any, Any], Any], params: Any, x: Any) -> Callable[[Any], Any]:
+    if not hasattr(x, "shape"):  # several arrays
+        return compiled.plain(function, params, x)
     shape, piece = tuple(x.shape), x.shape[0]
     if backend() == "cpu" and len(shape) == 4:
         piece = _piece(shape[0], shape[1] * shape[2])

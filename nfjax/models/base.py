@@ -16,9 +16,11 @@ from nfjax.nn.head import ClassifierHead
 from nfjax.params import initialize, named_params
 
 Size = tuple[int, int]  # height and width, in pixels
-# `(batch, height, width, in_chans)`, floating point: what else an array is, `ImageModel.check_input` explains.
-Images = Shaped[Array | np.ndarray, "..."]
-Features = Float[Array, "batch height width channels"] | Float[Array, "batch tokens dim"]
+# `(batch, height, width, in_chans)`, floating point: what else an array is, `ImageModel.check_input` explains. A model
+# with `patch_keys` takes a dictionary of patches too, and then `forward_features` returns one of tokens.
+Patches = Mapping[str, Any]
+Images = Shaped[Array | np.ndarray, "..."] | Patches
+Features = Float[Array, "batch height width channels"] | Float[Array, "batch tokens dim"] | Patches
 # One vector for each image, or with the pool "" for each pixel or token.
 Vectors = (
     Float[Array, "batch features"] | Float[Array, "batch height width features"] | Float[Array, "batch _ features"]
@@ -121,6 +123,7 @@ class ImageModel(nnx.Module):
     folded: bool = False  # has `nfjax.fold` baked the weight standardisation in?
     grad_checkpointing: bool = False
     default_out_indices: ClassVar[int | None] = None  # of a `features_only` model: None for all, an int for the last n
+    patch_keys: ClassVar[tuple[str, ...]] = ()  # of a dictionary of patches, if a call takes one
     timm_names: ClassVar[Mapping[str, str]] = {}  # of fields of the config that are called otherwise here
 
     @property
@@ -249,6 +252,16 @@ class ImageModel(nnx.Module):
         of `sizes` that fits; None where any size will do."""
         return None
 
+    @classmethod
+    def own_names(cls, config: Any, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """timm's state dict of a kindred family as one of this; any other as it is."""
+        return state
+
+    @classmethod
+    def first_pixels(cls, config: Any) -> int:
+        """Inputs of the first layer for each channel: 1 of a convolution, as many as a patch has of a linear layer."""
+        return 1
+
     def adapt_size(self, state: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
         """timm's state dict, made for images of this height and width, as it fits the model's own."""
         return state
@@ -267,6 +280,8 @@ class ImageModel(nnx.Module):
 
     def check_input(self, x: Images) -> Float[Array, "batch height width in_chans"]:
         """`x` in the compute dtype, or a ValueError that says what is wrong with it."""
+        if isinstance(x, Mapping):
+            raise ValueError(f"a dictionary of patches; {self.name} takes images.")
         shape, wanted = tuple(x.shape), f"(batch, height, width, {self.in_chans})"
         if len(shape) != 4 or shape[-1] != self.in_chans:
             hint = ""

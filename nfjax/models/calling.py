@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -43,9 +43,14 @@ def anywhere(method: Method) -> Method:
         twice = options.keys() & set(parameters[: len(args)])
         if len(args) > len(parameters) or twice or not (args or parameters[0] in options):
             return method(self, *args, **options)  # which says what is wrong
-        require_array(x)
-        mesh = _explicit_mesh(self, x)
-        concrete = not any(isinstance(value, jax.core.Tracer) for value in (x, key, _first(self)))
+        if isinstance(x, Mapping):
+            x = patches(x, self.patch_keys)
+            args, options = ((x, *args[1:]), options) if args else ((), options | {parameters[0]: x})
+        arrays = list(x.values()) if isinstance(x, Mapping) else [x]
+        for array in arrays:
+            require_array(array)
+        mesh = _explicit_mesh(self, arrays)
+        concrete = not any(isinstance(value, jax.core.Tracer) for value in (*arrays, key, _first(self)))
         alone = concrete and not jax.config.jax_disable_jit  # type: ignore[attr-defined]  # made at run time
         ours = (alone or mesh is not None) and _is_ours(self)
         if mesh is None and not (alone and ours):
@@ -58,9 +63,27 @@ def anywhere(method: Method) -> Method:
         graphdef, params = split(self)
         fixed = tuple((name, tuple(v) if isinstance(v, (list, np.ndarray)) else v) for name, v in sorted(given.items()))
         run = _compiled if ours else _on_mesh
-        return run(method, graphdef, fixed, mesh and NamedSharding(mesh, P(*_batch_axis(x))), params, x, key)
+        return run(method, graphdef, fixed, mesh and NamedSharding(mesh, P(*_batch_axis(arrays[0]))), params, x, key)
 
     return call  # type: ignore[return-value]
+
+
+def patches(given: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The arrays of a dictionary of patches, or of the tokens that became of them; timm's "seq_len" is none.
+
+    Args:
+        given: what is called with.
+        keys: of a model, its `patch_keys`.
+
+    Raises:
+        ValueError: the model takes no dictionary, or another one.
+    """
+    if not keys:
+        raise ValueError("input is a dictionary; this model takes an array (batch, height, width, channels).")
+    found = {name: array for name, array in given.items() if name != "seq_len"}
+    if "patches" not in found or found.keys() - set(keys):
+        raise ValueError(f"input is a dictionary of {', '.join(map(str, found))}; expected {', '.join(keys)}.")
+    return found
 
 
 def random_key(key: Any) -> Any:
@@ -135,9 +158,9 @@ def _is_array(variable: Any) -> bool:
     return isinstance(variable, nnx.Param) and isinstance(variable.get_value(), (jax.Array, np.ndarray))
 
 
-def _explicit_mesh(model: Any, x: Any) -> Any:
+def _explicit_mesh(model: Any, arrays: Sequence[Any]) -> Any:
     """The mesh with Explicit axes that the images or the parameters are on."""
-    for array in (x, _first(model)):
+    for array in (*arrays, _first(model)):
         if isinstance(array, jax.Array):
             mesh = jax.typeof(array).sharding.mesh
             if not mesh.empty and AxisType.Explicit in mesh.axis_types:

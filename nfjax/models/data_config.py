@@ -7,6 +7,7 @@ from port.ranges import Choice, Length, Range, Width
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 Interpolation = Literal["random", "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box"]
 CROP_MODES = ("center", "squash", "border")

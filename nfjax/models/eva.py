@@ -62,7 +62,7 @@ class EvaCfg(ViTCfg):
     swiglu_align_to: Annotated[int, Range(0, 4096)] = 0  # its width is a multiple of this; 0: its first layers are one
 
 
-def _out_std(index: int) -> float:
+def out_std(index: int) -> float:
     """Standard deviation of the initial weights of a block's last layers."""
     return float(0.02 / (2 * (index + 1)) ** 0.5)
 
@@ -115,18 +115,18 @@ class RopeAttention(Attention):
 
 
 def _attention(cfg: EvaCfg, index: int) -> Attention:
-    std = _out_std(index)
+    std = out_std(index)
     if cfg.attn_type == "eva":
         return EvaAttention(cfg, std)
     return RopeAttention(cfg, cfg.num_heads if cfg.num_kv_heads is None else cfg.num_kv_heads[index], std)
 
 
-def _mlp(cfg: EvaCfg, out_std: float) -> Mlp | SwiGLU | SwiGLUPacked:
+def _mlp(cfg: EvaCfg, std: float) -> Mlp | SwiGLU | SwiGLUPacked:
     dim, hidden, align = cfg.embed_dim, cfg.mlp_hidden, cfg.swiglu_align_to
     if cfg.swiglu_mlp and not align:
         return SwiGLUPacked(dim, 2 * hidden, drop=cfg.proj_drop_rate)
     kind, width = (SwiGLU, hidden + -hidden % align) if cfg.swiglu_mlp else (Mlp, hidden)
-    return kind(dim, width, drop=cfg.proj_drop_rate, out_std=out_std)
+    return kind(dim, width, drop=cfg.proj_drop_rate, out_std=std)
 
 
 class EvaBlock(Block):
@@ -136,7 +136,7 @@ class EvaBlock(Block):
         self.drop_path_rate = drop_path_rate
         self.norm1, self.norm2 = cfg.norm(), cfg.norm()
         self.attn = _attention(cfg, index)
-        self.mlp: Any = _mlp(cfg, _out_std(index))
+        self.mlp: Any = _mlp(cfg, out_std(index))
         init = None if cfg.init_values is None else Constant(cfg.init_values)
         self.gamma_1 = None if init is None else param((cfg.embed_dim,), init)
         self.gamma_2 = None if init is None or cfg.attn_only_layer_scale else param((cfg.embed_dim,), init)

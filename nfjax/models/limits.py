@@ -99,5 +99,6 @@ def _eva_misfits(config: EvaCfg) -> list[str]:
 def _vit_extent(config: ViTCfg, in_chans: int, size: Size) -> dict[str, int]:
     dim, patches = config.embed_dim, math.prod(config.grid(size))
     block = dim * (4 * dim + 2 * config.mlp_hidden)
-    params = config.depth * block + dim * (in_chans * config.patch_size**2 + patches + config.reg_tokens)
+    entries = config.positions(size) + config.reg_tokens
+    params = config.depth * block + dim * (in_chans * config.patch_size**2 + entries)
     return {"blocks": config.depth, "parameters": params, "patches": patches}

@@ -12,6 +12,8 @@ from nfjax.models.data_config import DataConfig
 from nfjax.models.eva import Eva
 from nfjax.models.known import UnknownModelError, unknown
 from nfjax.models.limits import beyond, extent, misfits
+from nfjax.models.naflex import NaFlexVit
+from nfjax.models.naflex_configs import NAFLEX, NAFLEX_DATA
 from nfjax.models.nfnet import NormFreeNet
 from nfjax.models.nfnet_configs import NFNET_DATA, NFNETS
 from nfjax.models.options import check_types
@@ -90,6 +92,7 @@ MODELS: dict[str, Entry] = {
     **_family(NormFreeNet, NFNETS, NFNET_DATA),
     **_family(VisionTransformer, VITS, VIT_DATA),
     **_family(Eva, EVAS, VIT_DATA),
+    **_family(NaFlexVit, NAFLEX, NAFLEX_DATA),
 }
 
 

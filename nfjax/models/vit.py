@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfjax.fast import row_major
-from nfjax.models.base import Feature, ImageModel, Images, Size, take_indices
+from nfjax.models.base import Feature, Features, ImageModel, Images, Size, take_indices
 from nfjax.models.calling import anywhere
 from nfjax.models.data_config import Chans, Classes, DataConfig
 from nfjax.models.vit_blocks import BLOCKS, ViTCfg
@@ -71,10 +71,7 @@ class VisionTransformer(ImageModel):
         self.num_features, self.drop_rate, self.dtype = dim, drop_rate, jnp.dtype(dtype)
         self.pool_type = self._checked_pool(config.global_pool if global_pool is None else global_pool)
 
-        self.patch_embed = PatchEmbed(config.patch_size, in_chans, dim)
-        self.cls_token = param((1, 1, dim), Normal(self.token_std)) if config.class_token else None
-        self.reg_token = param((1, config.reg_tokens, dim), Normal(self.token_std)) if config.reg_tokens else None
-        self.pos_embed = self._make_pos_embed()
+        self._make_embedding()
         self.blocks = nnx.List(
             [self._make_block(i, rate) for i, rate in enumerate(np.linspace(0, drop_path_rate, config.depth).tolist())]
         )
@@ -89,6 +86,14 @@ class VisionTransformer(ImageModel):
             raise ValueError("global_pool='cattokenavg' comes after the final norm; leave out fc_norm=True.")
         self.fc_norm = config.norm() if config.final_norm and pooled_norm else None
         self.head = nnx.data(self._make_head(num_classes))  # data even if there is none: one may come later
+
+    def _make_embedding(self) -> None:
+        """The layers of what comes before the blocks."""
+        dim, tokens = self.config.embed_dim, Normal(self.token_std)
+        self.patch_embed = PatchEmbed(self.config.patch_size, self.in_chans, dim)
+        self.cls_token = param((1, 1, dim), tokens) if self.config.class_token else None
+        self.reg_token = param((1, self.config.reg_tokens, dim), tokens) if self.config.reg_tokens else None
+        self.pos_embed = self._make_pos_embed()
 
     def _make_pos_embed(self) -> nnx.Param | None:
         prefix = self.config.num_pos_prefix
@@ -194,13 +199,13 @@ class VisionTransformer(ImageModel):
     def _norm(self, x: Tokens) -> Tokens:
         return x if self.norm is None else self.norm(x)
 
-    def pool(self, x: Tokens) -> Vectors:
+    def pool(self, x: Any) -> Vectors:
         """The tokens as the head sees them, by the model's `global_pool`."""
         prefix = 0 if self.config.pool_include_prefix else self.num_prefix_tokens
         return global_pool_nlc(x, self.pool_type, prefix) if self.attn_pool is None else self.attn_pool(x[:, prefix:])
 
     @anywhere
-    def forward_head(self, features: Tokens, *, pre_logits: bool = False, key: PRNGKeyArray | None = None) -> Vectors:
+    def forward_head(self, features: Features, *, pre_logits: bool = False, key: PRNGKeyArray | None = None) -> Vectors:
         """Logits of what `forward_features` returns; with `pre_logits`, the pooled features."""
         x = self.pool(features)
         x = dropout(x if self.fc_norm is None else self.fc_norm(x), self.drop_rate, key)
@@ -289,7 +294,7 @@ class VisionTransformer(ImageModel):
 
     def check_input(self, x: Images) -> Float[Array, "batch height width in_chans"]:
         checked = super().check_input(x)
-        size, own, patch = x.shape[1:3], self.data_config.input_size[1:], self.config.patch_size
+        size, own, patch = checked.shape[1:3], self.data_config.input_size[1:], self.config.patch_size
         if self.config.dynamic_img_size:
             if size[0] % patch or size[1] % patch:
                 raise ValueError(f"images of {size[0]}x{size[1]} pixels; {self.name} takes multiples of {patch}.")

@@ -66,6 +66,11 @@ class ViTCfg:
         """Entries of the position embedding that belong to class token and registers."""
         return 0 if self.no_embed_class else self.num_prefix_tokens
 
+    def positions(self, size: tuple[int, int]) -> int:
+        """Entries of the position embedding, for images of this height and width."""
+        rows, columns = self.grid(size)
+        return self.num_pos_prefix + rows * columns
+
     @property
     def mlp_hidden(self) -> int:
         return int(self.embed_dim * self.mlp_ratio)

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from nfjax.models.data_config import HALF, IMAGENET_MEAN, IMAGENET_STD, DataConfig
+from nfjax.models.data_config import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from nfjax.models.eva import EvaCfg
 from nfjax.models.vit_blocks import ViTCfg
-
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # Width, depth, heads and MLP of the "searching for better ViT baselines" models.
 _SBB: dict[str, dict[str, Any]] = {

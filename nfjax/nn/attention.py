@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from nfjax import fast
 from nfjax.nn.layers import Linear, RmsNorm, dropout, split_key
@@ -20,24 +20,36 @@ Tokens = Float[Array, "batch tokens dim"]
 Queries = Float[Array, "batch queries heads head_dim"]
 Keys = Float[Array, "batch keys heads head_dim"]
 Weights = Float[Array, "batch heads queries keys"]
+Mask = Bool[Array, "batch 1 _ keys"]  # where queries, or all of them alike, see keys
 Head = Float[Array, "batch tokens _ head_dim"]  # of queries, or of keys and values, which may be fewer
 Heads = tuple[Head, ...]  # of queries, keys and values
 PairedHeads = Float[Array, "batch tokens twice_heads half_dim"]  # two for each head of the values
 Values = Float[Array, "batch tokens heads head_dim"]
 
 
-def attention_weights(q: Queries, k: Keys) -> Weights:
-    """`softmax(q k^T / sqrt(head_dim))` ([1] section 3.2.1), in float32 at least; each row sums to 1."""
+def attention_weights(q: Queries, k: Keys, mask: Mask | None = None) -> Weights:
+    """`softmax(q k^T / sqrt(head_dim))` ([1] section 3.2.1), in float32 at least; each row sums to 1.
+
+    With a mask, 0 where that is not True; a row without any True is the same everywhere.
+    """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype)
-    return jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) * q.shape[-1] ** -0.5
+    return jax.nn.softmax(logits if mask is None else jnp.where(mask, logits, jnp.finfo(dtype).min), axis=-1)
 
 
-def attend(q: Queries, k: Keys, v: Keys, *, drop_rate: float = 0.0, key: PRNGKeyArray | None = None) -> Queries:
+def attend(
+    q: Queries,
+    k: Keys,
+    v: Keys,
+    *,
+    mask: Mask | None = None,
+    drop_rate: float = 0.0,
+    key: PRNGKeyArray | None = None,
+) -> Queries:
     """`softmax(q k^T / sqrt(head_dim)) v`, in the dtype of `v`; with a key, the attention weights have dropout."""
     if key is None or drop_rate == 0:
-        return fast.attend(q, k, v)
-    return apply_weights(dropout(attention_weights(q, k), drop_rate, key), v)
+        return fast.attend(q, k, v, mask)
+    return apply_weights(dropout(attention_weights(q, k, mask), drop_rate, key), v)
 
 
 def apply_weights(weights: Weights, v: Keys) -> Queries:

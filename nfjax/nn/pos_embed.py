@@ -74,6 +74,44 @@ def _between(places: np.ndarray, old: int) -> np.ndarray:
 INTERPOLATIONS = {"bicubic": _bicubic, "bilinear": _bilinear, "bilinear_corners": _bilinear_corners}
 
 
+def interpolation_weights(
+    place: Any, new: Any, old: int, *, mode: str, antialias: bool, align_corners: bool, dtype: Any
+) -> Float[Array, "*places old"]:
+    """How much each of `old` entries has in those at `place` among `new` (torch `interpolate`).
+
+    `place` and `new` are whole numbers, or arrays of them, which may be traced: each place can be of a grid of its own.
+
+    Args:
+        place: from 0 to `new - 1`.
+        new: how many there will be.
+        old: how many there are.
+        mode: "bilinear" or "bicubic".
+        antialias: whether the filter is as wide as the new spacing, where that is wider than the old.
+        align_corners: whether first and last entries keep their places.
+        dtype: to compute in.
+    """
+    place, new = (jnp.asarray(n, dtype)[..., None] for n in (place, new))
+    entries = jnp.arange(old, dtype=dtype)
+    step = jnp.where(new > 1, (old - 1) / jnp.maximum(new - 1, 1), 0) if align_corners else old / new
+    centre = step * place if align_corners and not antialias else step * (place + 0.5) - 0.5
+    if antialias:
+        x = jnp.abs(entries - centre) / jnp.maximum(step, 1)
+        weights = jnp.maximum(0, 1 - x) if mode == "bilinear" else _cubic(x, -0.5)
+        return weights / weights.sum(-1, keepdims=True)
+    if mode == "bilinear":
+        return jnp.maximum(0, 1 - jnp.abs(jnp.clip(centre, 0, old - 1) - entries))
+    first = jnp.floor(centre)
+    near = [(_cubic(jnp.abs(centre - first - i), -0.75), first + i) for i in (-1, 0, 1, 2)]
+    return sum(weight * (entries == jnp.clip(entry, 0, old - 1)) for weight, entry in near)
+
+
+def _cubic(x: Any, a: float) -> Any:
+    """Keys' cubic convolution, at distances from 0."""
+    inner = ((a + 2) * x - (a + 3)) * x * x + 1
+    outer = a * (((x - 5) * x + 8) * x - 4)
+    return jnp.where(x < 1, inner, jnp.where(x < 2, outer, 0))
+
+
 def scaled_positions(grid: Grid, reference: Grid | None) -> Coords:
     """Row and column of each patch, from 0, scaled to a reference grid, the one of pre-training (timm: "cat")."""
     reference = grid if reference is None else reference

@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from nfjax.fast import gelu, scale, silu
-from nfjax.nn.attention import attend, merge_heads, split_heads
+from nfjax.nn.attention import Mask, attend, merge_heads, split_heads
 from nfjax.nn.head import global_pool
 from nfjax.nn.layers import Conv, LayerNorm, Linear, RmsNorm, dropout, split_key
 from nfjax.params import Constant, Halves, Normal, TruncatedNormal, Uniform, ones, param, zeros
@@ -110,11 +110,19 @@ class AttentionPoolLatent(nnx.Module):
         self.norm = norm
         self.mlp = Mlp(dim, hidden)
 
-    def __call__(self, x: Tokens) -> Float[Array, "batch dim"]:
+    def __call__(self, x: Tokens, mask: Mask | None = None) -> Float[Array, "batch dim"]:
         latent = jnp.broadcast_to(self.latent[...], (x.shape[0], 1, x.shape[2])).astype(x.dtype)
         k, v = (split_heads(part, self.head_dim) for part in self.kv.split(x, 2))
-        y = self.proj(merge_heads(attend(split_heads(self.q(latent), self.head_dim), k, v)))
+        y = self.proj(merge_heads(attend(split_heads(self.q(latent), self.head_dim), k, v, mask=mask)))
         return (y + self.mlp(self.norm(y)))[:, 0]
+
+
+def masked_pool_nlc(x: Tokens, valid: Bool[Array, "batch tokens"], pool_type: str) -> Float[Array, "batch dim"]:
+    """ "avg", "max" or their mean "avgmax" of the valid tokens of each image (timm `global_pool_naflex`)."""
+    found = valid[:, :, None]
+    average = jnp.where(found, x, 0).sum(1) / jnp.maximum(found.sum(1), 1).astype(x.dtype)
+    maximum = jnp.where(found, x, jnp.finfo(x.dtype).min).max(1)
+    return {"avg": average, "max": maximum, "avgmax": (average + maximum) / 2}[pool_type]
 
 
 def global_pool_nlc(x: Tokens, pool_type: str, num_prefix_tokens: int) -> Float[Array, "batch features"] | Tokens:

@@ -57,7 +57,7 @@ def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
             value = 0.3 * rng.standard_normal(shape)
         elif len(shape) <= 1:
             value = 0.1 * rng.standard_normal(shape)
-        elif len(shape) == 3 and leaf != "weight":
+        elif len(shape) > 2 and leaf != "weight":
             value = 0.5 * rng.standard_normal(shape)
         else:
             value = rng.standard_normal(shape, dtype=np.float32) * fan_in**-0.5

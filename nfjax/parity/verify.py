@@ -16,6 +16,7 @@ import nfjax
 import port
 from nfjax.models import registry
 from nfjax.models.eva import Eva
+from nfjax.models.naflex import NaFlexVit
 from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge, split
 from nfjax.parity import oracle
@@ -129,7 +130,8 @@ class _Pair(NamedTuple):
     def build(self, size: tuple[int, int], dtype: str) -> tuple[Any, nfjax.ImageModel]:
         """timm's model and ours, for images of this size."""
         theirs, state = oracle.build(self.name, self.state, dtype, **self.options), self.state
-        if not issubclass(registry.find(self.name)[0].family, VisionTransformer):
+        family = registry.find(self.name)[0].family
+        if issubclass(family, NaFlexVit) or not issubclass(family, VisionTransformer):  # which take any size
             return theirs, self.ours(state, dtype)
         if size != theirs.patch_embed.img_size:
             if registry.find(self.name)[0].config.pos_embed_interp == "bicubic":

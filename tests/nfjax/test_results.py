@@ -76,7 +76,7 @@ def test_accuracies_belong_to_the_data_configs():
             assert 40 < row.top1 < row.real_top1 < row.real_top5 < 100
             assert row.top1 < row.top5 < row.real_top5
             found += 1
-    assert found == 67
+    assert found == 70
 
 
 def test_an_architecture_has_the_results_of_its_default_tag():

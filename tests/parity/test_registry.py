@@ -37,6 +37,9 @@ VITS = [
     "vit_*_lingbot",
     "vit_*_sapiens2",
     "vit_*_radio_v*",
+    "naflexvit_*_gap",
+    "naflexvit_*_map",
+    "naflexvit_*_radio_v*",
     "test_vit[234]",
     "vit_tiny_patch16_[23]?4",
     "vit_small_patch16_[23]?4",
@@ -49,13 +52,9 @@ def test_the_names_are_timms():
 
     vits = {name for pattern in VITS for name in timm.list_models(pattern)}
     assert sorted(NAMES) == sorted([*nfnet.model_cfgs, *vits])
-    assert (len(nfnet.model_cfgs), len(vits)) == (36, 69)
+    assert (len(nfnet.model_cfgs), len(vits)) == (36, 81)
     published = [tagged for tagged in timm.list_pretrained() if tagged.split(".")[0] in NAMES]
     assert sorted(nfjax.list_models(pretrained=True)) == sorted(published)
-
-
-# Of timm's models with registers, those that the library lacks: tokens of images of any aspect ratio, in one batch.
-LEFT_OUT = "naflexvit_"
 
 
 @pytest.mark.slow
@@ -70,7 +69,7 @@ def test_every_model_with_registers():
         if any(words.search(parameter) for parameter in parameters):
             found.add(name)
     assert len(found) == 75
-    assert {name for name in found - set(NAMES) if not name.startswith(LEFT_OUT)} == set()
+    assert found - set(NAMES) == set()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -124,6 +123,7 @@ def test_data_config(name):
         ("vit_dpwee_patch16_reg1_gap_256", {"depth": 2}),
         ("vit_medium_patch16_rope_reg1_gap_256", {"depth": 3}),
         ("vit_giant_patch14_reg1_tipsv2", {"depth": 1}),
+        ("naflexvit_base_patch16_map", {"depth": 2, "embed_dim": 192, "num_heads": 3}),
     ],
     ids=str,
 )

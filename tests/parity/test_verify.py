@@ -38,6 +38,10 @@ KINDS = {
     # Normalised queries and keys, one of them shared; the MLP packed
     "vit_base_patch16_sapiens2": {"sizes": [(32, 48)], "depth": 2, "num_kv_heads": (12, 6)},
     "vit_base_patch16_radio_v3": {"sizes": [(32, 48)], "depth": 1},  # no final norm
+    # Images of any size: positions from one table or two, of the grid or of the square around it
+    "naflexvit_base_patch16_gap": {"sizes": [(48, 32)], "depth": 1, "embed_dim": 64, "num_heads": 2},
+    "naflexvit_base_patch16_parfac_gap": {"sizes": [(48, 32)], "depth": 1, "embed_dim": 64, "num_heads": 2},
+    "naflexvit_base_patch16_radio_v3": {"sizes": [(48, 32)], "depth": 1, "embed_dim": 64, "num_heads": 2},
     "vit_giant_patch14_reg4_dinov2": {"sizes": [(28, 42)], "depth": 1},  # SwiGLU
 }
 # Too large for the memory of a small machine: their depth is cut.

@@ -20,31 +20,32 @@ UNIT_AXES: dict[str, tuple[int, ...] | None] = {
     r".*conv\w*/kernel": (0, 1, 2),  # (h, w, in, out): one unit per output channel
     r".*attn\w*/fc[12]/kernel": (0, 1, 2),  # 1x1 convolutions of squeeze-excite
     r"patch_embed/proj/kernel": (0, 1, 2),
-    r"(blocks|attn_pool)/.*/kernel": (0,),  # (in, out)
+    r"(blocks|attn_pool|embeds)/.*kernel": (0,),  # (in, out)
     r"head/(fc/)?kernel": (0,),
     r".*/gain": (),  # (out, 1, 1, 1) in torch: each gain is its own unit
     r".*/(bias|scale|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": None,  # the whole tensor
-    r"(.*/)?(cls_token|reg_token|pos_embed|latent)": None,  # (1, tokens, dim): its first axis is no unit either
+    # (1, tokens, dim) or (1, rows, columns, dim): the first axis is no unit either
+    r"(.*/)?(cls_token|reg_token|pos_embed(_[yx])?|latent)": None,
 }
 
 # Which parameters decay. timm: what has more than one axis in torch, gains too. DeepMind: not the gains either.
 WEIGHT_DECAY: dict[str, dict[str, bool]] = {
     "timm": {
-        r".*/(kernel|gain|latent)": True,
+        r".*/(kernel|gain|latent|pos_embed_[yx])": True,
         r".*/(bias|scale|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": False,
-        r"cls_token|reg_token|pos_embed": False,  # timm `no_weight_decay`
+        r"(embeds/)?(cls_token|reg_token|pos_embed)": False,  # timm `no_weight_decay`
     },
     "deepmind": {
         r".*/(kernel|latent)": True,
         r".*/(bias|scale|gain|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": False,
-        r"cls_token|reg_token|pos_embed": False,
+        r"(embeds/)?(cls_token|reg_token|pos_embed(_[yx])?)": False,
     },
 }
 
 # Where in the network a parameter is, for layer decay: the stem is layer 0, each block a layer of its own, what follows
 # the blocks belongs to the last one, and what follows that is a layer with the classifier (timm `group_matcher`).
 LAYERS: dict[str, str] = {
-    r"(stem|patch_embed|norm_pre)/.*|cls_token|reg_token|pos_embed": "stem",
+    r"(stem|patch_embed|embeds|norm_pre)/.*|cls_token|reg_token|pos_embed": "stem",
     r"stages/\d+/\d+/.*|blocks/\d+/.*": "block",
     r"(final_conv|norm)/.*": "last block",
     r"(fc_norm|attn_pool|head)/.*": "head",
@@ -55,7 +56,7 @@ FSDP_AXES: dict[str, tuple[int, ...]] = {
     r".*/kernel": (-1, -2),  # by output channels: then a device can standardise its own part
     r".*/(bias|scale|gain|gamma\w*|[qv]_bias)": (0,),
     r".*/(skipinit_gain|lambda_[qk][12])": (),
-    r"(.*/)?(cls_token|reg_token|pos_embed|latent)": (-1,),
+    r"(.*/)?(cls_token|reg_token|pos_embed(_[yx])?|latent)": (-1,),
 }
 
 # Parameters that adaptive gradient clipping leaves alone (2102.06171 section 4.1; timm).
