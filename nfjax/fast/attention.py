@@ -1,4 +1,4 @@
-"""Attention by the fused kernel where there is one."""
+"""Attention by the fused kernel where there is one, and on a CPU head by head."""
 
 from typing import Literal
 
@@ -11,6 +11,7 @@ from nfjax.fast.operation import operation
 
 Queries = Float[Array, "batch queries heads head_dim"]
 Keys = Float[Array, "batch keys heads head_dim"]
+MAP = 2**13  # weights of a head for an image, from which on heads are computed one after the other
 
 
 @operation
@@ -26,6 +27,30 @@ def attend(q: Queries, k: Keys, v: Keys) -> Queries:
 def _attend(q: Queries, k: Keys, v: Keys) -> Queries:
     if q.dtype == jnp.float64:  # the softmax of JAX's function is float32
         return attend.plain(q, k, v)
+    if backend() == "cpu" and q.dtype == jnp.float32 and q.shape[1] * k.shape[1] >= MAP:
+        return _by_head(q, k, v)
+    return _at_once(q, k, v)
+
+
+def _at_once(q: Queries, k: Keys, v: Keys) -> Queries:
     flash = backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0
     implementation: Literal["cudnn", "xla"] | None = "cudnn" if flash else "xla" if backend() == "any" else None
     return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+
+
+@jax.custom_jvp
+def _by_head(q: Queries, k: Keys, v: Keys) -> Queries:
+    """The weights of one head stay in the caches, those of all do not: for 1029 tokens and 6 heads on one core 27
+    instead of 73 to 84 ms, for 261 tokens 1.8 instead of 2.8. Derivatives are of all heads at once, as elsewhere."""
+
+    def one(parts: tuple[Array, Array, Array]) -> Array:
+        q, k, v = (part[:, :, None] for part in parts)
+        return attend.plain(q, k, v)[:, :, 0]
+
+    heads = jax.lax.map(one, (q.transpose(2, 0, 1, 3), k.transpose(2, 0, 1, 3), v.transpose(2, 0, 1, 3)))
+    return heads.transpose(1, 2, 0, 3)
+
+
+@_by_head.defjvp
+def _of_all_heads(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    return jax.jvp(_at_once, primals, tangents)
