@@ -66,7 +66,7 @@ def load(
         img_size: height and width of the input, in pixels; None for the model's own. A transformer's position embedding
             is resampled to it. For convolutional models, which take any size, it only goes into `model.data_config`.
         global_pool: None for the model's own; "avg", "max", "avgmax" or "" for none; "catavgmax" for convolutional
-            models; "token", the class token, for transformers.
+            models; "token", the class token, "map" or "prr" for transformers.
         output_stride: 32, 16 or 8: dilate instead of striding in the last stages of a convolutional model.
         drop_rate: dropout before the classifier, when training.
         drop_path_rate: stochastic depth of the last block, when training.
@@ -89,7 +89,8 @@ def load(
             its devices, along its longest axis that can be divided, so that no device holds the whole model; a
             `Sharding` is that of every one; or a mapping from paths, or a function `(path, shape)`, to shardings.
         overrides: fields of the architecture, `model.config`, to be changed; timm's names, as in timm. For transformers
-            among them `dynamic_img_size`, `pos_drop_rate`, `proj_drop_rate`, `attn_drop_rate`.
+            among them `dynamic_img_size`, `dynamic_img_pad`, `qk_norm`, `pos_drop_rate`, `patch_drop_rate`,
+            `proj_drop_rate`, `attn_drop_rate`.
 
     Returns:
         An `ImageModel`; `model(x)` gives logits of shape `(batch, num_classes)`.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nfjax.cli import pca
 from nfjax.cli.common import load_model, read_place
 from nfjax.explaining import patches_seen
 from nfjax.meter import Wait
@@ -17,10 +18,14 @@ from port.atomic import replaced
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.pca is not None:
+        return pca.run(args)
+    if len(args.images) > 1:
+        raise ValueError(f"{len(args.images)} images; without --pca one is drawn at a time.")
     output = require_picture(args.output)
     if args.channels < 0:
         raise ValueError(f"--channels={args.channels}; expected at least 0.")
-    image = read_place(args.image, exif=args.exif)  # before the model, which takes longer
+    image = read_place(args.images[0], exif=args.exif)  # before the model, which takes longer
     model, transform = load_model(args, num_classes=0)
     x = transform(image)
     taps = model.feature_taps()

@@ -73,19 +73,23 @@ def features(parser: Parser) -> None:
     parser.description = (
         "Draws a line per stage: the mean magnitude of the feature map, then the channels that vary most over the "
         "image. With --attention a line per block of a transformer: what the patches attend to on average, then by "
-        "head."
+        "head. With --pca images beside their patches, whose red, green and blue are the three main components of what "
+        "leaves the last block, the same for all images."
     )
     parser.epilog = """examples:
   %(prog)s cat.jpg --model nfnet_l0 -o features.png
-  %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png"""
+  %(prog)s cat.jpg --model vit_medium_patch16_reg4_gap_256 --attention -o attention.png
+  %(prog)s photos/ --model vit_small_patch16_dinov3 --img-size 512 --pca patches.png"""
     add = parser.add_argument
-    add("image", type=_place, metavar="IMAGE", help="a file, an http(s) address, or - for standard input")
-    parser.checks.append(lambda args: _require_file(args.image))
+    where = "a file, an http(s) address, or - for standard input; for --pca several, folders or patterns too"
+    add("images", type=_place, nargs="+", metavar="IMAGE", help=where)
+    parser.checks.append(lambda args: [(find if args.pca else _require_file)(path) for path in args.images])
     model_options(parser)
     add("-o", "--output", type=user_path, default=Path("features.png"), metavar="PNG", help="default: %(default)s")
     add("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
     add("--channels", type=int, default=7, help="channels or heads per line (default: %(default)s)")
     add("--attention", action="store_true", help="attention maps of a transformer")
+    add("--pca", type=user_path, metavar="PNG", help="main components of the patches, of one image or several")
 
 
 def explain(parser: Parser) -> None:

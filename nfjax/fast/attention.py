@@ -1,4 +1,4 @@
-"""Attention by the fused kernel where there is one."""
+"""Attention by the fused kernel where there is one, and on a CPU head by head."""
 
 from typing import Literal
 
@@ -12,6 +12,7 @@ from nfjax.fast.operation import operation
 Queries = Float[Array, "batch queries heads head_dim"]
 Keys = Float[Array, "batch keys heads head_dim"]
 Mask = Bool[Array, "batch 1 _ keys"]  # of all queries, or one row for all
+MAP = 2**13  # weights of a head for an image, from which on heads are computed one after the other
 
 
 @operation
@@ -31,6 +32,34 @@ def attend(q: Queries, k: Keys, v: Keys, mask: Mask | None = None) -> Queries:
 def _attend(q: Queries, k: Keys, v: Keys, mask: Mask | None = None) -> Queries:
     if q.dtype == jnp.float64 or mask is not None:  # the softmax of JAX's function is float32
         return attend.plain(q, k, v, mask)
+    if backend() == "cpu" and q.dtype == jnp.float32 and q.shape[1] * k.shape[1] >= MAP:
+        return _by_head(q, k, v)
+    return _at_once(q, k, v)
+
+
+def _at_once(q: Queries, k: Keys, v: Keys) -> Queries:
     flash = backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0
     implementation: Literal["cudnn", "xla"] | None = "cudnn" if flash else "xla" if backend() == "any" else None
     return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+
+
+@jax.custom_jvp
+def _by_head(q: Queries, k: Keys, v: Keys) -> Queries:
+    """The weights of one head stay in the caches, those of all do not, and what is summed is divided once, not each
+    weight: for 1029 tokens and 6 heads on one core 31 instead of 73 to 84 ms, where the formula by head takes 55.
+    Derivatives are of all heads at once, as elsewhere."""
+
+    def one(parts: tuple[Array, Array, Array]) -> Array:
+        q, k, v = parts
+        weights = q @ k
+        weights = jnp.exp(weights - weights.max(-1, keepdims=True))
+        return (weights @ v) / weights.sum(-1, keepdims=True)
+
+    q = q * q.shape[-1] ** -0.5
+    heads = jax.lax.map(one, (q.transpose(2, 0, 1, 3), k.transpose(2, 0, 3, 1), v.transpose(2, 0, 1, 3)))
+    return heads.transpose(1, 2, 0, 3)
+
+
+@_by_head.defjvp
+def _of_all_heads(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    return jax.jvp(_at_once, primals, tangents)

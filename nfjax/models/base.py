@@ -206,6 +206,10 @@ class ImageModel(nnx.Module):
         """Channels that enter the classifier: twice `num_features` when pooling with "catavgmax"."""
         return self.head.num_features
 
+    def get_classifier(self) -> Any:
+        """The last linear layer (timm, same name); None without classes."""
+        return self.head.fc
+
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, seed: int = 0) -> None:
         """Replace the classifier by a fresh one, or with 0 classes by none, in place.
 

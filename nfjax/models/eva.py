@@ -19,7 +19,7 @@ from jaxtyping import PRNGKeyArray
 from nfjax.fast import add_bias, scale
 from nfjax.models.vit import Tokens, Vectors, VisionTransformer
 from nfjax.models.vit_blocks import Block, ViTCfg
-from nfjax.nn.attention import Attention, Head, Heads
+from nfjax.nn.attention import Attention, Heads
 from nfjax.nn.layers import Linear
 from nfjax.nn.pos_embed import (
     Grid,
@@ -29,7 +29,7 @@ from nfjax.nn.pos_embed import (
     rotary_table,
     scaled_positions,
 )
-from nfjax.nn.vit_layers import NORMS, POOLS, Mlp, SwiGLU, SwiGLUPacked
+from nfjax.nn.vit_layers import POOLS, Mlp, SwiGLU, SwiGLUPacked
 from nfjax.params import Constant, param, zeros
 from port.ranges import Choice, Range, Width
 
@@ -55,8 +55,7 @@ class EvaCfg(ViTCfg):
     rope_jitter_coords: Annotated[float, Range(1, 100)] | None = None
     rope_rescale_coords: Annotated[float, Range(1, 100)] | None = None
     attn_type: Annotated[str, Choice(("eva", "rope"))] = "eva"  # "rope": a projection and a bias for each of q, k, v
-    qk_norm: bool = False  # normalise queries and keys; of "rope" alone, as the next
-    num_kv_heads: tuple[HeadCount, ...] | None = None  # heads of keys and values, block by block; None: as of queries
+    num_kv_heads: tuple[HeadCount, ...] | None = None  # of keys and values, by block; None: as of queries; of "rope"
     attn_only_layer_scale: bool = False  # no LayerScale of the MLP
     swiglu_mlp: bool = False  # a gated MLP
     swiglu_align_to: Annotated[int, Range(0, 4096)] = 0  # its width is a multiple of this; 0: its first layers are one
@@ -72,8 +71,9 @@ class EvaAttention(Attention):
 
     def __init__(self, cfg: EvaCfg, proj_std: float):
         dim = cfg.embed_dim
-        drops = {"attn_drop": cfg.attn_drop_rate, "proj_drop": cfg.proj_drop_rate}
-        super().__init__(dim, cfg.num_heads, qkv_bias=False, proj_std=proj_std, **drops)
+        drops: dict[str, Any] = {"attn_drop": cfg.attn_drop_rate, "proj_drop": cfg.proj_drop_rate}
+        norms = cfg.qk_norms(dim // cfg.num_heads)
+        super().__init__(dim, cfg.num_heads, qkv_bias=False, proj_std=proj_std, qk_norms=norms, **drops)
         self.q_bias = param((dim,), zeros) if cfg.qkv_bias else None
         self.v_bias = param((dim,), zeros) if cfg.qkv_bias else None
         self.rotate_half = cfg.rope_rotate_half
@@ -98,16 +98,11 @@ class RopeAttention(Attention):
         self.q_proj = Linear(dim, dim, bias=cfg.qkv_bias)
         self.k_proj = Linear(dim, kv_heads * head_dim, bias=cfg.qkv_bias)
         self.v_proj = Linear(dim, kv_heads * head_dim, bias=cfg.qkv_bias)
-        norm = NORMS[cfg.norm_layer]
-        self.q_norm = norm(head_dim, cfg.norm_eps) if cfg.qk_norm else None
-        self.k_norm = norm(head_dim, cfg.norm_eps) if cfg.qk_norm else None
+        self.q_norm, self.k_norm = cfg.qk_norms(head_dim)
         self.proj = Linear(dim, dim, std=proj_std)
 
     def project(self, x: Tokens) -> list[Any]:  # of different widths
         return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
-
-    def normalised(self, q: Head, k: Head) -> tuple[Head, Head]:
-        return (q if self.q_norm is None else self.q_norm(q)), (k if self.k_norm is None else self.k_norm(k))
 
     def heads(self, x: Tokens, rope: RotaryTable | None) -> Heads:
         q, k, v = super().heads(x, rope)
@@ -150,7 +145,11 @@ class Eva(VisionTransformer):
     """Vision transformer with rotary position embedding ([1]; timm `Eva`); arguments as `VisionTransformer`'s."""
 
     config: EvaCfg
-    timm_names: ClassVar = {"reg_tokens": "num_reg_tokens", "fc_norm": "use_fc_norm"}
+    timm_names: ClassVar = {
+        "reg_tokens": "num_reg_tokens",
+        "fc_norm": "use_fc_norm",
+        "pre_norm": "use_pre_transformer_norm",
+    }
     token_std = 0.02
     pools_before_norm = ("avg",)
 
@@ -162,6 +161,11 @@ class Eva(VisionTransformer):
 
     def _make_head(self, num_classes: int) -> Linear | None:
         return Linear(self.num_features, num_classes, std=0.02 * 0.001) if num_classes else None
+
+    def _checked_pool(self, global_pool: str) -> str:
+        if global_pool == "prr":
+            raise ValueError(f"global_pool='prr' is not of models with rotary positions, as {self.name}; choose 'avg'.")
+        return super()._checked_pool(global_pool)
 
     def pool(self, x: Tokens) -> Vectors:
         return super().pool(x) if self.attn_pool is None else self.attn_pool(x)  # of all tokens

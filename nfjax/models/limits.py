@@ -73,6 +73,8 @@ def _vit_misfits(config: ViTCfg) -> list[str]:
             f"for num_heads={config.num_heads}"
         )
     told += _eva_misfits(config) if isinstance(config, EvaCfg) else []
+    if config.dynamic_img_pad and not config.dynamic_img_size:
+        told.append("dynamic_img_pad=True is of dynamic_img_size=True")
     pairs = 2 if config.mlp_layer == "swiglu_packed" else 1
     if config.mlp_hidden < 1 or config.mlp_hidden % pairs:
         expected = "an even number" if pairs == 2 else "at least 1"
@@ -83,8 +85,8 @@ def _vit_misfits(config: ViTCfg) -> list[str]:
 def _eva_misfits(config: EvaCfg) -> list[str]:
     told = []
     kv_heads = config.num_kv_heads
-    if config.attn_type == "eva" and (config.qk_norm or kv_heads is not None):
-        told.append("qk_norm and num_kv_heads are of attn_type='rope'")
+    if config.attn_type == "eva" and kv_heads is not None:
+        told.append("num_kv_heads is of attn_type='rope'")
     moved = config.rope_shift_coords, config.rope_jitter_coords, config.rope_rescale_coords
     if config.rope_type == "cat" and any(value is not None for value in moved):
         told.append("rope_shift_coords, rope_jitter_coords and rope_rescale_coords are of rope_type='dinov3'")

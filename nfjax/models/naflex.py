@@ -45,7 +45,7 @@ PLAIN_VIT = {
     "patch_embed.proj.bias": "embeds.proj.bias",
     **{name: f"embeds.{name}" for name in ("cls_token", "reg_token", "pos_embed")},
 }
-NAFLEX_POOLS = tuple(pool for pool in POOLS if pool != "cattokenavg")
+NAFLEX_POOLS = tuple(pool for pool in POOLS if pool not in ("cattokenavg", "prr"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,10 @@ class NaFlexVitCfg(ViTCfg):
     pos_embed_align_corners: bool = False
     dynamic_img_pad: bool = False  # pad images with zeros, below and to the right, to whole patches
 
-    # What `ViTCfg` leaves open and timm's `NaFlexVitCfg` does not have: no fields here.
+    # What `ViTCfg` leaves open and this family does not have, in timm or here: no fields.
+    qk_norm: ClassVar[bool] = False  # type: ignore[misc]
+    pre_norm: ClassVar[bool] = False  # type: ignore[misc]
+    patch_drop_rate: ClassVar[float] = 0.0  # type: ignore[misc]
     no_embed_class: ClassVar[bool] = True  # type: ignore[misc]
     norm_eps: ClassVar[float] = 1e-6  # type: ignore[misc]
     mlp_layer: ClassVar[str] = "mlp"  # type: ignore[misc]
@@ -173,7 +176,7 @@ class NaFlexBlock(Block):
 
     @staticmethod
     def _attention(cfg: ViTCfg, index: int) -> Attention:
-        drops = {"attn_drop": cfg.attn_drop_rate, "proj_drop": cfg.proj_drop_rate}
+        drops: Any = {"attn_drop": cfg.attn_drop_rate, "proj_drop": cfg.proj_drop_rate}
         return MaskedAttention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, proj_std=out_std(index), **drops)
 
 
@@ -233,11 +236,6 @@ class NaFlexVit(VisionTransformer):
         x = x.reshape(len(x), rows, side, columns, side, -1).transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(len(x), rows * columns, -1), (rows, columns)
 
-    def check_input(self, x: Images) -> Float[Array, "batch height width in_chans"]:
-        if isinstance(x, Mapping) or x.ndim != 4 or not self.config.dynamic_img_pad:
-            return super().check_input(x)
-        return super(VisionTransformer, self).check_input(x)
-
     def check_patches(self, given: Patches) -> tuple[Any, Any, Any]:
         """Patches in the compute dtype, coordinates, and which are valid; or a ValueError that says what is wrong."""
         if missing := [name for name in self.patch_keys if name not in given]:
@@ -270,6 +268,9 @@ class NaFlexVit(VisionTransformer):
         if self.pool_type in ("", "token"):
             return global_pool_nlc(tokens, self.pool_type, prefix)
         return masked_pool_nlc(tokens[:, prefix:], valid, self.pool_type)
+
+    def set_input_size(self, img_size: int | Sequence[int] | None = None, patch_size: int | None = None) -> None:
+        raise ValueError(f"{self.name} takes images of any size, of patches of its own: there is nothing to set.")
 
     @classmethod
     def first_pixels(cls, config: NaFlexVitCfg) -> int:
@@ -313,6 +314,6 @@ class NaFlexVit(VisionTransformer):
         return {name: value for name, value in super().model_args(own).items() if name != "img_size"}
 
     def _checked_pool(self, global_pool: str) -> str:
-        if global_pool == "cattokenavg":
-            raise ValueError(f"global_pool='cattokenavg' is not one of {', '.join(map(repr, NAFLEX_POOLS))}.")
+        if global_pool not in NAFLEX_POOLS:
+            raise ValueError(f"global_pool={global_pool!r} is not one of {', '.join(map(repr, NAFLEX_POOLS))}.")
         return super()._checked_pool(global_pool)

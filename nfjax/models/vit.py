@@ -8,6 +8,7 @@ blocks of attention and MLP follow (`nfjax.models.vit_blocks`), and the tokens a
 so that parameter paths mirror timm's state dict.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -18,13 +19,15 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfjax.fast import row_major
-from nfjax.models.base import Feature, Features, ImageModel, Images, Size, take_indices
+from nfjax.models import vit_sizes
+from nfjax.models.base import Feature, Features, ImageModel, Images, Size, sides, take_indices
 from nfjax.models.calling import anywhere
 from nfjax.models.data_config import Chans, Classes, DataConfig
-from nfjax.models.vit_blocks import BLOCKS, ViTCfg
+from nfjax.models.options import check_types
+from nfjax.models.vit_blocks import BLOCKS, PatchSize, ViTCfg
 from nfjax.nn.layers import Linear, dropout, split_key
 from nfjax.nn.pos_embed import Grid, RotaryTable, resample_abs_pos_embed
-from nfjax.nn.vit_layers import POOLS, AttentionPoolLatent, PatchEmbed, global_pool_nlc
+from nfjax.nn.vit_layers import POOLS, AttentionPoolLatent, PatchEmbed, drop_patches, global_pool_nlc, refined_pool
 from nfjax.params import Normal, initialize, named_params, param
 from port.ranges import Choice, ShareBelow1
 
@@ -63,8 +66,7 @@ class VisionTransformer(ImageModel):
         for option, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
             if value < least:
                 raise ValueError(f"{option}={value}; expected at least {least}.")
-        if min(config.grid(data_config.input_size[1:])) < 1:
-            raise ValueError(f"img_size={data_config.input_size[1:]} has no room for a patch of {config.patch_size}.")
+        vit_sizes.require_room(config, data_config.input_size[1:])
         dim = config.embed_dim
         self.config, self.data_config = config, data_config
         self.num_classes, self.in_chans, self.output_stride = num_classes, in_chans, config.patch_size
@@ -72,6 +74,7 @@ class VisionTransformer(ImageModel):
         self.pool_type = self._checked_pool(config.global_pool if global_pool is None else global_pool)
 
         self._make_embedding()
+        self.norm_pre = config.norm() if config.pre_norm else None
         self.blocks = nnx.List(
             [self._make_block(i, rate) for i, rate in enumerate(np.linspace(0, drop_path_rate, config.depth).tolist())]
         )
@@ -89,10 +92,11 @@ class VisionTransformer(ImageModel):
 
     def _make_embedding(self) -> None:
         """The layers of what comes before the blocks."""
-        dim, tokens = self.config.embed_dim, Normal(self.token_std)
-        self.patch_embed = PatchEmbed(self.config.patch_size, self.in_chans, dim)
-        self.cls_token = param((1, 1, dim), tokens) if self.config.class_token else None
-        self.reg_token = param((1, self.config.reg_tokens, dim), tokens) if self.config.reg_tokens else None
+        cfg, dim, tokens = self.config, self.config.embed_dim, Normal(self.token_std)
+        options = {"bias": not cfg.pre_norm, "pad": cfg.dynamic_img_pad}
+        self.patch_embed = PatchEmbed(cfg.patch_size, self.in_chans, dim, **options)
+        self.cls_token = param((1, 1, dim), tokens) if cfg.class_token else None
+        self.reg_token = param((1, cfg.reg_tokens, dim), tokens) if cfg.reg_tokens else None
         self.pos_embed = self._make_pos_embed()
 
     def _make_pos_embed(self) -> nnx.Param | None:
@@ -140,6 +144,9 @@ class VisionTransformer(ImageModel):
         `(batch, prefix, dim)`.
         """
         taken = take_indices(len(self.blocks), indices, least=int(intermediates_only))
+        if taken and key is not None and self.config.patch_drop_rate:
+            rate = self.config.patch_drop_rate
+            raise ValueError(f"training with patch_drop_rate={rate} leaves no maps; load with 0, or leave out key=.")
         embed_key, *keys = split_key(key, 1 + len(self.blocks))
         tokens, grid, rope = self._embed(x, embed_key)
         outputs = []
@@ -154,6 +161,27 @@ class VisionTransformer(ImageModel):
         if return_prefix_tokens:
             maps = [(spatial, y[:, :prefix]) for spatial, y in zip(maps, outputs, strict=True)]
         return maps if intermediates_only else (self._norm(tokens), maps)
+
+    def get_intermediate_layers(
+        self,
+        x: Images,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> list[Any]:
+        """The patches that leave blocks, the last `n` or those at the positions `n`: `(batch, patches, dim)` each, or
+        with `reshape` maps. By timm's and DINO's name, what `forward_intermediates` says of the other arguments."""
+        options: dict[str, Any] = {"norm": norm, "return_prefix_tokens": return_prefix_tokens, "key": key}
+        maps = self.forward_intermediates(x, n, intermediates_only=True, **options)
+        if reshape:
+            return maps
+
+        def flat(grid: Maps) -> Tokens:
+            return grid.reshape(grid.shape[0], grid.shape[1] * grid.shape[2], grid.shape[3])
+
+        return [(flat(one[0]), one[1]) if return_prefix_tokens else flat(one) for one in maps]
 
     @anywhere
     def attention_maps(
@@ -191,7 +219,10 @@ class VisionTransformer(ImageModel):
             x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
         else:
             x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
-        return dropout(row_major(x), self.config.pos_drop_rate, key), grid, self._rope(grid, key)
+        x, rope = dropout(row_major(x), self.config.pos_drop_rate, key), self._rope(grid, key)
+        drop_key = None if key is None else jax.random.fold_in(key, 2)
+        x, rope = drop_patches(x, rope, self.num_prefix_tokens, self.config.patch_drop_rate, drop_key)
+        return x if self.norm_pre is None else self.norm_pre(x), grid, rope
 
     def _rope(self, grid: Grid, key: PRNGKeyArray | None) -> RotaryTable | None:
         return None
@@ -201,6 +232,8 @@ class VisionTransformer(ImageModel):
 
     def pool(self, x: Any) -> Vectors:
         """The tokens as the head sees them, by the model's `global_pool`."""
+        if self.pool_type == "prr":
+            return refined_pool(x, self.num_features // self.config.num_heads, token=self.config.class_token)
         prefix = 0 if self.config.pool_include_prefix else self.num_prefix_tokens
         return global_pool_nlc(x, self.pool_type, prefix) if self.attn_pool is None else self.attn_pool(x[:, prefix:])
 
@@ -216,6 +249,33 @@ class VisionTransformer(ImageModel):
     def feature_taps(self) -> list[Feature]:
         size = self.config.patch_size
         return [Feature(self.num_features, size, f"blocks.{i}", i) for i in range(len(self.blocks))]
+
+    def get_classifier(self) -> Any:
+        return self.head
+
+    def set_input_size(self, img_size: int | Sequence[int] | None = None, patch_size: int | None = None) -> None:
+        """Make this, in place, a model for images of another size, by timm's name and with its arithmetic.
+
+        Args:
+            img_size: height and width, or one number for both; None to keep them. The position embedding is resampled.
+            patch_size: side of the patches; None to keep it. Their kernel is resampled (`resample_patch_embed`).
+
+        Raises:
+            ValueError: there is no room for a patch, or it is no size.
+        """
+        kinds: dict[str, Any] = {"img_size": int | Sequence[int] | None, "patch_size": PatchSize | None}
+        check_types({"img_size": img_size, "patch_size": patch_size}, kinds)
+        size = self.data_config.input_size[1:] if img_size is None else sides(img_size)
+        config = dataclasses.replace(self.config, patch_size=patch_size or self.config.patch_size)
+        vit_sizes.require_room(config, size)
+        old_grid = self.grid_size
+        if config.patch_size != self.config.patch_size:
+            self.patch_embed.set_patch_size(config.patch_size)
+        self.config, self.output_stride = config, config.patch_size
+        self.data_config = dataclasses.replace(self.data_config, input_size=(self.data_config.input_size[0], *size))
+        if self.pos_embed is not None:
+            grids, prefix = (self.grid_size, old_grid), self.config.num_pos_prefix
+            self.pos_embed.set_value(resample_abs_pos_embed(self.pos_embed[...], *grids, prefix))
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, *, seed: int = 0) -> None:
         """As `ImageModel`'s; the final norm stays where it is, and the pooling "map" cannot be added."""
@@ -258,29 +318,12 @@ class VisionTransformer(ImageModel):
     @classmethod
     def weights_size(cls, config: ViTCfg, sizes: Sequence[Size], state: Mapping[str, Any]) -> Size | None:
         """Height and width of the images that the position embedding is made for."""
-        entries = state.get("pos_embed")
-        if entries is None or np.ndim(entries) != 3:
-            return None
-        patches, patch = entries.shape[1] - config.num_pos_prefix, config.patch_size
-        for size in sizes:
-            if np.prod(config.grid(size)) == patches:
-                return size
-        side = round(max(patches, 0) ** 0.5)
-        if side * side != patches:
-            wanted = ", ".join("{}x{}".format(*config.grid(size)) for size in sizes)
-            raise ValueError(
-                f"the position embedding has {patches} patches, which is no square and not {wanted}; "
-                "pass the img_size (height, width) that the weights were made for."
-            )
-        return side * patch, side * patch
+        return vit_sizes.of_weights(config, sizes, state.get("pos_embed"))
 
     def adapt_size(self, state: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
         """Resample the position embedding to this model's grid (timm `checkpoint_filter_fn`)."""
-        cfg, old_grid = self.config, self.config.grid(size)
-        interpolation = cfg.pos_embed_interp
-        resampled = resample_abs_pos_embed(
-            state["pos_embed"], self.grid_size, old_grid, cfg.num_pos_prefix, interpolation
-        )
+        grids, cfg = (self.grid_size, self.config.grid(size)), self.config
+        resampled = resample_abs_pos_embed(state["pos_embed"], *grids, cfg.num_pos_prefix, cfg.pos_embed_interp)
         return {**state, "pos_embed": np.asarray(resampled)}
 
     def model_args(self, own: ViTCfg) -> dict[str, Any]:
@@ -294,15 +337,5 @@ class VisionTransformer(ImageModel):
 
     def check_input(self, x: Images) -> Float[Array, "batch height width in_chans"]:
         checked = super().check_input(x)
-        size, own, patch = checked.shape[1:3], self.data_config.input_size[1:], self.config.patch_size
-        if self.config.dynamic_img_size:
-            if size[0] % patch or size[1] % patch:
-                raise ValueError(f"images of {size[0]}x{size[1]} pixels; {self.name} takes multiples of {patch}.")
-        elif size != own:
-            fit = tuple(max(round(side / patch), 1) * patch for side in size)
-            resize = "" if fit == size else f", and resize the images to {fit[0]}x{fit[1]}"
-            raise ValueError(
-                f"images of {size[0]}x{size[1]} pixels; {self.name} was loaded for {own[0]}x{own[1]}. "
-                f"Load it with img_size={fit}{resize}; or resize the images to {own[0]}x{own[1]}."
-            )
+        vit_sizes.require_own(self.config, self.name, self.data_config.input_size[1:], checked.shape[1:3])
         return checked

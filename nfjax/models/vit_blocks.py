@@ -16,7 +16,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfjax.fast import gelu
 from nfjax.nn import attention
-from nfjax.nn.attention import Attention, DiffAttention, Differential, PairedHeads, Values, merge_heads, split_heads
+from nfjax.nn.attention import (
+    Attention,
+    DiffAttention,
+    Differential,
+    PairedHeads,
+    QkNorms,
+    Values,
+    merge_heads,
+    normalised,
+    split_heads,
+)
 from nfjax.nn.layers import LayerNorm, Linear, RmsNorm, drop_path, dropout, split_key
 from nfjax.nn.pos_embed import INTERPOLATIONS
 from nfjax.nn.vit_layers import MLPS, NORMS, POOLS, LayerScale
@@ -24,6 +34,7 @@ from port.ranges import Choice, Range, ShareBelow1, Width
 
 Tokens = Float[Array, "batch tokens dim"]
 Hidden = Float[Array, "batch tokens hidden"]
+PatchSize = Annotated[int, Range(1, 1024)]
 AttentionMap = Float[Array, "batch heads tokens tokens"]
 
 
@@ -34,9 +45,10 @@ class ViTCfg:
     embed_dim: Width = 768  # channels of a token
     depth: Annotated[int, Range(1, 1000)] = 12  # number of blocks
     num_heads: Annotated[int, Range(1, 1024)] = 12  # attention heads
-    patch_size: Annotated[int, Range(1, 1024)] = 16  # side of a patch in pixels
+    patch_size: PatchSize = 16  # side of a patch in pixels
     mlp_ratio: Annotated[float, Range(0, 64, open="low")] = 4.0  # channels inside the MLP, relative to `embed_dim`
     qkv_bias: bool = True  # whether queries, keys and values have a bias
+    qk_norm: bool = False  # normalise each head's queries and keys
     init_values: Annotated[float, Range(-1000, 1000)] | None = None  # initial LayerScale; None or 0 for no LayerScale
     class_token: bool = True  # whether there is a class token
     reg_tokens: Annotated[int, Range(0, 1024)] = 0  # number of registers
@@ -45,6 +57,7 @@ class ViTCfg:
     global_pool: Annotated[str, Choice(POOLS)] = "token"
     pool_include_prefix: bool = False  # whether pooling sees class token and registers too
     fc_norm: bool | None = None  # normalise after pooling, not before; None: where that is "avg", "max" or "avgmax"
+    pre_norm: bool = False  # normalise before the first block; the embedding of patches has no bias then
     final_norm: bool = True  # normalise after the last block or after pooling
     norm_layer: Annotated[str, Choice(tuple(NORMS))] = "layernorm"
     norm_eps: Annotated[float, Range(0, 1)] = 1e-6  # added to the variance; in timm a part of `norm_layer`
@@ -52,8 +65,10 @@ class ViTCfg:
     attn_layer: Annotated[str, Choice(("attn", "diff"))] = "attn"  # of the sequential block
     block_fn: Annotated[str, Choice(("sequential", "parallel", "diff_parallel"))] = "sequential"
     dynamic_img_size: bool = False  # take any multiple of the patch; resample the position embedding in every call
+    dynamic_img_pad: bool = False  # and any other size, with zeros below and to the right
     pos_embed_interp: Annotated[str, Choice(tuple(INTERPOLATIONS))] = "bicubic"  # of weights for another size
     pos_drop_rate: ShareBelow1 = 0.0  # dropout of the tokens that enter the blocks
+    patch_drop_rate: ShareBelow1 = 0.0  # share of the patches that training leaves out, after `pos_drop_rate`
     proj_drop_rate: ShareBelow1 = 0.0  # dropout inside the MLPs and after each attention
     attn_drop_rate: ShareBelow1 = 0.0  # dropout of the attention weights
 
@@ -82,6 +97,11 @@ class ViTCfg:
     def norm(self) -> LayerNorm | RmsNorm:
         return NORMS[self.norm_layer](self.embed_dim, self.norm_eps)
 
+    def qk_norms(self, width: int) -> QkNorms:
+        """Of heads of this width: for queries, for keys."""
+        kind = NORMS[self.norm_layer]
+        return (kind(width, self.norm_eps), kind(width, self.norm_eps)) if self.qk_norm else (None, None)
+
     def layer_scale(self) -> LayerScale | None:
         return LayerScale(self.embed_dim, self.init_values) if self.init_values else None
 
@@ -98,10 +118,12 @@ class Block(nnx.Module):
 
     @staticmethod
     def _attention(cfg: ViTCfg, index: int) -> Attention | DiffAttention:
-        drops = {"attn_drop": cfg.attn_drop_rate, "proj_drop": cfg.proj_drop_rate}
+        options: dict[str, Any] = {"qkv_bias": cfg.qkv_bias, "attn_drop": cfg.attn_drop_rate}
+        options["proj_drop"], head_dim = cfg.proj_drop_rate, cfg.embed_dim // cfg.num_heads
         if cfg.attn_layer == "diff":
-            return DiffAttention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, depth=index, **drops)
-        return Attention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, **drops)
+            norms = cfg.qk_norms(head_dim // 2)
+            return DiffAttention(cfg.embed_dim, cfg.num_heads, depth=index, qk_norms=norms, **options)
+        return Attention(cfg.embed_dim, cfg.num_heads, qk_norms=cfg.qk_norms(head_dim), **options)
 
     def attention_map(self, x: Tokens, rope: Any = None) -> AttentionMap:
         """Who attends to whom in this block, for tokens that enter it."""
@@ -127,6 +149,7 @@ class ParallelScalingBlock(nnx.Module):
         self.cfg, self.drop_path_rate = cfg, drop_path_rate
         self.in_norm = cfg.norm()
         self.in_proj = Linear(dim, hidden + 3 * dim, bias=cfg.qkv_bias)
+        self.q_norm, self.k_norm = cfg.qk_norms(dim // cfg.num_heads)
         self.attn_out_proj = Linear(dim, dim)
         self.mlp_out_proj = Linear(hidden, dim)
         self.ls = cfg.layer_scale()
@@ -134,7 +157,8 @@ class ParallelScalingBlock(nnx.Module):
     def _project(self, x: Tokens) -> tuple[Hidden, list[Float[Array, "batch tokens heads head_dim"]]]:
         """The MLP's hidden layer; queries, keys and values by head."""
         hidden, *qkv = _split(self.in_proj(self.in_norm(x)), self.cfg)
-        return hidden, [split_heads(part, self.cfg.embed_dim // self.cfg.num_heads) for part in qkv]
+        q, k, v = (split_heads(part, self.cfg.embed_dim // self.cfg.num_heads) for part in qkv)
+        return hidden, [normalised(self.q_norm, q), normalised(self.k_norm, k), v]
 
     def attention_map(self, x: Tokens, rope: None = None) -> AttentionMap:
         """Who attends to whom in this block, for tokens that enter it."""
@@ -155,7 +179,8 @@ class DiffParallelScalingBlock(Differential):
 
     def __init__(self, cfg: ViTCfg, index: int, drop_path_rate: float):
         dim, hidden = cfg.embed_dim, cfg.mlp_hidden
-        super().__init__(dim // cfg.num_heads, depth=index, attn_drop=cfg.attn_drop_rate)
+        head_dim = dim // cfg.num_heads
+        super().__init__(head_dim, depth=index, attn_drop=cfg.attn_drop_rate, qk_norms=cfg.qk_norms(head_dim // 2))
         self.cfg, self.drop_path_rate = cfg, drop_path_rate
         self.in_norm = cfg.norm()
         self.in_proj = Linear(dim, hidden + 3 * dim, bias=cfg.qkv_bias)

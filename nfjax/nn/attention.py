@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from nfjax import fast
-from nfjax.nn.layers import Linear, RmsNorm, dropout, split_key
+from nfjax.nn.layers import LayerNorm, Linear, RmsNorm, dropout, split_key
 from nfjax.nn.pos_embed import RotaryTable, rotate
 from nfjax.params import Normal, param
 
@@ -25,6 +25,8 @@ Head = Float[Array, "batch tokens _ head_dim"]  # of queries, or of keys and val
 Heads = tuple[Head, ...]  # of queries, keys and values
 PairedHeads = Float[Array, "batch tokens twice_heads half_dim"]  # two for each head of the values
 Values = Float[Array, "batch tokens heads head_dim"]
+Norm = LayerNorm | RmsNorm | None
+QkNorms = tuple[Norm, Norm]  # of each head's queries and keys, before they turn with their positions
 
 
 def attention_weights(q: Queries, k: Keys, mask: Mask | None = None) -> Weights:
@@ -67,6 +69,11 @@ def merge_heads(x: Float[Array, "batch tokens heads head_dim"]) -> Tokens:
     return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
 
 
+def normalised(norm: Norm, x: Head) -> Head:
+    """Queries or keys as they are compared: normalised, if there is a norm."""
+    return x if norm is None else norm(x)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention ([1]; timm `Attention`).
 
@@ -77,6 +84,7 @@ class Attention(nnx.Module):
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
         proj_std: standard deviation of the output projection's initial weights.
+        qk_norms: norms of queries and keys (2302.05442).
     """
 
     rotate_half = False  # how rotary positions turn channels, see `rotate`
@@ -90,22 +98,20 @@ class Attention(nnx.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         proj_std: float = 0.02,
+        qk_norms: QkNorms = (None, None),
     ):
         self.head_dim, self.attn_drop, self.proj_drop = dim // num_heads, attn_drop, proj_drop
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.q_norm, self.k_norm = qk_norms
         self.proj = Linear(dim, dim, std=proj_std)
 
     def project(self, x: Tokens) -> list[Tokens]:
         """Queries, keys and values."""
         return self.qkv.split(x, 3)
 
-    def normalised(self, q: Head, k: Head) -> tuple[Head, Head]:
-        """Queries and keys as they are compared, before they turn."""
-        return q, k
-
     def heads(self, x: Tokens, rope: RotaryTable | None) -> Heads:
         q, k, v = (split_heads(part, self.head_dim) for part in self.project(x))
-        q, k = self.normalised(q, k)
+        q, k = normalised(self.q_norm, q), normalised(self.k_norm, k)
         return (q, k, v) if rope is None else (*(rotate(a, rope, half=self.rotate_half) for a in (q, k)), v)
 
     def weights(self, x: Tokens, rope: RotaryTable | None = None) -> Float[Array, "batch heads tokens tokens"]:
@@ -129,21 +135,24 @@ class Differential(nnx.Module):
         head_dim: width of a head's values; queries and keys have half of it.
         depth: index of the block, from 0, which sets `lambda_init`.
         attn_drop: dropout of the attention weights.
+        qk_norms: norms of queries and keys.
     """
 
-    def __init__(self, head_dim: int, *, depth: int, attn_drop: float = 0.0):
+    def __init__(self, head_dim: int, *, depth: int, attn_drop: float = 0.0, qk_norms: QkNorms = (None, None)):
         self.head_dim, self.attn_drop = head_dim, attn_drop
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * depth)
         self.lambda_q1 = param((head_dim // 2,), Normal(0.1))
         self.lambda_k1 = param((head_dim // 2,), Normal(0.1))
         self.lambda_q2 = param((head_dim // 2,), Normal(0.1))
         self.lambda_k2 = param((head_dim // 2,), Normal(0.1))
+        self.q_norm, self.k_norm = qk_norms
         self.sub_norm = RmsNorm(head_dim, eps=1e-5)
 
     def pairs(self, q: Tokens, k: Tokens, v: Tokens) -> tuple[PairedHeads, PairedHeads, Values]:
         """Queries, keys and values as heads: those of a pair lie next to each other."""
         half = self.head_dim // 2
-        return split_heads(q, half), split_heads(k, half), split_heads(v, self.head_dim)
+        q, k = normalised(self.q_norm, split_heads(q, half)), normalised(self.k_norm, split_heads(k, half))
+        return q, k, split_heads(v, self.head_dim)
 
     def difference(
         self, q: PairedHeads, k: PairedHeads, key: PRNGKeyArray | None = None
@@ -168,9 +177,17 @@ class DiffAttention(Differential):
     """Differential multi-head self-attention with its projections ([2]; timm `DiffAttention`)."""
 
     def __init__(
-        self, dim: int, num_heads: int, *, qkv_bias: bool, depth: int, attn_drop: float = 0.0, proj_drop: float = 0.0
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool,
+        depth: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        qk_norms: QkNorms = (None, None),
     ):
-        super().__init__(dim // num_heads, depth=depth, attn_drop=attn_drop)
+        super().__init__(dim // num_heads, depth=depth, attn_drop=attn_drop, qk_norms=qk_norms)
         self.proj_drop = proj_drop
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim)

@@ -56,7 +56,8 @@ class Conv(nnx.Module):
         return self.kernel[...]
 
     def __call__(self, x: Maps) -> Float[Array, "batch out_height out_width out_channels"]:
-        return conv2d(x, self.weight().astype(x.dtype), self.bias[...], **self.geometry)
+        bias = None if self.bias is None else self.bias[...]
+        return conv2d(x, self.weight().astype(x.dtype), bias, **self.geometry)
 
 
 class ScaledStdConv(Conv):

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 Grid = tuple[int, int]  # rows and columns of patches
-RotaryTable = Float[Array, "2 patches head_dim"]  # sines, then cosines
+# Sines, then cosines; `batch` where training leaves out other patches of each image.
+RotaryTable = Float[Array, "2 patches head_dim"] | Float[Array, "2 batch patches head_dim"]
 Coords = Float64[np.ndarray, "patches 2"]  # of patches, row and column
 
 
@@ -29,6 +30,18 @@ def resample_abs_pos_embed(
     grid = jnp.einsum("Cc,nrcd->nrCd", columns, grid, precision="highest")
     grid = jnp.einsum("Rr,nrCd->nRCd", rows, grid, precision="highest")
     return jnp.concatenate([prefix, grid.reshape(1, -1, dim).astype(pos_embed.dtype)], axis=1)
+
+
+def resample_patch_embed(kernel: Any, patch_size: int) -> Float[Array, "side side in_chans dim"]:
+    """The kernel of patches of another side (2212.08013; timm `resample_patch_embed`).
+
+    On an image that is resized as much it gives, as nearly as there is such a kernel, what it gave on the image itself:
+    the pseudoinverse of resizing. In float32; the result has the dtype of `kernel`, `(side, side, in_chans, dim)`.
+    """
+    kernel = jnp.asarray(kernel)
+    back = np.linalg.pinv(_bicubic(patch_size, kernel.shape[0])).astype(np.float32)  # of one axis, for each of the two
+    resampled = jnp.einsum("rR,cC,rcio->RCio", back, back, kernel.astype(jnp.float32), precision="highest")
+    return resampled.astype(kernel.dtype)
 
 
 def _bicubic(new: int, old: int) -> Float[np.ndarray, "new old"]:
@@ -168,8 +181,8 @@ def rotate(
 
     Neighbouring channels turn together, or with `half` a channel of the first half with one of the second.
     """
-    sin, cos = table[0][:, None], table[1][:, None]
-    prefix, patches = x[:, : x.shape[1] - sin.shape[0]], x[:, x.shape[1] - sin.shape[0] :]
+    sin, cos = table[0][..., None, :], table[1][..., None, :]
+    prefix, patches = jnp.split(x, [x.shape[1] - sin.shape[-3]], axis=1)
     if half:
         first, second = jnp.split(patches, 2, axis=-1)
         quarter_turn = jnp.concatenate([-second, first], axis=-1)

@@ -1,5 +1,6 @@
 """What vision transformers are made of, besides attention."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -8,27 +9,39 @@ from nfjax.fast import gelu, scale, silu
 from nfjax.nn.attention import Mask, attend, merge_heads, split_heads
 from nfjax.nn.head import global_pool
 from nfjax.nn.layers import Conv, LayerNorm, Linear, RmsNorm, dropout, split_key
+from nfjax.nn.pos_embed import RotaryTable, resample_patch_embed
 from nfjax.params import Constant, Halves, Normal, TruncatedNormal, Uniform, ones, param, zeros
 
 NORMS: dict[str, type[LayerNorm] | type[RmsNorm]] = {"layernorm": LayerNorm, "rmsnorm": RmsNorm}
 # "cattokenavg", beside the class token the average patch, is what classifiers of DINOv2 see outside of timm.
-POOLS = ("", "avg", "max", "avgmax", "token", "map", "cattokenavg")
+POOLS = ("", "avg", "max", "avgmax", "token", "map", "prr", "cattokenavg")
 Tokens = Float[Array, "batch tokens dim"]
 
 
 class PatchEmbed(nnx.Module):
     """One token for each patch of an image (timm `PatchEmbed`).
 
-    Pixels that do not fill a patch at the lower and right edge are ignored.
+    Pixels that do not fill a patch at the lower and right edge are ignored, or with `pad` zeros are put beside them.
     """
 
-    def __init__(self, patch_size: int, in_chans: int, dim: int):
+    def __init__(self, patch_size: int, in_chans: int, dim: int, *, bias: bool = True, pad: bool = False):
+        self.pad = pad
         self.proj = Conv(in_chans, dim, patch_size, stride=patch_size, padding="valid")
         init = Uniform((in_chans * patch_size**2) ** -0.5)  # torch's default, of the bias too
         self.proj.kernel = param((patch_size, patch_size, in_chans, dim), init)
         self.proj.bias = param((dim,), init)
+        if not bias:
+            self.proj.bias = None  # type: ignore[assignment]  # of no other convolution
+
+    def set_patch_size(self, patch_size: int) -> None:
+        """Resample the kernel, in place, to patches of this side."""
+        self.proj.kernel.set_value(resample_patch_embed(self.proj.kernel[...], patch_size))
+        self.proj.stride = patch_size
 
     def __call__(self, x: Float[Array, "batch height width in_chans"]) -> Float[Array, "batch rows columns dim"]:
+        if self.pad:
+            below, right = (-side % self.proj.stride for side in x.shape[1:3])
+            x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
         return self.proj(x)
 
 
@@ -123,6 +136,27 @@ def masked_pool_nlc(x: Tokens, valid: Bool[Array, "batch tokens"], pool_type: st
     average = jnp.where(found, x, 0).sum(1) / jnp.maximum(found.sum(1), 1).astype(x.dtype)
     maximum = jnp.where(found, x, jnp.finfo(x.dtype).min).max(1)
     return {"avg": average, "max": maximum, "avgmax": (average + maximum) / 2}[pool_type]
+
+
+def refined_pool(x: Tokens, head_dim: int, *, token: bool) -> Float[Array, "batch dim"]:
+    """The first token, or the average of all, after attention without weights: the tokens are queries, keys and values
+    (timm `AttentionPoolPrr`)."""
+    heads = split_heads(x, head_dim)
+    refined = merge_heads(attend(heads, heads, heads))
+    return refined[:, 0] if token else refined.mean(1)
+
+
+def drop_patches(
+    x: Tokens, rope: RotaryTable | None, prefix: int, rate: float, key: PRNGKeyArray | None
+) -> tuple[Float[Array, "batch _ dim"], RotaryTable | Float[Array, "2 batch _ head_dim"] | None]:
+    """The first `prefix` tokens, and of each image so many patches, drawn and in an order that is drawn (2212.00794;
+    timm `PatchDropout`); with them their rows of the table of rotary positions, image by image."""
+    if key is None or rate == 0:
+        return x, rope
+    batch, patches = x.shape[0], x.shape[1] - prefix
+    kept = jnp.argsort(jax.random.normal(key, (batch, patches)))[:, : max(1, int(patches * (1 - rate)))]
+    x = jnp.concatenate([x[:, :prefix], jnp.take_along_axis(x[:, prefix:], kept[..., None], axis=1)], axis=1)
+    return x, None if rope is None else rope[:, kept]
 
 
 def global_pool_nlc(x: Tokens, pool_type: str, num_prefix_tokens: int) -> Float[Array, "batch features"] | Tokens:

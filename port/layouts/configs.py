@@ -24,7 +24,7 @@ WRAPPERS = "TimmWrapperModel", "TimmWrapperForImageClassification"
 # Arguments of timm's model that its classes in transformers have no field for, as those compute them.
 _FIXED = {
     "class_token": True, "no_embed_class": True, "pool_include_prefix": False, "fc_norm": False,
-    "norm_layer": "layernorm", "attn_layer": "attn", "block_fn": "sequential",
+    "norm_layer": "layernorm", "attn_layer": "attn", "block_fn": "sequential", "pre_norm": False, "qk_norm": False,
 }  # fmt: skip
 _SIZES = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
 

@@ -13,9 +13,10 @@ DOCUMENTED = {
     "nfnet_l0": {"depths": (1, 1, 1, 1)},
     "vit_medium_patch16_reg4_gap_256": {"depth": 2},
 }
-# Those of docs/weights.md, of which only files and repositories of other libraries are read.
+# Those of docs/weights.md, of which files and repositories of others are read; and docs/dense_features.md.
 ELSEWHERE = {
     "vit_small_patch14_reg4_dinov2": {"depth": 1, "embed_dim": 64, "num_heads": 2},
+    "vit_small_patch16_dinov3": {"depth": 1},
     "vit_base_patch16_224": {"depth": 1, "embed_dim": 64, "num_heads": 2},
     "dm_nfnet_f0": {
         "depths": (1, 1, 1, 1), "channels": (32, 64, 64, 64), "stem_chs": 16, "num_features": 64, "group_size": 8,

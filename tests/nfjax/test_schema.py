@@ -154,7 +154,9 @@ def test_options_of_load_have_the_same_limits():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"qk_norm": True}, "are of attn_type='rope'"),
+        ({"num_kv_heads": (4,) * 12}, "is of attn_type='rope'"),
+        ({"dynamic_img_pad": True}, "is of dynamic_img_size=True"),
+        ({"global_pool": "prr"}, "is not of models with rotary positions"),
         ({"rope_jitter_coords": 1.5}, "are of rope_type='dinov3'"),
         ({"attn_type": "rope", "num_kv_heads": (2,)}, "expected one for each of the 12 blocks"),
     ],

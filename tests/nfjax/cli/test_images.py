@@ -144,6 +144,28 @@ def test_pictures(saved, photos, tmp_path, capsys):
     assert "no attention maps" in capsys.readouterr().err
 
 
+def test_patches_as_colours(saved, photos, tmp_path, capsys):
+    """A sheet of a folder, without what cannot be read; and of one image, of a convolutional network."""
+    command, model = (
+        ["features", "--model", f"local-dir:{saved}/vit", "--pca", str(tmp_path / "sheet.png")],
+        saved / "nfnet",
+    )
+    assert main([*command, str(photos)]) == 1
+    captured = capsys.readouterr()
+    assert "sheet.png: 5 images of 4x4 features of test_vit2" in captured.out
+    assert "broken.jpg" in captured.err
+    assert main(["features", str(photos / "a.png"), "--model", str(model), "--pca", str(tmp_path / "one.png")]) == 0
+    for file in tmp_path.iterdir():
+        with Image.open(file) as image:
+            assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50, file
+    for options, said in (([str(photos / "a.png"), "--attention"], "leave out"), ([str(photos / "x")], "is no file")):
+        assert main([*command, *options]) == 2
+        assert said in capsys.readouterr().err
+    two = [str(photos / "a.png"), str(photos / "b.jpg")]
+    assert main(["features", *two, "--model", str(model)]) == 2
+    assert "2 images; without --pca" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
 def test_embed(suffix, saved, photos, tmp_path, capsys):
     output = tmp_path / f"out.{suffix}"

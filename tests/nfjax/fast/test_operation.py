@@ -135,14 +135,25 @@ def test_every_operation_has_its_plain_formula_beside_it():
 
 
 def test_attention_in_single_precision():
-    """In float64 the formula is written out; here it is not."""
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, 9, 2, 8)) for i in range(3))
-    with fast.plain_formulas():
-        expected = jax.jit(lambda *qkv: fast.attend(*qkv))(q, k, v)
-    for name in BACKENDS:
-        with traced_for(name):
-            found = jax.jit(lambda *qkv: fast.attend(*qkv))(q, k, v)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    """In float64 the formula is written out; here it is not. Many tokens are computed head by head on a CPU."""
+    for tokens in (9, 96):
+        q, k, v = (jax.random.normal(jax.random.key(i), (2, tokens, 2, 8)) for i in range(3))
+
+        def both(*qkv):
+            return (
+                fast.attend(*qkv),
+                jax.jvp(fast.attend, qkv, qkv)[1],
+                jax.grad(lambda *a: fast.attend(*a).sum())(*qkv),
+            )
+
+        with fast.plain_formulas():
+            expected = jax.jit(lambda *qkv, both=both: both(*qkv))(q, k, v)
+        for name in BACKENDS:
+            with traced_for(name):
+                traced = jax.jit(lambda *qkv, both=both: both(*qkv)).trace(q, k, v)
+            assert ("scan" in str(traced.jaxpr)) == (tokens == 96 and name == "cpu")
+            for mine, theirs in zip(traced.lower().compile()(q, k, v), expected, strict=True):
+                np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=3e-6)
 
 
 def gradients(name):

@@ -9,6 +9,7 @@ import pytest
 
 import nfjax
 from nfjax.nn import attention
+from nfjax.nn.vit_layers import drop_patches
 from nfjax.params import merge, named_params, split
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 96, 3)), jnp.float32)
@@ -66,7 +67,7 @@ def test_a_key_trains_and_no_key_evaluates(name, x64):
     state, x = nfjax.state_dict(plain), X.astype("float64")
     expected = jax.jit(plain)(x)
     np.testing.assert_allclose(jax.jit(lambda x: plain(x, key=jax.random.key(0)))(x), expected, rtol=1e-9)
-    rates = {f"{kind}_rate": 0.5 for kind in ("drop", "drop_path", "pos_drop", "proj_drop", "attn_drop")}
+    rates = {f"{kind}_rate": 0.5 for kind in ("drop", "drop_path", "pos_drop", "patch_drop", "proj_drop", "attn_drop")}
     for option, rate in rates.items():
         model = nfjax.load(name, weights=state, dtype="float64", **{option: rate}, **SMALL)
         call = jax.jit(lambda x, key, model=model: model(x, key=key))
@@ -86,6 +87,38 @@ def test_a_key_trains_and_no_key_evaluates(name, x64):
     for path, grad in gradient(model).items():
         np.testing.assert_allclose(grad, without[path], rtol=1e-9, atol=1e-12 * np.abs(without[path]).max())
         assert np.any(grad != 0), path
+
+
+def test_patches_that_training_leaves_out():
+    """So many of each image, others of each, each as often; maps of a part of the patches are refused."""
+    tokens = jnp.tile(jnp.arange(26.0)[None, :, None], (500, 1, 1))
+    rope = jnp.tile(jnp.arange(24.0)[None, :, None], (2, 1, 4))
+    kept, moved = drop_patches(tokens, rope, 2, 0.3, jax.random.key(0))
+    assert kept.shape == (500, 2 + 16, 1)
+    np.testing.assert_array_equal(kept[0, :2, 0], [0, 1])
+    np.testing.assert_array_equal(moved[1, ..., 0], kept[:, 2:, 0] - 2)
+    counts = np.bincount(np.asarray(kept[:, 2:, 0], int).ravel())[2:]
+    assert counts.sum() == 500 * 16
+    assert np.abs(counts / 500 - 16 / 24).max() < 0.1
+    assert all(len(set(row)) == 16 for row in np.asarray(kept[:, 2:, 0]))
+    assert drop_patches(tokens[:, :3], None, 2, 0.9, jax.random.key(0))[0].shape == (500, 3, 1)
+    model = small(patch_drop_rate=0.5)
+    with pytest.raises(ValueError, match=r"patch_drop_rate=0\.5 leaves no maps"):
+        model.forward_intermediates(X, key=jax.random.key(0))
+    assert model.get_intermediate_layers(X)[0].shape == (2, 24, 64)
+
+
+def test_set_input_size_refuses_what_is_no_size():
+    model = small()
+    for sizes, said in [
+        ({"img_size": 8}, r"img_size=\(8, 8\) has no room"),
+        ({"img_size": (1, 2, 3)}, "expected one number, or height and width"),
+        ({"patch_size": 0}, "patch_size=0; expected a whole number"),
+        ({"patch_size": 128}, "has no room for a patch of 128"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            model.set_input_size(**sizes)
+    assert shape(model) == (2, 1000)
 
 
 def test_attention_dropout_keeps_the_mean():
