@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nfjax.cli.common import Images, find_images, load_model, read_place
+from nfjax.cli.common import Images, find_images, load_model
 from nfjax.dense import principal_colours
 from nfjax.models.vit import VisionTransformer
 from nfjax.pictures import make_figure, require_picture, save_figure
@@ -26,13 +26,13 @@ def run(args: argparse.Namespace) -> int:
     files = find_images([str(path) for path in args.images])
     model, transform = load_model(args, num_classes=0)
     model.reset_classifier(0, "")  # what it returns then is dense
-    images = Images(files, transform, 4, exif=args.exif)
+    images = Images(files, transform, 4, exif=args.exif, shown=files)
     photos, maps = [], []
     for file, features in images.run(model):
         if isinstance(model, VisionTransformer):
             features = features[model.num_prefix_tokens :].reshape(*model.grid_size, model.num_features)
         maps.append(features)
-        photos.append(transform.pixels(read_place(file, transform.mode, exif=args.exif)))
+        photos.append(transform.pixels(images.small[file]))
     if not maps:
         raise ValueError(f"{one_line(str(images.failed[0][0]))}: {images.failed[0][1]}")
     again = replaced(output)

@@ -337,5 +337,7 @@ class VisionTransformer(ImageModel):
 
     def check_input(self, x: Images) -> Float[Array, "batch height width in_chans"]:
         checked = super().check_input(x)
-        vit_sizes.require_own(self.config, self.name, self.data_config.input_size[1:], checked.shape[1:3])
+        vit_sizes.require_own(
+            self.config, self.name, self.data_config.input_size[1:], (checked.shape[1], checked.shape[2])
+        )
         return checked
