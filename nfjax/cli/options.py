@@ -83,7 +83,8 @@ def features(parser: Parser) -> None:
     add = parser.add_argument
     where = "a file, an http(s) address, or - for standard input; for --pca several, folders or patterns too"
     add("images", type=_place, nargs="+", metavar="IMAGE", help=where)
-    parser.checks.append(lambda args: [(find if args.pca else _require_file)(path) for path in args.images])
+    parser.checks.append(lambda args: list(map(find, map(str, args.images))) if args.pca else None)
+    parser.checks.append(lambda args: None if args.pca else _require_file(args.images[0]))
     model_options(parser)
     add("-o", "--output", type=user_path, default=Path("features.png"), metavar="PNG", help="default: %(default)s")
     add("--indices", type=int, nargs="+", help="stages or blocks (default: those of features_only)")
