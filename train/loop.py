@@ -224,6 +224,7 @@ class _Run:
     def _stop_if_asked(self, step: int) -> None:
         """Raise `Stopped` if the run was asked to stop, unless nothing is left to do."""
         if self.interrupt.signal is not None and self.evaluated < self.total:
+            self.checkpoints.wait()  # it is not saved before it is written
             raise Stopped(f"{self.interrupt.signal.name}: saved step {step} of {self.total}", self.interrupt.signal)
 
     def _log(self, step: int, values: dict[str, float]) -> None:

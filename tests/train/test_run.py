@@ -196,6 +196,18 @@ def test_asked_to_stop_in_a_step(whole, tmp_path, monkeypatch):
     assert lines(tmp_path) == lines(whole[1])
 
 
+def test_asked_to_stop_where_nothing_can_be_written(tmp_path, monkeypatch):
+    """It does not say that it has saved."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("train.checkpoints.manager.seal", full)
+    monkeypatch.setattr(Metrics, "write", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(OSError, match="the checkpoint of step 7 could not be written .* there is no older one"):
+        run(tiny(log=c.Log(every_steps=5)), tmp_path)
+
+
 def test_a_terminal_that_closes(whole, tmp_path, monkeypatch):
     """The signal is SIGHUP; or there is none, and the next line finds nobody: `nfjax train ... | head`."""
     read, write = os.pipe()
