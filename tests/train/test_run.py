@@ -204,7 +204,7 @@ def test_asked_to_stop_where_nothing_can_be_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr("train.checkpoints.manager.seal", full)
     monkeypatch.setattr(Metrics, "write", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(OSError, match="the checkpoint of step 7 could not be written .* there is no older one"):
+    with pytest.raises(OSError, match=r"the checkpoint of step 7 could not be written .* there is no older one"):
         run(tiny(log=c.Log(every_steps=5)), tmp_path)
 
 
