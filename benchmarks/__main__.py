@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from train.machine.huge_pages import use_huge_pages
+from train.machine.before_jax import use_huge_pages
 
 WHAT = {  # one module each
     "infer": "logits of a batch: ours compiled and jitted, timm eager and torch.compile",
@@ -45,5 +45,5 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if make_parser().parse_known_args()[0].what in ("train", "loop"):
-        use_huge_pages()  # for both libraries, as train.main does
+        use_huge_pages(sys.argv[1:])  # for both libraries, as train.main does
     sys.exit(main())

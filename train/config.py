@@ -306,12 +306,15 @@ class Config:
         epochs: passes over the training images, without those that the schedule adds.
         eval_epochs: passes between evaluations.
         grad_accum_steps: parts that a batch is worked through in, to save memory.
+        deterministic: on a GPU, the same bits each time: XLA then adds in a fixed order and tries no algorithms out,
+            which is slower. CPUs and TPUs always compute the same bits.
     """
 
     seed: Seed = 0
     epochs: Count = 30
     eval_epochs: NotNegative = 1.0
     grad_accum_steps: Count = 1
+    deterministic: bool = False
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)

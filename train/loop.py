@@ -23,6 +23,7 @@ from train.config import Config
 from train.crossing.reading import resumed
 from train.data.broken import require_images
 from train.experiment import Experiment, build
+from train.machine.before_jax import require_deterministic_operations
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
 from train.optim.state import State
@@ -31,7 +32,7 @@ from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError, Watch
 from train.report.progress import Progress
 from train.report.screen import Screen, expendable
-from train.report.workdir import claim, locked, record_environment, require_space
+from train.report.workdir import claim, locked, other_devices, record_environment, require_space
 from train.step import compile_train_step, make_eval_step
 
 DEVICE_KEYS = ("image", "label")  # of a batch; the rest stays on the host
@@ -78,6 +79,8 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
     """
     with Interrupt() as interrupt:
         interrupt.nothing_to_save = True  # until the first step
+        if config.deterministic:
+            require_deterministic_operations()
         experiment = build(config)
         require_images(experiment.dataset.test.source, config.data.stall_seconds)
         with locked(workdir):
@@ -170,6 +173,8 @@ class _Run:
             )
         else:
             self.screen.print(f"continuing {self.workdir} at step {int(state.step)} of {self.total}")
+            if other := other_devices(self.workdir):
+                self.screen.print(other)
         return state
 
     def _train(self, state: State, start: int) -> State:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from port.messages import exit_status
-from train.machine.huge_pages import use_huge_pages
+from train.machine.before_jax import prepare
 
 
 def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
@@ -13,26 +13,26 @@ def main(argv: Sequence[str], prog: str = "python -m train.main") -> int:
 
 
 def _train(command: Sequence[str]) -> int:
-    from train.cli.flags import announce, parse
+    from train.cli import flags
 
-    config, workdir, options = parse(command)
-    use_huge_pages(command[1:])
-    announce(config, workdir, options)
+    config, workdir, options = flags.parse(command)
+    prepare(command[1:], deterministic=config.deterministic)
+    flags.announce(config, workdir, options)
     from absl import logging
 
     from nfjax import cache
     from train.loop import Stopped, run
-    from train.machine.processes import initialize
+    from train.machine import processes
 
     logging.set_verbosity(options.verbosity)  # the libraries under the loop tell of every step they take
     cache.enable()
-    initialize(options.distributed, options.coordinator, options.num_processes, options.process_id)
+    processes.initialize(options.distributed, options.coordinator, options.num_processes, options.process_id)
     try:
         print(run(config, workdir, profile=options.profile))
+        return 0
     except Stopped as stopped:
         print(f"{stopped}; the same command continues from there.")
         return stopped.status
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, that only one process at a time trains in it, and what it was made with."""
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import importlib.metadata
@@ -21,6 +22,7 @@ import jax
 
 from port.atomic import replacing
 from port.text import read_json
+from train.config import Config
 from train.machine.processes import by_first_process
 
 # Fields that may change when a run goes on: where it is computed and what is kept of it, not what it computes.
@@ -28,6 +30,7 @@ FREE_FIELDS = (
     r"mesh\..*|log\..*|checkpoint\.(every_epochs|keep_last|keep_best)|data\.(cache|workers|stall_seconds|max_broken)"
 )
 REMEDY = "Bring it back, or remove it if you know what it held; or choose another --workdir."
+ENVIRONMENT = "environment.json"
 PACKAGES = ("nfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -96,8 +99,9 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
 def _claim(workdir: Path, config: dict[str, Any]) -> None:
     path = workdir / "config.json"
     if path.exists():
-        before = _flat(read_json(path, dict, REMEDY))
-        now = _flat(json.loads(json.dumps(config)))  # as it would be read back: lists for tuples
+        # As they would be read back: lists for tuples. A run of an older version had what is the default now.
+        default, now = (_flat(json.loads(json.dumps(c))) for c in (dataclasses.asdict(Config()), config))
+        before = {key: default.get(key) for key in now} | _flat(read_json(path, dict, REMEDY))
         # Whose learning rate knows of no end can be prolonged.
         free = FREE_FIELDS + ("|epochs" if now.get("schedule.name") == "constant" else "")
         changed = [
@@ -142,13 +146,22 @@ def require_space(workdir: Path, needed: int) -> None:
 
 def record_environment(workdir: Path) -> None:
     """Append to environment.json what this start of the run is made with: versions, devices, command, time."""
-    by_first_process(lambda: _record_environment(workdir))
+    by_first_process(lambda: _write(workdir / ENVIRONMENT, [*_starts(workdir), environment()]))
 
 
-def _record_environment(workdir: Path) -> None:
-    path = workdir / "environment.json"
-    starts = read_json(path, list, REMEDY) if path.exists() else []
-    _write(path, [*starts, environment()])
+def other_devices(workdir: Path) -> str:
+    """What to tell where the start before had devices of another kind; nothing if there was none, or of the same."""
+    kinds = [
+        " and ".join(start["devices"]) for start in _starts(workdir)[-2:] if isinstance(start.get("devices"), dict)
+    ]
+    if len(set(kinds)) < 2:
+        return ""
+    return f"this run had {kinds[0]} before, and goes on with {kinds[1]}: its bits will not be those of one on either."
+
+
+def _starts(workdir: Path) -> list[dict[str, Any]]:
+    path = workdir / ENVIRONMENT
+    return [start for start in read_json(path, list, REMEDY) if isinstance(start, dict)] if path.exists() else []
 
 
 def environment() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from train.cli.configs import load_config
 from train.config import Checkpoint, Config, Log, Mesh, Model, Optim
 from train.evaluation.models import run_data
 from train.report import workdir
-from train.report.workdir import FREE_FIELDS, claim, locked, record_environment, require_space
+from train.report.workdir import FREE_FIELDS, claim, locked, other_devices, record_environment, require_space
 
 
 def config(**changes):
@@ -209,6 +209,30 @@ def test_each_start_is_recorded(tmp_path, monkeypatch):
     (tmp_path / "environment.json").write_text("[")
     with pytest.raises(ValueError, match=r"environment\.json is damaged"):
         record_environment(tmp_path)
+
+
+def test_devices_of_another_kind(tmp_path):
+    assert other_devices(tmp_path) == ""
+    record_environment(tmp_path)
+    record_environment(tmp_path)
+    assert other_devices(tmp_path) == ""
+    path = tmp_path / "environment.json"
+    before, now = json.loads(path.read_text())
+    path.write_text(json.dumps([before | {"devices": {"NVIDIA H100": 8}}, now]))
+    assert other_devices(tmp_path).startswith(
+        "this run had NVIDIA H100 before, and goes on with cpu: its bits will not"
+    )
+
+
+def test_a_run_of_an_older_version_had_what_is_the_default_now(tmp_path):
+    config = dataclasses.asdict(Config())
+    older = {name: value for name, value in config.items() if name != "deterministic"}
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    claim(tmp_path, config)
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    with pytest.raises(ValueError, match="deterministic: False there, True here"):
+        claim(tmp_path, config | {"deterministic": True})
 
 
 def test_git_is_optional(monkeypatch):
