@@ -49,6 +49,6 @@ def require_deterministic_operations() -> None:
     missing = [flag for flag in DETERMINISTIC if flag not in os.environ.get("XLA_FLAGS", "").split()]
     if missing and jax.default_backend() == "gpu":
         raise ValueError(
-            f"deterministic=True needs XLA_FLAGS={' '.join(DETERMINISTIC)!r} in the environment before jax is imported; "
-            "`nfjax train` sets it."
+            f"deterministic=True needs XLA_FLAGS={' '.join(DETERMINISTIC)!r} before jax is imported; `nfjax train` "
+            "sets it."
         )

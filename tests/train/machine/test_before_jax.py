@@ -1,4 +1,4 @@
-"""A program that starts itself anew has the allocator's switch, once, and keeps what the environment said; XLA's flags."""
+"""A program that starts itself anew has the allocator's switch, once; XLA's flags. Both keep what was there."""
 
 import os
 import subprocess
