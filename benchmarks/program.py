@@ -8,6 +8,7 @@ for a TPU, but no device and no driver.
 
 import argparse
 import collections
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -19,15 +20,15 @@ import jax.numpy as jnp
 
 import nfjax
 from benchmarks import harness, train
-from nfjax.fast.backend import traced_for
+from nfjax.fast.backend import route, traced_for
+from nfjax.fast.groups import BY_BACKEND, ROUTES
 from nfjax.infer import prepare
 from nfjax.models import registry
 from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge
-from nfjax.profile import profile
 from train.plan.devices import ACCELERATORS, Accelerator, Devices
 from train.plan.program import Operation, operations
-from train.step import compile_train_step
+from train.step import lower_train_step
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     absent = [name for name, kind in ACCELERATORS.items() if kind.backend != "cpu"]
     parser.add_argument("--target", choices=absent, default="h200")
+    parser.add_argument("--route", nargs="+", choices=ROUTES, help="of grouped convolutions; the backend's by default")
     parser.add_argument("--kinds", type=int, default=12, help="kinds of kernels to show, those that move most first")
     parser.add_argument("--hlo", type=Path, help="folder to write the programs to, as XLA's text")
     args = parser.parse_args(argv)
@@ -55,27 +57,25 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    for name in args.models:
-        for of in args.of:
-            start = time.perf_counter()
-            case = harness.Case(name, args.size, args.batch, args.dtype)
-            with traced_for(target.kind.backend):
-                if of == "infer":
-                    compiled, size, flops = inference(case, devices[0])
-                else:
-                    compiled, size, flops = training(case, devices, args.fsdp)
-            title = f"{of} {name} at {size[0]}x{size[1]}, batch {args.batch}, {args.dtype}, {target.kind.title}"
-            print(f"\n{title}, compiled in {time.perf_counter() - start:.0f} s")
-            text = compiled.as_text()
-            show(operations(text), flops, compiled.memory_analysis(), target.kind, args.kinds)
-            if args.hlo:
-                args.hlo.mkdir(parents=True, exist_ok=True)
-                (args.hlo / f"{of}-{name}.txt").write_text(text)
+    for name, of, way in itertools.product(args.models, args.of, args.route or [BY_BACKEND[target.kind.backend]]):
+        start = time.perf_counter()
+        case = harness.Case(name, args.size, args.batch, args.dtype)
+        with traced_for(target.kind.backend), route(way):
+            lowered, size = inference(case, devices[0]) if of == "infer" else training(case, devices, args.fsdp)
+            compiled = lowered.compile()
+        title = f"{of} {name} at {size[0]}x{size[1]}, batch {args.batch}, {args.dtype}, {target.kind.title}, {way}"
+        print(f"\n{title}, compiled in {time.perf_counter() - start:.0f} s")
+        text = compiled.as_text() or ""
+        flops = lowered.cost_analysis()["flops"] / (1 if of == "infer" else args.devices)  # type: ignore[index]
+        show(operations(text), flops, compiled.memory_analysis(), target.kind, args.kinds)
+        if args.hlo:
+            args.hlo.mkdir(parents=True, exist_ok=True)
+            (args.hlo / f"{of}-{name}-{way}.txt").write_text(text)
     return 0
 
 
-def inference(case: harness.Case, device: jax.Device) -> tuple[jax.stages.Compiled, tuple[int, int], int]:
-    """What `nfjax.compile` compiles, height and width of the images, and operations of a call."""
+def inference(case: harness.Case, device: jax.Device) -> tuple[jax.stages.Lowered, tuple[int, int]]:
+    """What `nfjax.compile` compiles, and height and width of the images."""
     sized = case.size and issubclass(registry.find(case.model)[0].family, VisionTransformer)
     options: Any = {"img_size": case.size} if sized else {}
     model = nfjax.load(case.model, weights=None, dtype=case.dtype, **options)
@@ -84,23 +84,20 @@ def inference(case: harness.Case, device: jax.Device) -> tuple[jax.stages.Compil
     there = jax.sharding.SingleDeviceSharding(device)
     params = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=there), params)
     images = jax.ShapeDtypeStruct((case.batch, *size, model.in_chans), jnp.float32, sharding=there)
-    compiled = jax.jit(lambda params, x: merge(graphdef, params)(x)).lower(params, images).compile()
-    return compiled, size, 2 * profile(model, size).macs * case.batch
+    return jax.jit(lambda params, x: merge(graphdef, params)(x)).lower(params, images), size
 
 
 def training(
     case: harness.Case, devices: Sequence[jax.Device], fsdp: int
-) -> tuple[jax.stages.Compiled, tuple[int, int], int]:
-    """The step that `train.main` compiles, height and width of the images, and operations of a step on each device."""
+) -> tuple[jax.stages.Lowered, tuple[int, int]]:
+    """The step that `train.main` compiles, and height and width of the images."""
     side, batch = case.size or registry.find(case.model)[1].input_size[1], case.batch * len(devices)
     images = train.random_batch(side, batch)
     experiment = train.experiment(case.model, images, batch, dtype=case.dtype, devices=devices, fsdp=fsdp)
-    compiled = compile_train_step(experiment)
-    size = side, side
-    return compiled, size, 2 * profile(experiment.model, size).macs * (1 + train.BACKWARD) * case.batch
+    return lower_train_step(experiment), (side, side)
 
 
-def show(found: list[Operation], flops: int, memory: Any, target: Accelerator, kinds: int) -> None:
+def show(found: list[Operation], flops: float, memory: Any, target: Accelerator, kinds: int) -> None:
     moved = sum(o.moved * o.times for o in found)
     print(f"{moved / 1e9:10.1f} GB moved by {len(found)} kernels: at least {moved / target.bandwidth * 1e3:.1f} ms")
     print(f"{flops / 1e9:10.0f} GFLOP: at least {flops / target.peak * 1e3:.1f} ms in bfloat16")

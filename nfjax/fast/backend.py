@@ -10,6 +10,7 @@ import jax
 from nfjax.fast.operation import operation
 
 _TRACED_FOR: ContextVar[str | None] = ContextVar("traced_for", default=None)
+_ROUTE: ContextVar[str | None] = ContextVar("route", default=None)
 
 
 @contextmanager
@@ -20,6 +21,21 @@ def traced_for(name: str) -> Iterator[None]:
         yield
     finally:
         _TRACED_FOR.reset(token)
+
+
+@contextmanager
+def route(name: str) -> Iterator[None]:
+    """What is traced within computes grouped convolutions this way, one of `nfjax.fast.groups.ROUTES`: to compare."""
+    token = _ROUTE.set(name)
+    try:
+        yield
+    finally:
+        _ROUTE.reset(token)
+
+
+def asked_route() -> str | None:
+    """What `route` says, if anything."""
+    return _ROUTE.get()
 
 
 def backend() -> str:

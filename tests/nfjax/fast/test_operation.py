@@ -19,6 +19,7 @@ from nfjax.fast.backend import compiler_options, traced_for
 from nfjax.fast.barriers import kept
 from nfjax.fast.operation import OPERATIONS, Operation
 from nfjax.fast.rows import spread_rows, sum_rows, sum_rows_of
+from nfjax.nn.conv import conv2d
 from nfjax.params import merge, split
 
 BACKENDS = ("cpu", "gpu", "tpu", "any")
@@ -53,6 +54,7 @@ CASES = {
         lambda x: jax.jit(jnp.cumsum, compiler_options=compiler_options())(x), [MAPS], False, False
     ),
     "gelu": Case(fast.gelu, [MAPS]),
+    "group_parts": Case(lambda x, k: conv2d(x, k, groups=3), [MAPS, (3, 3, 2, 9)]),
     "in_parts": Case(lambda x, k, b: jnp.stack(fast.in_parts(Layer(k, b), x, 2)), [MAPS, (6, 10), (10,)]),
     "kept": Case(kept, [MAPS]),
     "matmul": Case(fast.matmul, [MAPS, (6, 5)]),

@@ -11,9 +11,11 @@ import torch
 import nfjax
 from nfjax import infer
 from nfjax.fast import WinogradConv, pieces, winograd
-from nfjax.fast.backend import compiler_options
+from nfjax.fast.backend import compiler_options, route
+from nfjax.fast.groups import ROUTES
 from nfjax.models.nfnet import NormFreeNet
 from nfjax.models.nfnet_configs import NFNETS
+from nfjax.nn.conv import conv2d
 from nfjax.params import initialize, merge, named_params, split
 
 
@@ -86,3 +88,19 @@ def test_size_of_pieces(monkeypatch):
     assert [pieces._piece(batch, 64 * 64) for batch in (1, 2, 3, 7, 64)] == [1, 1, 1, 1, 16]
     monkeypatch.setattr(pieces, "CORES", 64)
     assert [pieces._piece(batch, 64 * 64) for batch in (8, 256)] == [1, 4]
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+@pytest.mark.parametrize("name", ROUTES)
+def test_routes(name, groups, x64):
+    """Each is the grouped convolution, with its derivative."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((2, 5, 4, 12)), rng.standard_normal((3, 3, 12 // groups, 18))
+
+    def call(x, kernel):
+        return jnp.sin(conv2d(x, kernel, groups=groups, stride=2)).sum()
+
+    expected = jax.value_and_grad(call, (0, 1))(x, kernel)
+    with route(name):
+        found = jax.value_and_grad(call, (0, 1))(x, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), found, expected)
