@@ -83,20 +83,20 @@ def make_train_step(experiment: Experiment) -> Any:
     return jax.jit(train_step, in_shardings=(shardings, spread), out_shardings=(shardings, whole), donate_argnums=0)
 
 
-def lower_train_step(experiment: Experiment) -> jax.stages.Lowered:
+def trace_train_step(experiment: Experiment) -> jax.stages.Traced:
     """The training step, traced for the experiment's state and batch."""
     spread, size = batch_sharding(experiment.mesh), experiment.config.data.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((size, *experiment.image_shape), jnp.uint8, sharding=spread),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=spread),
     }
-    lowered: jax.stages.Lowered = make_train_step(experiment).lower(experiment.state_shapes, batch)
-    return lowered
+    traced: jax.stages.Traced = make_train_step(experiment).trace(experiment.state_shapes, batch)
+    return traced
 
 
 def compile_train_step(experiment: Experiment) -> jax.stages.Compiled:
     """The training step, compiled for the experiment's state and batch; its memory and FLOPs can be read."""
-    return lower_train_step(experiment).compile({**compiler_options()})
+    return trace_train_step(experiment).lower().compile({**compiler_options()})
 
 
 def make_eval_step(experiment: Experiment) -> Callable[..., Arrays]:
