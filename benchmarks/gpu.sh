@@ -5,19 +5,20 @@
 #
 # For a bare machine with Python, CUDA, torch, jax[cuda13], flax, optax and timm; what else is missing comes from wheels
 # in .whl/, which `bash benchmarks/wheels.sh` downloads beforehand, elsewhere. Each part has a time limit, writes its
-# JSON when it is done or as it goes, and does not keep the next one from running. Rehearsal on a CPU: SMALL=1.
+# JSON when it is done or as it goes, and does not keep the next one from running. Rehearsal on a CPU, with tiny models
+# and ten times the limits: SMALL=1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-benchmarks/results}")
 mkdir -p "$out"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 XLA_PYTHON_CLIENT_PREALLOCATE=false NFJAX_CACHE=0
-if compgen -G ".whl/*.whl" >/dev/null; then
+if [ -z "${SMALL:-}" ] && compgen -G ".whl/*.whl" >/dev/null; then
     site=$(mktemp -d)
     python3 -m pip install -q --no-index --no-deps --no-compile --target "$site" .whl/*.whl && export PYTHONPATH=$PYTHONPATH:$site
 fi
 failed=0
 part() { # SECONDS NAME COMMAND...
-    local limit=$1 name=$2 start=$SECONDS status
+    local limit=$(($1 * (${SMALL:+9} + 1))) name=$2 start=$SECONDS status
     shift 2
     echo "== $name"
     timeout --kill-after=10 "$limit" "$@" 2>&1 | tee "$out/$name.log"
