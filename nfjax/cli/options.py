@@ -202,7 +202,7 @@ def demo(parser: Parser) -> None:
   %(prog)s eca_nfnet_l0 vit_medium_patch16_reg4_gap_256 ./my_model"""
     more = "name or folder, to choose among; others can be typed in (default: eca_nfnet_l0)"
     parser.add_argument("models", nargs="*", default=["eca_nfnet_l0"], metavar="NAME", help=more)
-    parser.checks.append(lambda args: [require_model(name) for name in args.models])
+    parser.checks.append(lambda args: list(map(require_model, args.models)))
     parser.add_argument("--port", type=int, default=7860, help="of the page's address (default: %(default)s)")
 
 
