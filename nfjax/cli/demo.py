@@ -81,7 +81,9 @@ def _page(gradio: Any, models: list[str]) -> Any:
             with gradio.Column():
                 said = gradio.Markdown("Drop a picture.", elem_id="said")
                 classes = gradio.Label(label="classes", num_top_classes=TOP, elem_id="classes")
-                seen = gradio.Image(label="where the model looked", interactive=False, elem_id="seen")
+                seen = gradio.Image(
+                    label="where the model looked", interactive=False, buttons=["download"], elem_id="seen"
+                )
         for given in (name, picture):
             given.change(answer, [name, picture], [classes, seen, said], api_visibility="private")
     return page

@@ -58,8 +58,9 @@ def test_any_batch_gives_what_the_model_gives(model, tmp_path):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families(name, tmp_path):
     with shallow({name: FAMILIES[name]}):
-        model = nfjax.load(name, weights=None, num_classes=3, img_size=None if "nf_" in name else 32 * 7)
-    assert nfjax.export_onnx(model, tmp_path / "a.onnx").difference <= 1e-5
+        size = None if "nf_" in name else 224
+        model = nfjax.load(name, weights=None, num_classes=3, img_size=size)
+    assert nfjax.export_onnx(model, tmp_path / "a.onnx", img_size=size or SIZE).difference <= 1e-5
 
 
 def test_pixels_and_feature_maps(model, tmp_path):
