@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nfjax.models.data_config import DataConfig
     from nfjax.models.known import UnknownModelError
     from nfjax.models.registry import data_config, list_models
+    from nfjax.onnx.export import export_onnx
     from nfjax.publishing import push_to_hub
     from nfjax.saving import save, state_dict
     from nfjax.serving import load_exported
@@ -44,6 +45,7 @@ else:
             "nfjax.models.data_config": ("DataConfig",),
             "nfjax.models.known": ("UnknownModelError",),
             "nfjax.models.registry": ("data_config", "list_models"),
+            "nfjax.onnx.export": ("export_onnx",),
             "nfjax.publishing": ("push_to_hub",),
             "nfjax.saving": ("save", "state_dict"),
             "nfjax.serving": ("load_exported",),
@@ -56,6 +58,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataConfig", "EvalTransform", "ImageModel", "UnknownModelError", "class_names", "classify", "compile",
-    "create_transform", "data_config", "explain", "export", "fold", "list_models", "load", "load_exported",
-    "load_image", "push_to_hub", "save", "state_dict", "top_k",
+    "create_transform", "data_config", "explain", "export", "export_onnx", "fold", "list_models", "load",
+    "load_exported", "load_image", "push_to_hub", "save", "state_dict", "top_k",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from port.paths import no_weights, user_path
 
-SUFFIX = {"zip": ".zip", "stablehlo-text": ".mlir"}  # of the files of `nfjax export`, by format
+SUFFIX = {"zip": ".zip", "stablehlo-text": ".mlir", "onnx": ".onnx"}  # of the files of `nfjax export`, by format
 
 
 STDIN = "-"  # the name of standard input
@@ -51,11 +51,16 @@ def require_weights(weights: str | None) -> None:
         raise no_weights(user_path(weights))
 
 
+def format_of(path: Path | None, format: str | None) -> str:
+    """The format of a file of `nfjax export`: the one asked for, or that of its ending, or a zip."""
+    by_ending = {suffix: name for name, suffix in SUFFIX.items()}
+    return format or by_ending.get("" if path is None else path.suffix, "zip")
+
+
 def require_export(path: Path | None, format: str) -> None:
     """Refuse a file name of another ending than the format's: a ValueError that says what is written instead."""
     if path is None or path.suffix == SUFFIX[format]:
         return
-    formats = " or ".join(f"{ending} (format {name})" for name, ending in SUFFIX.items())
     if path.suffix.lower() == ".onnx":
-        raise ValueError(f"{path}: ONNX is not written, but StableHLO; expected a file name ending in {formats}.")
+        raise ValueError(f"{path}: expected a file name ending in {SUFFIX[format]}; nfjax.export_onnx writes ONNX.")
     raise ValueError(f"{path}: expected a file name ending in {SUFFIX[format]} for the format {format}.")

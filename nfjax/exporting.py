@@ -91,7 +91,7 @@ def export(
         raise ValueError(
             f"{size / 2**30:.1f} GiB of weights do not fit into a program of 2 GiB; pass weights='beside'."
         )
-    prepare = _normalisation(model) if uint8 else lambda x: x
+    prepare = normalisation(model) if uint8 else lambda x: x
 
     def call(params: Mapping[str, Any], x: jax.Array) -> Any:
         return merge(graphdef, params)(prepare(x))
@@ -141,7 +141,7 @@ def _images(
     return jax.ShapeDtypeStruct(shape, jnp.uint8 if uint8 else jnp.float32)
 
 
-def _normalisation(model: ImageModel) -> Callable[[jax.Array], jax.Array]:
+def normalisation(model: ImageModel) -> Callable[[jax.Array], jax.Array]:
     """From RGB of 0 to 255 to what the model takes."""
     mean, std = (np.asarray(values, np.float32) for values in (model.data_config.mean, model.data_config.std))
     if len(mean) != model.in_chans:
@@ -151,20 +151,27 @@ def _normalisation(model: ImageModel) -> Callable[[jax.Array], jax.Array]:
 
 def _config(model: ImageModel, program: Any, images: jax.ShapeDtypeStruct, uint8: bool) -> dict[str, Any]:
     """What a server must know: what goes in, what comes out, and what it means."""
-    data = model.data_config
     return {
         "format": FORMAT,
         "version": VERSION,
-        "name": model.name,
+        **described(model),
         "input": _array(images) | {"layout": "NHWC", "normalised": not uint8},
         "outputs": [_array(output) for output in program.out_avals],
+        "platforms": program.platforms,
+        "versions": {"nfjax": nfjax.__version__, "jax": jax.__version__},
+    }
+
+
+def described(model: ImageModel) -> dict[str, Any]:
+    """What a file says of the model in it."""
+    data = model.data_config
+    return {
+        "name": model.name,
         **{field: getattr(data, field) for field in ("mean", "std", "interpolation", "crop_pct", "crop_mode")},
         "num_classes": model.num_classes,
         "label_names": data.label_names,
         "license": data.license,
         "compute_dtype": str(model.dtype),
-        "platforms": program.platforms,
-        "versions": {"nfjax": nfjax.__version__, "jax": jax.__version__},
     }
 
 

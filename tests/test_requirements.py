@@ -23,7 +23,9 @@ def test_versions_are_those_of_the_constraints():
 def test_everything_that_users_install_is_there():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + [line for name in ("train", "cli", "data", "export") for line in extras[name]]
+    wanted = project["dependencies"] + [
+        line for name in ("train", "cli", "data", "export", "onnx") for line in extras[name]
+    ]
     names = {re.sub(r"[-_.]+", "-", re.match(r"[\w.\-]+", line)[0]).lower() for line in wanted}
     assert names <= versions("requirements.txt").keys()
 

@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     sizes = {"num_classes": args.num_classes, "img_size": size}
     model = nfjax.load(name, args.weights, weights_key=args.weights_key, dtype=args.dtype, **sizes)
     output = Path(f"{model.name}{SUFFIX[args.format]}") if args.output is None else args.output
+    if args.format == "onnx":
+        return _onnx(model, output, args)
     options = {option: getattr(args, option) for option in ("platforms", "dynamic_size", "uint8", "format")}
     options |= {"weights": args.weights_in, "batch": args.batch_size, "img_size": None if args.dynamic_size else size}
     files = [output, output.with_suffix(".safetensors")] if args.weights_in == "beside" else [output]
@@ -44,6 +46,28 @@ def run(args: argparse.Namespace) -> int:
             print("not compared with the model: jax does not read the text back.")
             return 0
         return _verify(model, path)
+
+
+def _onnx(model: ImageModel, output: Path, args: argparse.Namespace) -> int:
+    """Write ONNX, or a page with it, and say what it is."""
+    size = img_size_of(args)
+    if args.page is not None:
+        from nfjax.onnx.page import write_page
+
+        found = write_page(model, args.page, img_size=size, runtime=args.runtime)
+        print(f"{args.page}: a page of {file_size(sum(f.stat().st_size for f in args.page.rglob('*') if f.is_file()))}")
+        again = ""
+    else:
+        again = replaced(output)
+        found = nfjax.export_onnx(model, output, img_size=size, batch=args.batch_size, uint8=args.uint8)
+    with found.path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    print(f"{found.path}{again}: {file_size(found.path.stat().st_size)}, sha256 {digest}")
+    shape, dtype = found.inputs
+    outputs = ", ".join(f"{name} {_shape([*each])}" for name, each in found.outputs.items())
+    print(f"ONNX opset {found.opset}, images {_shape([*shape])} {dtype}, {outputs}")
+    print(f"in onnxruntime: relative difference to the model {found.difference:.1e} <= {TOLERANCE:.0e} pass")
+    return 0
 
 
 def _verify(model: ImageModel, path: Path) -> int:

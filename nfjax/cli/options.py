@@ -8,7 +8,7 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
-from nfjax.early import SUFFIX, Place, find, place, require_export, require_weights
+from nfjax.early import SUFFIX, Place, find, format_of, place, require_export, require_weights
 from nfjax.models.known import architectures, require_model, unknown
 from port.commands import Parser, one_model, pixels, weights
 from port.paths import no_file, user_path
@@ -18,6 +18,15 @@ WEIGHTS = "file or folder with the weights, instead of the published ones; none 
 IMAGES = "files, folders (searched in depth), patterns, http(s) addresses, or - for standard input"
 METHODS = ("gradcam", "rollout", "attention")  # as nfjax.explaining has them
 FORMATS, PLATFORMS = tuple(SUFFIX), ("cpu", "cuda", "tpu", "rocm")  # as nfjax.exporting has them
+
+# Options of `export` that an ONNX file has not, with their usual values.
+NOT_ONNX: dict[str, tuple[str, Any]] = {
+    "--weights-in beside": ("weights_in", "inside"),
+    "--dynamic-size": ("dynamic_size", False),
+    "--platforms": ("platforms", None),
+    "--dtype": ("dtype", "float32"),
+    "--precision": ("precision", "default"),
+}
 
 
 def models(parser: Parser) -> None:
@@ -151,22 +160,26 @@ def push(parser: Parser) -> None:
 
 def export(parser: Parser) -> None:
     parser.description = "Write a model for serving, read it back, and compare what the two compute."
-    parser.epilog = """example:
+    parser.epilog = """examples:
   %(prog)s eca_nfnet_l0 -o eca_nfnet_l0.zip --uint8
+  %(prog)s eca_nfnet_l0 -o eca_nfnet_l0.onnx
+  %(prog)s eca_nfnet_l0 --page site
 
-Then, on a machine with jax and flatbuffers but without nfjax:
+After the first, on a machine with jax and flatbuffers but without nfjax:
   archive = zipfile.ZipFile("eca_nfnet_l0.zip")
   program = jax.export.deserialize(bytearray(archive.read("model.stablehlo")))
   logits = jax.jit(program.call)(images)  # (batch, 224, 224, 3), uint8"""
     add = parser.add_argument
     parser.add_model(MODEL)
     parser.checks += [
-        lambda args: require_export(args.output, args.format),
+        _require_export,
         lambda args: require_model(one_model(args)),
     ]
     _weights(parser)
-    add("-o", "--output", type=user_path, metavar="FILE", help="default: the model's name, .zip or .mlir")
-    add("--format", choices=FORMATS, default="zip", help="stablehlo-text: for other compilers")
+    add("-o", "--output", type=user_path, metavar="FILE", help="default: the model's name, .zip, .mlir or .onnx")
+    add("--format", choices=FORMATS, help="default: as FILE ends, or zip; stablehlo-text: for other compilers")
+    add("--page", type=user_path, metavar="DIR", help="a static page that classifies in the browser, with ONNX")
+    add("--runtime", type=user_path, metavar="DIR", help="of the page: onnxruntime-web, unpacked (default: by npm)")
     where = "inside the program, or beside it as .safetensors (default: %(default)s)"
     add("--weights-in", choices=["inside", "beside"], default="inside", help=where)
     _img_size(parser)
@@ -179,6 +192,19 @@ Then, on a machine with jax and flatbuffers but without nfjax:
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="to compute in")
     precision = "of float32 products on GPU and TPU; highest for timm's digits (default: the backend's fast one)"
     add("--precision", choices=["default", "high", "highest"], default="default", help=precision)
+
+
+def demo(parser: Parser) -> None:
+    parser.description = (
+        "A page on this machine alone: drop a picture, and see its classes and where the model looked. Nothing is sent "
+        "to anybody."
+    )
+    parser.epilog = """example:
+  %(prog)s eca_nfnet_l0 vit_medium_patch16_reg4_gap_256 ./my_model"""
+    more = "name or folder, to choose among; others can be typed in (default: eca_nfnet_l0)"
+    parser.add_argument("models", nargs="*", default=["eca_nfnet_l0"], metavar="NAME", help=more)
+    parser.checks.append(lambda args: list(map(require_model, args.models)))
+    parser.add_argument("--port", type=int, default=7860, help="of the page's address (default: %(default)s)")
 
 
 def _images(parser: Parser) -> None:
@@ -222,6 +248,19 @@ def _place(text: str) -> Place:
         return place(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _require_export(args: argparse.Namespace) -> None:
+    """Settle the format of an export, and refuse what it does not have."""
+    if args.page is not None and (args.output is not None or args.format not in (None, "onnx")):
+        raise ValueError("--page writes DIR/model.onnx; leave out --output and --format.")
+    if args.runtime is not None and args.page is None:
+        raise ValueError("--runtime is of a page: give --page DIR too.")
+    args.format = "onnx" if args.page is not None else format_of(args.output, args.format)
+    require_export(args.output, args.format)
+    for option, (name, usual) in NOT_ONNX.items() if args.format == "onnx" else ():
+        if getattr(args, name) != usual:
+            raise ValueError(f"{option} is not for ONNX files; leave it out, or write a .zip.")
 
 
 def _require_question(args: argparse.Namespace) -> None:

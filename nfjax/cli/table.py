@@ -22,6 +22,7 @@ COMMANDS = {
     "embed": _ours("pooled features of images, as npz, parquet or csv", "embed:run", "embed", "cli"),
     "features": _ours("draw feature maps, or attention maps, of an image", "features:run", "features", "cli"),
     "explain": _ours("draw where a model looked in images", "explain:run", "explain", "cli"),
+    "demo": _ours("a page on this machine that classifies a dropped picture", "demo:run", "demo", "demo"),
     "similar": _ours("images that are near to another one, or to each other", "similar:run", "similar", "cli"),
     "export": _ours("a model as one file that jax runs without flax", "export:run", "export", "export"),
     "push": _ours("publish a model on the Hugging Face hub", "push:run", "push"),

@@ -335,7 +335,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert "error: net.txt: expected a file name ending in .zip" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["export", "--help"])
-    assert "example:" in capsys.readouterr().out
+    assert "examples:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (1.0001, 1), (np.nan, 1)])

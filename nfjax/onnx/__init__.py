@@ -1,0 +1,1 @@
+"""Models as ONNX files, and as pages that classify in a browser."""
