@@ -19,7 +19,7 @@ COMMANDS = {
     "list": _ours("the models, with their sizes, costs and published accuracies", "models:listed", "models"),
     "info": _ours("everything that is known about a model", "models:info", "info"),
     "classify": _ours("the most probable classes of images", "classify:run", "classify", "cli"),
-    "embed": _ours("pooled features of images, as npz, parquet or csv", "embed:run", "embed", "cli"),
+    "embed": _ours("pooled features of images, in a file or, of very many, a folder", "embed:run", "embed", "cli"),
     "features": _ours("draw feature maps, or attention maps, of an image", "features:run", "features", "cli"),
     "explain": _ours("draw where a model looked in images", "explain:run", "explain", "cli"),
     "similar": _ours("images that are near to another one, or to each other", "similar:run", "similar", "cli"),
