@@ -76,6 +76,21 @@ def embed(parser: Parser) -> None:
     _parts(parser)
 
 
+def doctor(parser: Parser) -> None:
+    parser.description = (
+        "Looks at what nfjax needs, a line each: ok, a warning, or a problem with what to do. The exit code is 1 if "
+        "there is a problem. Within a job it shows what a process of it sees: `srun nfjax doctor --workdir DIR`."
+    )
+    parser.epilog = """examples:
+  %(prog)s
+  srun %(prog)s --workdir runs/pictures --hub"""
+    add = parser.add_argument
+    add("--workdir", type=user_path, metavar="DIR", help="of a run: can it be written, is it shared, is there space")
+    add("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells: can it be reached")
+    add("--hub", action="store_true", help="whether the Hugging Face hub can be reached")
+    _json(parser)
+
+
 def features(parser: Parser) -> None:
     parser.description = (
         "Draws a line per stage: the mean magnitude of the feature map, then the channels that vary most over the "

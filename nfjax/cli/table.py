@@ -41,6 +41,7 @@ COMMANDS = {
     "convert": WEIGHTS["convert"],
     "which": WEIGHTS["which"],
     "verify": WEIGHTS["verify"],
+    "doctor": _ours("whether this machine has what nfjax needs", "doctor:run", "doctor"),
     "completion": Command(
         "what the shell needs to complete commands",
         "nfjax.cli.completion:run",

@@ -1,24 +1,16 @@
 """The processes of a run: how they find each other, and what they agree on; without effect when there is but one."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import jax
 import numpy as np
 
+from nfjax.clusters import is_cluster
+
 T = TypeVar("T")
 _LENGTH = 1024  # of exchanged texts in bytes
-# Environment variables by which a launcher that JAX knows tells a process that it is one of several.
-_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-_HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
-
-
-def is_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether the environment is that of one process of several: under SLURM, MPI, or on the hosts of a TPU pod."""
-    sizes = [environment.get(name, "") for name in _SIZES]
-    hosts = [environment.get(name, "") for name in _HOSTS]
-    return any(size.isdecimal() and int(size) > 1 for size in sizes) or any("," in names for names in hosts)
 
 
 def initialize(
