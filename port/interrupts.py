@@ -69,7 +69,7 @@ def ends_at_once() -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def end(message: str) -> NoReturn:
+def end(message: str, status: int = INTERRUPTED) -> NoReturn:
     """End the process with a line, without waiting for anything that it does."""
     from port.atomic import remove_partial
 
@@ -78,7 +78,7 @@ def end(message: str) -> NoReturn:
     flush = threading.Thread(target=lambda: _say(message), daemon=True)
     flush.start()
     flush.join(1.0)
-    os._exit(INTERRUPTED)
+    os._exit(status)
 
 
 def _say(message: str) -> None:

@@ -26,7 +26,7 @@ def _train(command: Sequence[str]) -> int:
 
     logging.set_verbosity(options.verbosity)  # the libraries under the loop tell of every step they take
     cache.enable()
-    processes.initialize(options.distributed, options.coordinator, options.num_processes, options.process_id)
+    processes.initialize(*options.processes)
     try:
         print(run(config, workdir, profile=options.profile))
         return 0

@@ -4,12 +4,15 @@ import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import nfjax
 from nfjax.cli.common import Images, find_images, load_model
+from nfjax.cli.many import in_parts, require_file_options
 from nfjax.cli.output import Row, print_tables, rows_to, table_of, write_parquet
 from nfjax.early import Place
 from nfjax.pictures import make_figure, require_picture, save_figure
@@ -22,6 +25,9 @@ MAX_PLOTTED = 24
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.format == "parts":
+        return _in_parts(args)
+    require_file_options(args)
     form = _format(args.format, args.output)
     if args.output is not None:
         require_writable(args.output)
@@ -31,9 +37,7 @@ def run(args: argparse.Namespace) -> int:
     model, transform = load_model(args)
     if args.weights is None:
         print("--weights none: the weights are random, and so are the classes.", file=sys.stderr)
-    topk = min(5, model.num_classes) if args.topk is None else args.topk
-    if not 1 <= topk <= model.num_classes:
-        raise ValueError(f"--topk={topk}; {model.name} has {model.num_classes} classes.")
+    topk = _topk(args, model)
     plotted: dict[Place, Any] = dict.fromkeys(files[:MAX_PLOTTED] if args.plot is not None else [])
     images = Images(files, transform, args.batch_size, exif=args.exif, shown=plotted)
     again = "" if args.output is None else replaced(args.output)
@@ -45,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
             (best,) = nfjax.top_k(logits[None], topk, model)
             if file in plotted:
                 plotted[file] = best
-            for rank, (name, probability, index) in enumerate(best, start=1):
-                write({"file": str(file), "rank": rank, "index": index, "name": name, "probability": probability})
+            for row in _rows(str(file), best):
+                write(row)
     if form == "parquet":
         write_parquet({key: [row[key] for row in kept] for key in COLUMNS}, args.output)
     elif form == "table":
@@ -60,6 +64,38 @@ def run(args: argparse.Namespace) -> int:
         _plot(found, images.small, args.plot)
         print(told, file=sys.stderr)
     return images.report()
+
+
+def _in_parts(args: argparse.Namespace) -> int:
+    """Parts in a folder, with the same columns."""
+    if args.output is None or args.plot is not None:
+        raise ValueError("--format parts needs -o DIR, and draws no --plot.")
+
+    def writer(model: nfjax.ImageModel) -> Callable[[list[str], np.ndarray, Path], None]:
+        topk = _topk(args, model)
+
+        def write(names: list[str], logits: np.ndarray, file: Path) -> None:
+            best = nfjax.top_k(logits, topk, model) if names else []
+            rows = [row for name, found in zip(names, best, strict=True) for row in _rows(name, found)]
+            write_parquet({key: [row[key] for row in rows] for key in COLUMNS}, file, text=["file", "name"])
+
+        return write
+
+    return in_parts(args, "classify", "classification", writer)
+
+
+def _topk(args: argparse.Namespace, model: nfjax.ImageModel) -> int:
+    topk: int = min(5, model.num_classes) if args.topk is None else args.topk
+    if not 1 <= topk <= model.num_classes:
+        raise ValueError(f"--topk={topk}; {model.name} has {model.num_classes} classes.")
+    return topk
+
+
+def _rows(file: str, best: list[tuple[str, float, int]]) -> list[Row]:
+    return [
+        {"file": file, "rank": rank, "index": index, "name": name, "probability": probability}
+        for rank, (name, probability, index) in enumerate(best, start=1)
+    ]
 
 
 def _format(given: str | None, output: Path | None) -> str:

@@ -47,23 +47,29 @@ def find_images(patterns: Sequence[str]) -> list[Place]:
     Raises:
         FileNotFoundError: for a name or pattern that stands for nothing.
     """
-    found: list[Place] = []
+    return list(dict.fromkeys(each_image(patterns)))
+
+
+def each_image(patterns: Sequence[str]) -> Iterator[Place]:
+    """`find_images` one by one: those that two patterns stand for come twice."""
     passed: Counter[str] = Counter()
     for pattern in patterns:
-        files = [file for path in find(pattern) for file in _files(path, passed)]
-        if not files:
+        is_empty = True
+        for path in find(pattern):
+            for file in _files(path, passed):
+                is_empty = False
+                yield file
+        if is_empty:
             there = f" It has {passed_over(passed)}." if passed else ""
             raise FileNotFoundError(f"{pattern} is a folder without images ({', '.join(image_suffixes())}).{there}")
-        found += files
     if passed:
         print(one_line(f"passed over in folders: {passed_over(passed)}"), file=sys.stderr)
-    return list(dict.fromkeys(found))
 
 
-def _files(path: Place, passed: Counter[str]) -> list[Place]:
+def _files(path: Place, passed: Counter[str]) -> Iterator[Place]:
     if isinstance(path, str) or not path.is_dir():
-        return [path]
-    return [path / name for name, _ in walk(path, passed)]
+        return iter([path])
+    return (path / name for name, _ in walk(path, passed))
 
 
 def read_place(place: Place, mode: Mode = "RGB", *, exif: bool = False) -> Image.Image:

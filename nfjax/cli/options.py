@@ -60,22 +60,44 @@ def classify(parser: Parser) -> None:
   %(prog)s photos/ cat.jpg 'more/*.png' --model nfnet_l0 --topk 3 --plot top3.png"""
     _images(parser)
     parser.add_argument("--topk", type=int, help="classes per image (default: 5, or as many as there are)")
-    parser.add_argument("--format", choices=("table", "json", "csv", "parquet"), help="default: as FILE ends, or table")
-    parser.add_argument("-o", "--output", type=user_path, metavar="FILE", help=".json, .csv, .parquet, .tsv or .txt")
+    form = "default: as FILE ends, or table; parts: parquet files in a folder, for very many images"
+    parser.add_argument("--format", choices=("table", "json", "csv", "parquet", "parts"), help=form)
+    endings = ".json, .csv, .parquet, .tsv or .txt; a folder for parts"
+    parser.add_argument("-o", "--output", type=user_path, metavar="FILE", help=endings)
+    _parts(parser)
     parser.add_argument("--plot", type=user_path, metavar="PNG", help="draw each image beside the bars of its classes")
 
 
 def embed(parser: Parser) -> None:
     parser.description = (
         "The pooled features that enter a model's classifier, float32: arrays `files` (N,) and `embeddings` "
-        "(N, features) of an npz, or columns of the same names of a parquet file; in a csv a column for each feature."
+        "(N, features) of an npz, or columns of the same names of a parquet file; in a csv a column for each feature. "
+        "Into a folder it writes parquet files of equal size. Any number of processes, on any machines that see the "
+        "folder, share the work if they are started with the same command; repeated, it goes on from what is there."
     )
-    parser.epilog = """example:
-  %(prog)s photos/ --model vit_base_patch14_reg4_dinov2 --img-size 224 -o photos.npz"""
+    parser.epilog = """examples:
+  %(prog)s photos/ --model vit_base_patch14_reg4_dinov2 --img-size 224 -o photos.npz
+  %(prog)s 'shards/*.tar' --model vit_base_patch14_reg4_dinov2 --img-size 224 --batch-size 256 -o embeddings/"""
     _images(parser)
-    endings = "file name ending in .npz, .parquet or .csv"
-    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE", help=endings)
+    where = "file name ending in .npz, .parquet or .csv; or a folder, for very many images"
+    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE|DIR", help=where)
     parser.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
+    _parts(parser)
+
+
+def doctor(parser: Parser) -> None:
+    parser.description = (
+        "Looks at what nfjax needs, a line each: ok, a warning, or a problem with what to do. The exit code is 1 if "
+        "there is a problem. Within a job it shows what a process of it sees: `srun nfjax doctor --workdir DIR`."
+    )
+    parser.epilog = """examples:
+  %(prog)s
+  srun %(prog)s --workdir runs/pictures --hub"""
+    add = parser.add_argument
+    add("--workdir", type=user_path, metavar="DIR", help="of a run: can it be written, is it shared, is there space")
+    add("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells: can it be reached")
+    add("--hub", action="store_true", help="whether the Hugging Face hub can be reached")
+    _json(parser)
 
 
 def features(parser: Parser) -> None:
@@ -205,6 +227,18 @@ def demo(parser: Parser) -> None:
     parser.add_argument("models", nargs="*", default=["eca_nfnet_l0"], metavar="NAME", help=more)
     parser.checks.append(lambda args: list(map(require_model, args.models)))
     parser.add_argument("--port", type=int, default=7860, help="of the page's address (default: %(default)s)")
+
+
+def _parts(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "into a folder",
+        "IMAGE may then be a table of paths (.csv, .jsonl, .parquet), a .parquet file with images or a .tar file, too.",
+    )
+    size = "images of a part (default: 8192)"
+    group.add_argument("--part-size", type=int, metavar="N", help=size)
+    group.add_argument("--column", metavar="NAME", help="of tables: where the paths or the images are")
+    dead = "after which a silent process of another machine is taken for dead, and its part computed (default: 120)"
+    group.add_argument("--patience", type=float, metavar="SECONDS", help=dead)
 
 
 def _images(parser: Parser) -> None:

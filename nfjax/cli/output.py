@@ -5,7 +5,7 @@ import csv
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -84,12 +84,16 @@ def _spelt(row: Row, spell: Callable[[str], str]) -> Row:
     return {name: spell(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
-def write_parquet(columns: dict[str, Any], path: Path) -> None:
-    """Write equally long columns as a parquet file; a 2-D array becomes a column of fixed-size lists."""
+def write_parquet(columns: dict[str, Any], path: Path, text: Collection[str] = ()) -> None:
+    """Write equally long columns as a parquet file; a 2-D array becomes a column of fixed-size lists.
+
+    Args:
+        text: columns that are text, also where they are empty.
+    """
     pyarrow, parquet = (require(module, "parquet files") for module in ("pyarrow", "pyarrow.parquet"))
     for name, values in columns.items():
-        if isinstance(values, list) and values and isinstance(values[0], str):
-            columns = columns | {name: list(map(encodable, values))}
+        if name in text or (isinstance(values, list) and values and isinstance(values[0], str)):
+            columns = columns | {name: pyarrow.array(map(encodable, values), pyarrow.string())}
         if isinstance(values, np.ndarray) and values.ndim == 2:
             flat = pyarrow.array(values.reshape(-1))
             columns = columns | {name: pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])}

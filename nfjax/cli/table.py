@@ -19,7 +19,7 @@ COMMANDS = {
     "list": _ours("the models, with their sizes, costs and published accuracies", "models:listed", "models"),
     "info": _ours("everything that is known about a model", "models:info", "info"),
     "classify": _ours("the most probable classes of images", "classify:run", "classify", "cli"),
-    "embed": _ours("pooled features of images, as npz, parquet or csv", "embed:run", "embed", "cli"),
+    "embed": _ours("pooled features of images, in a file or, of very many, a folder", "embed:run", "embed", "cli"),
     "features": _ours("draw feature maps, or attention maps, of an image", "features:run", "features", "cli"),
     "explain": _ours("draw where a model looked in images", "explain:run", "explain", "cli"),
     "demo": _ours("a page on this machine that classifies a dropped picture", "demo:run", "demo", "demo"),
@@ -42,6 +42,7 @@ COMMANDS = {
     "convert": WEIGHTS["convert"],
     "which": WEIGHTS["which"],
     "verify": WEIGHTS["verify"],
+    "doctor": _ours("whether this machine has what nfjax needs", "doctor:run", "doctor"),
     "completion": Command(
         "what the shell needs to complete commands",
         "nfjax.cli.completion:run",

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from port.ranges import Count, CountOrZero
 from train.cli.help import shown
+from train.machine.timeouts import HEARTBEAT_TIMEOUT, INIT_TIMEOUT
 
 SETTLING_STEPS = 10  # before a trace of so many steps: compilation, and the first, slower ones
 
@@ -51,6 +52,8 @@ class Options:
         process_id: which one this is, from 0.
         distributed: wait for the run's other processes: always, never, or where a cluster is detected.
         verbosity: least severe messages of the libraries that are shown.
+        init_timeout: seconds until all processes must be there.
+        heartbeat_timeout: seconds without a sign of life until a process is taken for dead, and the others end.
     """
 
     profile: Annotated[Profile | None, shown("N|START:STOP")] = None
@@ -59,6 +62,14 @@ class Options:
     process_id: CountOrZero | None = None
     distributed: Literal["auto", "on", "off"] = "auto"
     verbosity: Literal["debug", "info", "warning", "error"] = "warning"
+    init_timeout: Count = INIT_TIMEOUT
+    heartbeat_timeout: Count = HEARTBEAT_TIMEOUT
+
+    @property
+    def processes(self) -> tuple[str, str | None, int | None, int | None, int, int]:
+        """The arguments of `train.machine.processes.initialize`."""
+        who = self.distributed, self.coordinator, self.num_processes, self.process_id
+        return *who, self.init_timeout, self.heartbeat_timeout
 
     def check(self) -> None:
         """Refuse flags that contradict each other."""

@@ -1,24 +1,21 @@
 """The processes of a run: how they find each other, and what they agree on; without effect when there is but one."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from typing import TypeVar, cast
 
 import jax
 import numpy as np
 
+from nfjax.clusters import is_cluster
+from port import interrupts
+from train.machine.timeouts import HEARTBEAT_TIMEOUT, INIT_TIMEOUT
+
 T = TypeVar("T")
 _LENGTH = 1024  # of exchanged texts in bytes
-# Environment variables by which a launcher that JAX knows tells a process that it is one of several.
-_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-_HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
-
-
-def is_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether the environment is that of one process of several: under SLURM, MPI, or on the hosts of a TPU pod."""
-    sizes = [environment.get(name, "") for name in _SIZES]
-    hosts = [environment.get(name, "") for name in _HOSTS]
-    return any(size.isdecimal() and int(size) > 1 for size in sizes) or any("," in names for names in hosts)
 
 
 def initialize(
@@ -26,6 +23,8 @@ def initialize(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    init_timeout: int = INIT_TIMEOUT,
+    heartbeat_timeout: int = HEARTBEAT_TIMEOUT,
 ) -> None:
     """Join the other processes, before anything else touches a device.
 
@@ -34,6 +33,8 @@ def initialize(
             "auto" for "on" where the environment says that there are others.
         coordinator: address and port of the first process, where JAX cannot find it out.
         process_id: which of them this is, from 0.
+        init_timeout: seconds until all must be there; else the process ends with a sentence and status 1.
+        heartbeat_timeout: seconds without a sign of life until one is taken for dead, which ends the others.
 
     Raises:
         ValueError: if only some of the last three are given.
@@ -43,7 +44,45 @@ def initialize(
         raise ValueError("--coordinator, --num_processes and --process_id go together: give all three or none.")
     if distributed == "off" or not (all(given) or distributed == "on" or is_cluster(os.environ)):
         return
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    with _in_time(init_timeout, coordinator, num_processes, process_id):
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=init_timeout + 60,  # it would end the process with a stack trace
+            heartbeat_timeout_seconds=heartbeat_timeout,
+        )
+
+
+@contextlib.contextmanager
+def _in_time(seconds: int, coordinator: str | None, count: int | None, own: int | None) -> Iterator[None]:
+    """End the process, with a sentence, if what is done in this block is not done in time: C++ waits there."""
+    done = threading.Event()
+
+    def watch() -> None:
+        if done.wait(seconds):
+            return
+        missing = "some are missing"
+        if own is not None and coordinator is not None:
+            there = own == 0 or _listens(coordinator)
+            missing = f"process 0 {'is there, others are not' if there else f'does not answer at {coordinator}'}"
+            missing += f"; this is process {own} of {count}"
+        interrupts.end(f"error: not all processes were there within {seconds} s (--init-timeout): {missing}.", status=1)
+
+    threading.Thread(target=watch, daemon=True, name="initialization").start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 3.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def from_first_process(values: list[int]) -> list[int]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from nfjax.images import ImageError
 from nfjax.parity import oracle
+from nfjax.tables import Strings
 from tests.helpers.photos import make_folder
 from train.config import Data
 from train.data import find_sources, load_dataset
@@ -24,7 +25,6 @@ from train.data.sources.base import (
     MOST_CLASSES,
     Relabelled,
     Selection,
-    Strings,
     labels_of,
     labels_of_column,
     select,

@@ -14,6 +14,7 @@ import pytest
 from nfjax.fast.backend import traced_for
 from tests.helpers import mesh_run
 from train import config as c
+from train.cli.options import Options
 from train.experiment import build
 from train.machine.mesh import make_mesh
 from train.machine.processes import initialize, is_cluster
@@ -138,3 +139,27 @@ def test_clusters_are_recognised(environment, expected):
 def test_half_an_address_is_refused():
     with pytest.raises(ValueError, match="give all three or none"):
         initialize(coordinator="localhost:1")
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [(0, "process 0 is there, others are not; this is process 0 of 2"), (1, "process 0 does not answer at localhost:")],
+)
+def test_processes_that_do_not_come_are_told(own, said):
+    """In a sentence, where jax ends the process with a stack trace of C++."""
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    code = f"from train.machine.processes import initialize; initialize('on', 'localhost:{port}', 2, {own}, 1, 50)"
+    process = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("error: not all processes were there within 1 s (--init-timeout)")
+    assert said in process.stderr
+
+
+def test_timeouts_reach_jax(monkeypatch):
+    given = {}
+    monkeypatch.setattr("jax.distributed.initialize", lambda *_, **options: given.update(options))
+    initialize("on")
+    assert given["heartbeat_timeout_seconds"] <= 60  # of the others, after a process has died
+    initialize(*Options(distributed="on", init_timeout=7, heartbeat_timeout=9).processes)
+    assert given == {"initialization_timeout": 67, "heartbeat_timeout_seconds": 9}

@@ -172,22 +172,6 @@ class Relabelled(Source):
         return digest([self._source.fingerprint(), *self.class_names, self._new])
 
 
-class Strings(Sequence[str]):
-    """A list of many strings in one piece of memory: a million names take little room, and travel quickly."""
-
-    def __init__(self, strings: Iterable[str]):
-        encoded = [text.encode("utf-8", "surrogateescape") for text in strings]
-        self._ends = np.cumsum([0] + [len(text) for text in encoded])
-        self._data = b"".join(encoded)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        start, stop = self._ends[index], self._ends[index + 1]
-        return self._data[start:stop].decode("utf-8", "surrogateescape")
-
-
 def select(splits: Mapping[str, Source], spec: str) -> Source:
     """The images that a specification such as "train[:99%]" means (see `slices.parse`)."""
     parts = slices.parse(spec, {name: len(source) for name, source in splits.items()})

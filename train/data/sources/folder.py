@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from nfjax.images import identify, image_suffixes, passed_over, walk
+from nfjax.tables import Strings
 from port.paths import no_folder, open_regular
-from train.data.sources.base import Example, Source, Splits, Strings, brief, digest, labels_of, nfc
+from train.data.sources.base import Example, Source, Splits, brief, digest, labels_of, nfc
 from train.data.sources.slices import usual
 
 Paths = Mapping[str, int]  # of image files, relative to a folder, with "/": sizes in bytes

@@ -1,20 +1,15 @@
 """Image files that a table lists: CSV, JSON lines or parquet."""
 
-import csv
-import io
-import json
 from pathlib import Path
 from typing import Any
 
-from port.errors import listed
+from nfjax.tables import PATH_COLUMNS, column, read_table
 from port.paths import no_file
-from port.text import counted, cut, one_line, read_text
-from train.data.sources.base import Splits, brief, labels_of_column
+from port.text import counted, cut, one_line
+from train.data.sources.base import Splits, labels_of_column
 from train.data.sources.folder import Files
 
-PATH_COLUMNS = ("path", "file_name", "filename", "image")
 LABEL_COLUMNS = ("label", "class", "target")
-Table = dict[str, list[Any]]
 
 
 def open_manifest(file: Path, input_key: str | None = None, target_key: str | None = None) -> Splits:
@@ -36,19 +31,16 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
     """
     if not file.is_file():
         raise FileNotFoundError(f"data.root: {no_file(file)}")
-    readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    if file.suffix.lower() not in readers:
-        raise ValueError(f"data.root={file}: expected a file that ends in {', '.join(readers)}.")
-    table = readers[file.suffix.lower()](file)
-    paths = [str(path) for path in _column(table, file, "data.input_key", input_key, PATH_COLUMNS)[1]]
-    name, values = _column(table, file, "data.target_key", target_key, LABEL_COLUMNS)
+    table = read_table(file, "data.root=")
+    paths = [str(path) for path in column(table, file, "data.input_key", input_key, PATH_COLUMNS)[1]]
+    name, values = column(table, file, "data.target_key", target_key, LABEL_COLUMNS)
     labels, known = labels_of_column(values, lambda row: f"{file}, row {row + 1} of {name}")
     if not (first := file.parent / paths[0]).is_file():
         what = one_line(f"{file}: the first image, {first}, is")
         if first.exists():
             raise OSError(f"{what} no regular file; expected image files.")
         raise FileNotFoundError(f"{what} not there; paths are relative to the table.")
-    splits = _column(table, file, "split", "split", ())[1] if "split" in table else ["train"] * len(paths)
+    splits = column(table, file, "split", "split", ())[1] if "split" in table else ["train"] * len(paths)
     strange = [row for row, split in enumerate(splits, start=1) if not _is_name(split)]
     if strange:
         value = cut(one_line(repr(splits[strange[0] - 1])), 60)
@@ -63,74 +55,7 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
     return found
 
 
-def _column(table: Table, file: Path, option: str, name: str | None, usual: tuple[str, ...]) -> tuple[str, list[Any]]:
-    """A column, by its name, all rows of which must have a value."""
-    names = usual if name is None else (name,)
-    found = next((name for name in names if name in table), None)
-    if found is None:
-        there = f"it has {listed(map(str, table), 20)}"
-        raise ValueError(f"{file} has no column {listed([' or '.join(names)])}; {there}. Name it: {option}.")
-    empty = [row for row, value in enumerate(table[found], start=1) if value is None or value == ""]
-    if empty:
-        raise ValueError(f"{file}: {found} is empty in {len(empty)} rows: {brief([str(row) for row in empty])}.")
-    if not table[found]:
-        raise ValueError(f"{file} has no rows.")
-    return found, table[found]
-
-
 def _is_name(split: Any) -> bool:
     """Whether a value can name a split: a word or a number in one line."""
     text = str(split) if isinstance(split, str | int) else ""
     return bool(text) and text == text.strip() and text.isprintable() and not set("/\\") & set(text)
-
-
-def _csv(file: Path) -> Table:
-    text = read_text(file)
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        table: Table = {name: [] for name in names}
-        for number, row in enumerate(reader, start=2):
-            if not row:
-                continue
-            if len(row) != len(names):
-                columns = f"the {len(names)} columns {listed(names)}"
-                raise ValueError(f"{file}, line {number}: {len(row)} values for {columns}.")
-            for name, value in zip(names, row, strict=True):
-                table[name].append(value.strip())
-    except csv.Error as error:  # a field without end, where a quote is not closed
-        raise ValueError(
-            f"{file}, line {reader.line_num}: {error}; expected short fields, and quotes in pairs."
-        ) from None
-    return table
-
-
-def _jsonl(file: Path) -> Table:
-    rows = []
-    for number, line in enumerate(io.StringIO(read_text(file)), start=1):
-        try:
-            row = json.loads(line) if line.strip() else {}
-            if "\\u" in line:  # half of a pair of surrogates is no text, and no file's name
-                json.dumps(row, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file}, line {number}: {error}; expected a JSON object a line.") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}, line {number}: found {line.strip():.40}, expected a JSON object.")
-        rows += [row] if row else []
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _parquet(file: Path) -> Table:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise ValueError(f"{file}: reading parquet needs pyarrow: pip install pyarrow.") from None
-    try:
-        return parquet.ParquetFile(file).read().to_pydict()
-    except PermissionError:
-        raise
-    except Exception as error:  # whatever pyarrow makes of a damaged file, in several lines
-        why = " ".join(str(error).split())[:200] or repr(error)
-        raise ValueError(f"{file} cannot be read as parquet: {why}. Write or copy it again.") from error
