@@ -24,7 +24,7 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
     0. A column `split` divides the images; without it all are the split "train". Their order is that of the rows.
 
     Args:
-        file: `.csv` with a header and commas, semicolons or tabs between, `.jsonl` with an object a line, or
+        file: `.csv` or `.tsv` with a header and commas, semicolons or tabs between, `.jsonl` with an object a line, or
             `.parquet`, which needs pyarrow. Text is UTF-8, or UTF-16 with its mark.
         input_key: the column of paths; None for the first there is of `PATH_COLUMNS`.
         target_key: the column of labels; None for the first there is of `LABEL_COLUMNS`.
@@ -36,7 +36,7 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
     """
     if not file.is_file():
         raise FileNotFoundError(f"data.root: {no_file(file)}")
-    readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     if file.suffix.lower() not in readers:
         raise ValueError(f"data.root={file}: expected a file that ends in {', '.join(readers)}.")
     table = readers[file.suffix.lower()](file)
