@@ -162,6 +162,8 @@ def test_modes_of_flax():
     model = loaded("test_nfnet")
     with pytest.raises(ValueError, match=r"model\.train\(\) would change nothing: each call decides"):
         model.train()
+    with pytest.raises(TypeError, match=r"^rngs=Rngs\(.*\\n.*: each call decides"):
+        model(images(model, 1), rngs=nnx.Rngs(0))
     model.eval()
     model.head.fc = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), model.head.fc)
     model.train()  # that layer
