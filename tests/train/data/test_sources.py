@@ -417,6 +417,8 @@ def test_tables_with_numbers_for_labels(photos):
         ("a.jsonl", r'{"path": "x", "label": "\ud800"}', r"line 1: .*surrogates not allowed; expected a JSON object"),
         ("a.jsonl", '{"path\\n": "x"}', r"no column path or [^\n]*; it has path\\n\. Name it"),
         ("a.csv", f"{'x' * 9999},label\ny,1\n", r"no column path .*; it has x{100}\.\.\., label\. Name it"),
+        ("a.csv", "path,label,label\nx.png,a,b\n", r"a\.csv, line 1: more than one column is called label; rename"),
+        ("a.csv", "path,label\nd\\x.png,a\n", r"not there; paths are relative to the table; write / for \\\."),
         ("a.csv", f"{'x' * 9999},label\ny\n", r"1 values for the 2 columns x{100}\.\.\., label\."),
         *(
             (

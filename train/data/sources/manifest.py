@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
         what = one_line(f"{file}: the first image, {first}, is")
         if first.exists():
             raise OSError(f"{what} no regular file; expected image files.")
-        raise FileNotFoundError(f"{what} not there; paths are relative to the table.")
+        hint = "; write / for \\" if "\\" in paths[0] and os.sep == "/" else ""
+        raise FileNotFoundError(f"{what} not there; paths are relative to the table{hint}.")
     splits = _column(table, file, "split", "split", ())[1] if "split" in table else ["train"] * len(paths)
     strange = [row for row, split in enumerate(splits, start=1) if not _is_name(split)]
     if strange:
@@ -90,6 +92,8 @@ def _csv(file: Path) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     try:
         names = [name.strip() for name in next(reader, [])]
+        if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+            raise ValueError(f"{file}, line 1: more than one column is called {listed(twice)}; rename or remove them.")
         table: Table = {name: [] for name in names}
         for number, row in enumerate(reader, start=2):
             if not row:
