@@ -34,10 +34,9 @@ def place_of(
     if weights is None or isinstance(weights, Mapping | Read):
         return weights
     if not isinstance(weights, str | os.PathLike):
-        hint = " Pass its state_dict()." if hasattr(weights, "state_dict") else ""
         raise ValueError(
             f"weights={cut(one_line(repr(weights)), 80)}; expected 'pretrained', None, the path of a file or folder, "
-            f"or a mapping from names to arrays.{hint}"
+            "or a mapping from names to arrays." + (" Pass its state_dict()." if hasattr(weights, "state_dict") else "")
         )
     if str(weights).lower() == "none" and not user_path(weights).exists():
         raise ValueError(f"weights={weights!r} is text; fresh weights are weights=None.")
