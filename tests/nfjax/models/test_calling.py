@@ -63,6 +63,8 @@ def test_a_batch_on_a_mesh(name, kind):
     compiled = nfjax.compile(there, batch)
     close([compiled(batch), compiled(x)], [expected[0]] * 2)
     assert compiled(batch).sharding.is_equivalent_to(rows, 2)
+    with pytest.raises(ValueError, match=r"is compiled already, and cannot be called inside jax\.jit, grad or vmap"):
+        jax.jit(compiled)(x)
     assert nfjax.compile(model, batch)(batch).sharding.is_equivalent_to(rows, 2)
 
 
