@@ -82,8 +82,8 @@ def top_k(
         raise ValueError(f"logits of shape {logits.shape}; expected (batch, classes).{hint}")
     if np.isnan(logits).any():
         raise ValueError("some logits are not a number; check the images, and the weights of the model.")
-    if k < 1:
-        raise ValueError(f"k={k}; expected at least 1.")
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k={k!r}; expected a whole number, at least 1.")
     config = DataConfig(num_classes=logits.shape[1]) if model_or_data_config is None else model_or_data_config
     names = label_names(config)
     names = tuple(map(str, range(logits.shape[1]))) if names is None else names

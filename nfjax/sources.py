@@ -12,6 +12,7 @@ from port import messages
 from port.files import CHECKSUM, read_with_metadata
 from port.layouts import Layout, flat, read_as
 from port.paths import require_path, user_path
+from port.text import cut, one_line
 from port.unwrap import state_in
 
 Weights = str | os.PathLike[str] | Mapping[str, Any] | None
@@ -34,8 +35,8 @@ def place_of(
         return weights
     if not isinstance(weights, str | os.PathLike):
         raise ValueError(
-            f"weights={weights!r:.80}; expected 'pretrained', None, the path of a file or folder, or a mapping "
-            "from names to arrays."
+            f"weights={cut(one_line(repr(weights)), 80)}; expected 'pretrained', None, the path of a file or folder, "
+            "or a mapping from names to arrays." + (" Pass its state_dict()." if hasattr(weights, "state_dict") else "")
         )
     if str(weights).lower() == "none" and not user_path(weights).exists():
         raise ValueError(f"weights={weights!r} is text; fresh weights are weights=None.")

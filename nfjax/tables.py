@@ -21,7 +21,7 @@ def read_table(file: Path, what: str = "") -> Table:
     """The columns of a table, by name.
 
     Args:
-        file: `.csv` with a header and commas, semicolons or tabs between, `.jsonl` with an object a line, or
+        file: `.csv` or `.tsv` with a header and commas, semicolons or tabs between, `.jsonl` with an object a line, or
             `.parquet`, which needs pyarrow. Text is UTF-8, or UTF-16 with its mark.
         what: stands before the file's name in messages.
 
@@ -54,6 +54,8 @@ def _csv(file: Path) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     try:
         names = [name.strip() for name in next(reader, [])]
+        if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+            raise ValueError(f"{file}, line 1: more than one column is called {listed(twice)}; rename or remove them.")
         table: Table = {name: [] for name in names}
         for number, row in enumerate(reader, start=2):
             if not row:
@@ -100,7 +102,7 @@ def _parquet(file: Path) -> Table:
         raise ValueError(f"{file} cannot be read as parquet: {why}. Write or copy it again.") from error
 
 
-READERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+READERS = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
 
 
 class Strings(Sequence[str]):

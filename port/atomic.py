@@ -26,7 +26,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield path
         return
     _make_folder(path)
-    partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # the suffix still says what it is
+    partial = _beside(path)
     _partial.add(partial)
     try:
         partial.touch()
@@ -48,6 +48,11 @@ def _make_folder(path: Path) -> None:
         raise NotADirectoryError(f"{path} cannot be written: {error.filename} is no folder.") from None
     except OSError as error:
         raise type(error)(f"{path} cannot be written: {error.strerror} ({error.filename}).") from None
+
+
+def _beside(path: Path) -> Path:
+    """What `path` is called until it is whole; the suffix still says what it is."""
+    return path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
 
 
 def replaced(path: Path) -> str:
@@ -83,4 +88,11 @@ def require_writable(path: str | os.PathLike[str], endings: Collection[str] = ()
     _make_folder(path)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(f"{path} cannot be written: no permission.")
+    if path.is_file() or not path.exists():
+        partial = _beside(Path(os.path.realpath(path)))
+        try:
+            partial.touch()
+            partial.unlink()
+        except OSError as error:  # as in /proc, where permissions tell nothing
+            raise type(error)(f"{path} cannot be written: {error.strerror}.") from None
     return path

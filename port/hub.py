@@ -78,6 +78,9 @@ def fetch(hub_id: str, filename: str) -> Path:
         hint = "check the name, or log in (`hf auth login`)."
         raise HubError(f"the hub has no repository {repo!r}, or it is private: {hint}") from error
     except (errors.HTTPError, OSError, RuntimeError) as error:  # a broken connection is an HTTPError, but no OSError
+        if isinstance(error, OSError) and error.filename:
+            hint = "HF_HOME names another folder for the cache."
+            raise HubError(f"cannot keep {filename} of {repo}: {error}. {hint}") from error
         if type(error) not in (RuntimeError, ConnectionError):
             raise HubError(f"cannot fetch {filename} of {repo} from the hub: {error}") from error
         # From hf_xet, which huggingface_hub downloads large files with; the second from some of its versions.

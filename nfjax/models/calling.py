@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nfjax.params import merge, split
+from port.text import cut, one_line
 
 # How other Flax modules are told to train.
 ELSEWHERE = frozenset({"deterministic", "train", "training", "is_training", "rngs", "use_running_average"})
@@ -35,7 +36,7 @@ def anywhere(method: Method) -> Method:
     @functools.wraps(method)
     def call(self: Any, *args: Any, **options: Any) -> Any:
         for option in ELSEWHERE & options.keys() - known.keys():
-            raise TypeError(f"{option}={options[option]!r:.60}: {HOW_TO_TRAIN}")
+            raise TypeError(f"{option}={cut(one_line(repr(options[option])), 60)}: {HOW_TO_TRAIN}")
         if "key" in options:
             options["key"] = random_key(options["key"])
         given = dict(zip(parameters, args, strict=False)) | options

@@ -79,7 +79,8 @@ def test_half_precision_and_large_logits():
     ("logits", "k", "message"),
     [
         (np.zeros(1000), 5, r"Add a batch axis: logits\[None\]"),
-        (np.zeros((1, 1000)), 0, "k=0; expected at least 1"),
+        (np.zeros((1, 1000)), 0, "k=0; expected a whole number, at least 1"),
+        (np.zeros((1, 1000)), "5", "k='5'; expected a whole number"),
         (np.full((1, 1000), np.nan), 5, "not a number"),
     ],
 )

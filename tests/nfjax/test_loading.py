@@ -4,11 +4,13 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import nfjax
 import port
@@ -271,6 +273,8 @@ def test_options_that_make_no_sense(options, state):
         ({"seed": -1}, "seed=-1; expected at least 0"),
         ({"weights": "none"}, "weights='none' is text; fresh weights are weights=None."),
         ({"weights": True}, "weights=True; expected 'pretrained', None, the path"),
+        ({"weights": nnx.Linear(2, 2, rngs=nnx.Rngs(0))}, r"weights=Linear\(.*\\n.*; expected 'pretrained'"),
+        ({"weights": SimpleNamespace(state_dict=dict)}, r"a mapping from names to arrays\. Pass its state_dict\(\)"),
         ({"weights": [1]}, "weights=\\[1\\]; expected 'pretrained', None, the path"),
         ({"pretrained": True}, "pretrained is timm's; here it is weights: "),
         ({"checkpoint_path": "x"}, "checkpoint_path is timm's; here it is weights=PATH"),

@@ -266,6 +266,12 @@ def test_failed_download_leaves_nothing_and_the_next_one_is_whole(reset, server,
     assert [request.range for request in gets] == [None]
 
 
+def test_cache_that_cannot_be_written(restart):
+    restart(HF_HOME="/proc/nowhere")
+    with pytest.raises(hub.HubError, match=rf"cannot keep .* of {REPO}: .*/proc/nowhere.* HF_HOME names another"):
+        nfjax.load("test_nfnet")
+
+
 def test_failed_xet_download(server, published, restart):
     """Some versions of the client, such as 1.31, then take plain HTTP by themselves; the others say what to do."""
     server.xet = True

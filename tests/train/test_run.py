@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import nfjax
+from tests.helpers.photos import make_folder
 from tests.helpers.shallow import shallow
 from train import config as c
 from train import data
@@ -382,6 +383,12 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed(tmp_path, cha
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(tiny(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_one_class_is_asked_for(tmp_path):
+    root = make_folder(tmp_path, train=4, val=2, size=16, classes=1)
+    with pytest.raises(ValueError, match=r"folder has one class, '\w+': .* set model\.num_classes=1"):
+        build(tiny(data=c.Data(name="folder", root=str(root), batch_size=2)))
 
 
 def test_a_model_that_does_not_fit_the_images():

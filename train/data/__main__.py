@@ -1,6 +1,6 @@
 """Look through a data set: classes, sizes, broken images, and a contact sheet.
 
-Its images are in a folder for each class, in a table (.csv, .jsonl, .parquet), in tfds/NAME, or where
+Its images are in a folder for each class, in a table (.csv, .tsv, .jsonl, .parquet), in tfds/NAME, or where
 a config says: --config=FILE [--config.data.FIELD=VALUE ...].
 The exit status is 1 if there are broken images, or the same images in both splits.
 """

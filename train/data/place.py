@@ -7,7 +7,7 @@ from port.paths import no_file, no_folder, user_path
 from train.config import Data
 
 KINDS = ("digits", "tfds", "hfds")  # of data sets that need no folder
-TABLES = (".csv", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def require_root(data: Data) -> None:

@@ -308,6 +308,8 @@ def test_an_output_that_is_not_finite_is_skipped_and_the_rest_stands(saved, phot
         (["-o", "x.csv", "--format", "json"], "--format json and -o x.csv, which ends as csv does"),
         (["-o", "FOLDER"], "is a folder; expected the name of a file."),
         (["-o", "FILE/x.csv"], "/x.csv cannot be written: "),
+        (["-o", "/proc/x.csv"], "/proc/x.csv cannot be written: No such file or directory."),
+        (["--plot", "/proc/x.png"], "/proc/x.png cannot be written: No such file or directory."),
         (["--plot", "x.gif"], "x.gif: expected a file name ending in .png"),
     ],
 )

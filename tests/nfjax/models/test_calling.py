@@ -63,6 +63,8 @@ def test_a_batch_on_a_mesh(name, kind):
     compiled = nfjax.compile(there, batch)
     close([compiled(batch), compiled(x)], [expected[0]] * 2)
     assert compiled(batch).sharding.is_equivalent_to(rows, 2)
+    with pytest.raises(ValueError, match=r"is compiled already, and cannot be called inside jax\.jit, grad or vmap"):
+        jax.jit(compiled)(x)
     assert nfjax.compile(model, batch)(batch).sharding.is_equivalent_to(rows, 2)
 
 
@@ -162,6 +164,8 @@ def test_modes_of_flax():
     model = loaded("test_nfnet")
     with pytest.raises(ValueError, match=r"model\.train\(\) would change nothing: each call decides"):
         model.train()
+    with pytest.raises(TypeError, match=r"^rngs=Rngs\(.*\\n.*: each call decides"):
+        model(images(model, 1), rngs=nnx.Rngs(0))
     model.eval()
     model.head.fc = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), model.head.fc)
     model.train()  # that layer

@@ -69,6 +69,11 @@ def test_what_is_in_a_batch(root):
     assert [source[index]["label"] for index in batch["index"]] == batch["label"].tolist()
 
 
+def test_a_batch_of_one(root):
+    batches = stream(config(root, batch_size=1))
+    assert [next(batches)["image"].shape for _ in range(3)] == [(1, 32, 32, 3)] * 3
+
+
 @pytest.mark.parametrize(("workers", "count"), [((0, 2), 20), pytest.param((0, 1, 2, 4), 500, marks=pytest.mark.slow)])
 def test_the_stream_is_the_same_for_any_number_of_workers(root, workers, count):
     streams = [stream(config(root, workers=number, aug_repeats=2)) for number in workers]

@@ -157,6 +157,7 @@ def test_folders_that_are_no_splits(tmp_path):
         ("", "training_set", "test-images"),
         ("archive", "train", "val"),
         ("archive/archive", "train", "dev"),
+        ("", "train", "Hold-Out"),
     ],
 )
 def test_usual_names_and_folders_around_all(tmp_path, around, train, test):
@@ -172,6 +173,27 @@ def test_usual_names_and_folders_around_all(tmp_path, around, train, test):
     found = find_sources(Data(name="folder", root=str(tmp_path)))
     assert [source.key(0) for source in found] == [splits[train].key(0), splits[test].key(0)]
     assert find_sources(Data(name="folder", root=str(tmp_path), train_split=train, val_split=test))
+
+
+def test_splits_that_begin_alike(tmp_path):
+    """As a well-known set of landscapes has them, each in a folder of its own name."""
+    for split in ("seg_train", "seg_test"):
+        write(*(tmp_path / split / split / name / "0.png" for name in ("cat", "dog")))
+    write(tmp_path / "seg_pred" / "seg_pred" / "0.png")
+    splits = open_folder(tmp_path)
+    assert {name: source.class_names for name, source in splits.items()} == dict.fromkeys(
+        ("train", "test"), ("cat", "dog")
+    )
+    assert "folders that are no splits with a folder per class: seg_pred" in splits.notes
+    splits["test"].look(0)
+
+
+@pytest.mark.parametrize("test", ["val", "test1"])
+def test_splits_without_classes(tmp_path, test):
+    """As in archives of contests, where the class is in the name of the file, or unknown."""
+    write(tmp_path / "train" / "cat.0.png", tmp_path / "train" / "dog.0.png", tmp_path / test / "0.png")
+    with pytest.raises(ValueError, match=r"its folders, .*, are splits by their names, with images but no"):
+        open_folder(tmp_path)
 
 
 def test_a_folder_around_the_classes_of_each_split(tmp_path):
@@ -391,10 +413,12 @@ def test_tables_with_numbers_for_labels(photos):
         ("a.jsonl", "[" * 100_000, r"a\.jsonl, line 1: .*expected a JSON object"),
         ("a.csv", 'path,label\nx,1\ny,"' + "z" * 200_000, r"a\.csv, line 3: field larger .*and quotes in pairs"),
         ("a.parquet", "PAR1" * 9, r"^\S+/a\.parquet cannot be read as parquet: [^\n]+ Write or copy it again\.$"),
-        ("a.txt", "", r"expected a file that ends in \.csv, \.jsonl, \.parquet"),
+        ("a.txt", "", r"expected a file that ends in \.csv, \.tsv, \.jsonl, \.parquet"),
         ("a.jsonl", r'{"path": "x", "label": "\ud800"}', r"line 1: .*surrogates not allowed; expected a JSON object"),
         ("a.jsonl", '{"path\\n": "x"}', r"no column path or [^\n]*; it has path\\n\. Name it"),
         ("a.csv", f"{'x' * 9999},label\ny,1\n", r"no column path .*; it has x{100}\.\.\., label\. Name it"),
+        ("a.csv", "path,label,label\nx.png,a,b\n", r"a\.csv, line 1: more than one column is called label; rename"),
+        ("a.csv", "path,label\nd\\x.png,a\n", r"not there; paths are relative to the table; write / for \\\."),
         ("a.csv", f"{'x' * 9999},label\ny\n", r"1 values for the 2 columns x{100}\.\.\., label\."),
         *(
             (
@@ -473,8 +497,9 @@ def test_a_negative_number_is_no_name():
 def test_tables_as_programs_write_them(tmp_path, encoding, between):
     write(tmp_path / "a.png", tmp_path / "b.png")
     rows = [("path", "label"), ("a.png", "caf\u00e9"), ("b.png", "tea, green" if between != "," else "tea")]
-    (tmp_path / "t.csv").write_text("\r\n".join(map(between.join, rows)), encoding=encoding, newline="")
-    source = open_manifest(tmp_path / "t.csv")["train"]
+    table = tmp_path / ("t.tsv" if between == "\t" else "t.csv")
+    table.write_text("\r\n".join(map(between.join, rows)), encoding=encoding, newline="")
+    source = open_manifest(table)["train"]
     assert source.class_names == ("caf\u00e9", rows[2][1])
 
 

@@ -12,7 +12,7 @@ from nfjax.images import identify, image_suffixes, passed_over, walk
 from nfjax.tables import Strings
 from port.paths import no_folder, open_regular
 from train.data.sources.base import Example, Source, Splits, brief, digest, labels_of, nfc
-from train.data.sources.slices import usual
+from train.data.sources.slices import shared_start, usual
 
 Paths = Mapping[str, int]  # of image files, relative to a folder, with "/": sizes in bytes
 
@@ -60,16 +60,16 @@ class Files(Source):
 def open_folder(root: Path) -> Splits:
     """The splits of a folder: `root/SPLIT/CLASS/...`, or the one split "train" of `root/CLASS/...`.
 
-    Splits are known by their usual names (`slices.USUAL`). A folder around all others, as archives have, is passed
-    through. The images of a class lie in its folder, and may lie in folders within it too. They are ordered by a hash
-    of their paths, so that a slice such as `train[:10%]` has some of every class. What `nfjax.images.walk` passes over
-    is not there. Classes are those of the split for training, or of all splits where there is none, in natural order,
-    as in timm.
+    Splits are known by their usual names (`slices.USUAL`), which may all begin alike, as seg_train and seg_test. A
+    folder around all others, as archives have, is passed through. The images of a class lie in its folder, and may lie
+    in folders within it too. They are ordered by a hash of their paths, so that a slice such as `train[:10%]` has some
+    of every class. What `nfjax.images.walk` passes over is not there. Classes are those of the split for training, or
+    of all splits where there is none, in natural order, as in timm.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it has no images in folders; a split has classes that the one for training lacks; or it cannot be
-            told which of its folders are the classes.
+        ValueError: it has no images in folders; its folders are splits without classes; a split has classes that the
+            one for training lacks; or it cannot be told which of its folders are the classes.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"data.root: {no_folder(root)}")
@@ -78,9 +78,11 @@ def open_folder(root: Path) -> Splits:
     around, files = _unwrapped(every)
     root = root / around
     folders = _by_folder(files)
+    start = shared_start(folders)
+    folders = {_without(start, name): own for name, own in folders.items()}
     names = _splits(folders)
     splits = {name: _unwrapped(folders[name]) for name in names} if names else {"train": ("", files)}
-    roots = {name: root / (name if names else "") / inner for name, (inner, _) in splits.items()}
+    roots = {name: root / (start + name if names else "") / inner for name, (inner, _) in splits.items()}
     found = {name: {path: own[path] for path in own if "/" in path} for name, (_, own) in splits.items()}
     if not any(found.values()):
         there = brief(sorted(entry.name for entry in root.iterdir())) or "nothing"
@@ -93,6 +95,12 @@ def open_folder(root: Path) -> Splits:
         _check_level(roots[name], own)
     trained = [own for name, own in found.items() if usual(name) == "train"]
     class_names = labels_of(_class(path) for own in trained or found.values() for path in own)[1]
+    kinds = {usual(name.rstrip("0123456789")) for name in class_names}
+    if not names and None not in kinds and "train" in kinds and len(kinds) > 1:
+        raise ValueError(
+            f"{root}: its folders, {brief(class_names)}, are splits by their names, with images but no folder per "
+            "class in them; move the images of each into such folders, or list them in a table, for data.name=manifest."
+        )
     beside = [name for name in folders if names and name and name not in names]
     if stray := len(every) - sum(map(len, [*found.values(), *(folders[name] for name in beside)])):
         passed["images beside the class folders"] = stray
@@ -101,6 +109,11 @@ def open_folder(root: Path) -> Splits:
     notes += [f"class folders without images: {brief(empty)}"] if empty else []
     notes += [f"folders that are no splits with a folder per class: {brief(beside)}"] if beside else []
     return Splits({name: _files(roots[name], own, class_names) for name, own in found.items()}, notes)
+
+
+def _without(start: str, name: str) -> str:
+    """The name of a split without what all of them begin with; other names as they are."""
+    return rest if usual(rest := name.removeprefix(start)) else name
 
 
 def _by_folder(files: Paths) -> dict[str, dict[str, int]]:

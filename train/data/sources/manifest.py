@@ -1,5 +1,6 @@
 """Image files that a table lists: CSV, JSON lines or parquet."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
     0. A column `split` divides the images; without it all are the split "train". Their order is that of the rows.
 
     Args:
-        file: `.csv` with a header and commas, semicolons or tabs between, `.jsonl` with an object a line, or
+        file: `.csv` or `.tsv` with a header and commas, semicolons or tabs between, `.jsonl` with an object a line, or
             `.parquet`, which needs pyarrow. Text is UTF-8, or UTF-16 with its mark.
         input_key: the column of paths; None for the first there is of `PATH_COLUMNS`.
         target_key: the column of labels; None for the first there is of `LABEL_COLUMNS`.
@@ -39,7 +40,8 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
         what = one_line(f"{file}: the first image, {first}, is")
         if first.exists():
             raise OSError(f"{what} no regular file; expected image files.")
-        raise FileNotFoundError(f"{what} not there; paths are relative to the table.")
+        hint = "; write / for \\" if "\\" in paths[0] and os.sep == "/" else ""
+        raise FileNotFoundError(f"{what} not there; paths are relative to the table{hint}.")
     splits = column(table, file, "split", "split", ())[1] if "split" in table else ["train"] * len(paths)
     strange = [row for row, split in enumerate(splits, start=1) if not _is_name(split)]
     if strange:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 # What splits are called; timm's words for them (`dataset_factory`), and others that are usual. In lower case.
 USUAL = {
     "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "eval", "evaluation", "dev", "holdout"),
+    "validation": ("validation", "val", "valid", "eval", "evaluation", "dev", "holdout", "hold-out", "hold_out"),
     "test": ("test", "testing"),
 }
 _ENDING = re.compile(r"[-_ .]?(set|split|data|images|imgs)?$")
@@ -35,6 +35,17 @@ def usual(name: str) -> str | None:
     """Which of the kinds in `USUAL` a split is, by its name, as "Val" and "val_images" are "validation"; or None."""
     lower = name.lower()
     return next((kind for kind, names in USUAL.items() for own in names if _is(lower, own)), None)
+
+
+def shared_start(names: Iterable[str]) -> str:
+    """What the names of splits begin with where none is usual by itself: "seg_" of seg_train and seg_test, or ""."""
+    kinds: dict[str, set[str | None]] = {}
+    for name in names:
+        if usual(name):
+            return ""
+        for mark in re.finditer("[-_ .]", name):
+            kinds.setdefault(name[: mark.end()], set()).add(usual(name[mark.end() :]))
+    return next((start for start, own in kinds.items() if "train" in own and len(own - {None}) > 1), "")
 
 
 def for_testing(names: Iterable[str]) -> list[str]:
