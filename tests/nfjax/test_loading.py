@@ -273,7 +273,11 @@ def test_options_that_make_no_sense(options, state):
         ({"seed": -1}, "seed=-1; expected at least 0"),
         ({"weights": "none"}, "weights='none' is text; fresh weights are weights=None."),
         ({"weights": True}, "weights=True; expected 'pretrained', None, the path"),
-        ({"weights": nnx.Linear(2, 2, rngs=nnx.Rngs(0))}, r"weights=Linear\(.*\\n.*; expected 'pretrained'"),
+        pytest.param(
+            {"weights": nnx.Linear(2, 2, rngs=nnx.Rngs(0))},
+            r"weights=Linear\(.*\\n.*; expected 'pretrained'",
+            id="a layer",
+        ),
         ({"weights": SimpleNamespace(state_dict=dict)}, r"a mapping from names to arrays\. Pass its state_dict\(\)"),
         ({"weights": [1]}, "weights=\\[1\\]; expected 'pretrained', None, the path"),
         ({"pretrained": True}, "pretrained is timm's; here it is weights: "),
