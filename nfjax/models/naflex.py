@@ -296,7 +296,7 @@ class NaFlexVit(VisionTransformer):
         """The weights of a plain vision transformer, for square images, as this family has them (timm
         `checkpoint_filter_fn`); what positions add to the tokens before the patches is a part of these."""
         kernel, entries = (np.asarray(state.get(name, ())) for name in ("patch_embed.proj.weight", "pos_embed"))
-        if kernel.ndim != 4 or entries.ndim != 3:
+        if kernel.ndim != 4 or entries.ndim != 3 or len(entries) != 1:
             return state
         found = {PLAIN_VIT.get(name, name): array for name, array in state.items()}
         found["embeds.proj.weight"] = kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1)

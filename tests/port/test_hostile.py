@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+import nfjax
 import port
 from port import WeightsFileError, read_weights
 from port.paths import open_regular
@@ -266,3 +267,11 @@ def test_compressed_pickle(tmp_path):
             packed.writestr(name, stored.read(name), how)
     with pytest.raises(WeightsFileError, match=r"is compressed, which torch never does: stored/data/0\."):
         read_weights(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("name", ["test_vit2", "naflexvit_base_patch16_gap"])
+def test_a_position_embedding_of_several_images(name):
+    """Found by tests/fuzz: it was resampled before its shape was looked at."""
+    kernel, entries = np.zeros((64, 3, 16, 16), np.float32), np.zeros((2, 16, 64), np.float32)
+    with pytest.raises(port.WeightsError, match=r"pos_embed.*\(2, 16, 64\)|missing"):
+        nfjax.load(name, {"pos_embed": entries, "patch_embed.proj.weight": kernel}, img_size=32, depth=1)
