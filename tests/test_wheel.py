@@ -90,7 +90,7 @@ def test_what_is_in_the_wheel(wheel):
         (info,) = {name.partition("/")[0] for name in archive.namelist()} - set(PACKAGES)
         metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
         scripts = archive.read(f"{info}/entry_points.txt").decode()
-    kinds = {".py", ".typed", ".csv", ".gz", ""}  # all that there are; "" is a NOTICE
+    kinds = {".py", ".typed", ".csv", ".gz", ".html", ".mjs", ""}  # all that there are; "" is a NOTICE
     ours = {path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file() and path.suffix in kinds}
     assert names == {path.relative_to(ROOT).as_posix() for path in ours}
     assert {f"{name}/py.typed" for name in PACKAGES} < names
