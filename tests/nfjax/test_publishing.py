@@ -59,7 +59,7 @@ def test_what_is_pushed_is_what_is_loaded(server, model, tmp_path, capsys):
 
     card = ModelCard(files["README.md"].decode())
     assert card.data.license == "mit"
-    assert card.data.library_name == "timm"
+    assert card.data.to_dict()["library_name"] == "timm"
     assert card.data.pipeline_tag == "image-classification"
     assert f'nfjax.classify("cat.jpg", model="hf-hub:{REPO}")' in card.text
     assert f'timm.create_model("hf-hub:{REPO}", pretrained=True)' in card.text
