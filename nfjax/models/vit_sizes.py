@@ -38,7 +38,7 @@ def of_weights(config: ViTCfg, sizes: Sequence[Size], pos_embed: Any) -> Size | 
     Raises:
         ValueError: it is none of these.
     """
-    if np.ndim(pos_embed) != 3 or len(pos_embed) != 1:  # what it is instead is told with the other shapes
+    if np.ndim(pos_embed) != 3 or pos_embed.shape[0] != 1:  # what it is instead is told with the other shapes
         return None
     patches, patch = pos_embed.shape[1] - config.num_pos_prefix, config.patch_size
     for size in sizes:
