@@ -45,6 +45,11 @@ class Experiment:
     transform: BatchTransform  # of a training batch
 
     @property
+    def several(self) -> bool:
+        """May an image have several labels?"""
+        return self.dataset.train.source.several
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of a training image."""
         return self.dataset.train.shape
@@ -115,7 +120,9 @@ def build(
         raise ValueError(
             f"data.batch_size={batch_size} is more than the {images} training images that {config.data.name} has."
         )
-    if dataset.num_classes == 1 and config.model.num_classes is None:
+    several = dataset.train.source.several
+    _check_measures(config, dataset, several)
+    if dataset.num_classes == 1 and config.model.num_classes is None and not several:
         raise ValueError(
             f"{config.data.name} has one class, {dataset.class_names[0]!r}: there is nothing to tell apart. Is "
             "data.root one folder too high or too low? To train on it nevertheless, set model.num_classes=1."
@@ -140,11 +147,32 @@ def build(
         treatments=due,
         tx=make_optimizer(config.optim, due),
         learning_rate=make_schedule(config.schedule, lr=peak, epochs=config.epochs, steps_per_epoch=per_epoch),
-        loss=make_loss(config.loss),
+        loss=make_loss(config.loss, several=several),
         transform=make_batch_transform(
-            config, normalize, num_classes=model.num_classes, steps_per_epoch=per_epoch, policy=dataset.policy
+            config,
+            normalize,
+            num_classes=model.num_classes,
+            steps_per_epoch=per_epoch,
+            policy=dataset.policy,
+            several=several,
         ),
     )
+
+
+def _check_measures(config: Config, dataset: Dataset, several: bool) -> None:
+    """Refuse a metric that is not measured, and weights of other classes."""
+    measured = ("map", "f1", "loss") if several else ("top1", "top5", "loss")
+    if config.checkpoint.metric not in measured:
+        labels = "several labels" if several else "one label"
+        raise ValueError(
+            f"checkpoint.metric={config.checkpoint.metric!r} is not measured where images have {labels} each; expected "
+            f"one of {', '.join(measured)}."
+        )
+    weights, classes = config.loss.pos_weight, config.model.num_classes or dataset.num_classes
+    if weights is not None and len(weights) not in (1, classes):
+        raise ValueError(
+            f"loss.pos_weight has {len(weights)} numbers; expected one, or one for each of {classes} classes."
+        )
 
 
 def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:

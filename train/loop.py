@@ -26,6 +26,7 @@ from train.experiment import Experiment, build
 from train.machine.before_jax import require_deterministic_operations
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
+from train.optim.scores import scores_of
 from train.optim.state import State
 from train.report import card, curves, summary
 from train.report.metrics import Metrics
@@ -40,15 +41,29 @@ DEVICE_KEYS = ("image", "label")  # of a batch; the rest stays on the host
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """Test accuracies in [0, 1], and how many steps led to them."""
+    """Test accuracies in [0, 1], and how many steps led to them.
 
-    top1: float
-    top5: float
+    Attributes:
+        scores: by name: top1, top5 and loss; of several labels an image map, f1, macro_f1 and loss.
+        steps: how many were done.
+        workdir: of the run.
+    """
+
+    scores: dict[str, float]
     steps: int
     workdir: Path
 
+    @property
+    def top1(self) -> float:
+        return self.scores["top1"]
+
+    @property
+    def top5(self) -> float:
+        return self.scores["top5"]
+
     def __str__(self) -> str:
-        return f"top1={self.top1:.4f} top5={self.top5:.4f} steps={self.steps} workdir={self.workdir}"
+        shown = [f"{name}={value:.4f}" for name, value in self.scores.items() if name != "loss"]
+        return " ".join([*shown, f"steps={self.steps} workdir={self.workdir}"])
 
 
 class Stopped(Exception):
@@ -143,7 +158,8 @@ class _Run:
                 self._stop_if_asked(start)
             state = self._train(state, start)
         self._export(state)
-        return RunResult(self.scores["test_top1"], self.scores["test_top5"], self.total, self.workdir)
+        scores = {key.removeprefix("test_"): value for key, value in self.scores.items()}
+        return RunResult(scores, self.total, self.workdir)
 
     def _first_state(self) -> State:
         """The newest checkpoint, or the state before the first step; of a run that began with timm, the one there."""
@@ -256,8 +272,8 @@ class _Run:
     def _evaluated(self, state: State, step: int, sums: list[Any]) -> State:
         """Tell everyone what an evaluation found."""
         experiment = self.experiment
-        total = {key: sum(float(part[key]) for part in sums) for key in sums[0]}
-        self.scores = {f"test_{key}": total[key] / total["count"] for key in ("top1", "top5", "loss")}
+        found = scores_of(sums, several=experiment.several)
+        self.scores = {f"test_{key}": value for key, value in found.items()}
         self.evaluated = step
         self.metrics.write(step, self.scores)
         few = experiment.model.num_classes <= 5  # of which top-5 is always 100 %

@@ -23,7 +23,7 @@ def make_train_step(experiment: Experiment) -> Any:
     Every random choice is folded from the state's key and step, so that a resumed run repeats none and skips none.
     The metrics are scalars: `loss`, its mean over the batch; `top1`, the share that was classified correctly, mixed
     images as what they are most; `lr`, the learning rate; `grad_norm`, of the gradient before clipping; `clip_rate`,
-    the share of units that adaptive clipping clipped, if there is one.
+    the share of units that adaptive clipping clipped, if there is one. Of several labels an image there is no `top1`.
     """
     mesh, parts, shardings = experiment.mesh, experiment.config.grad_accum_steps, experiment.shardings
     whole, spread = replicated(mesh), batch_sharding(mesh)
@@ -39,6 +39,8 @@ def make_train_step(experiment: Experiment) -> Any:
             logits = merge(experiment.graphdef, gathered)(images, key=model_key)
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             value = experiment.loss(logits, labels)
+            if experiment.several:
+                return value, {"loss": value}
             return value, {"loss": value, "top1": jnp.mean(top_k(logits, labels, 1), dtype=value.dtype)}
 
         trained = {path: value for path, value in params.items() if not experiment.treatments[path].frozen}
@@ -90,6 +92,8 @@ def trace_train_step(experiment: Experiment) -> jax.stages.Traced:
         "image": jax.ShapeDtypeStruct((size, *experiment.image_shape), jnp.uint8, sharding=spread),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=spread),
     }
+    if experiment.several:
+        batch["label"] = jax.ShapeDtypeStruct((size, experiment.dataset.num_classes), jnp.int8, sharding=spread)
     traced: jax.stages.Traced = make_train_step(experiment).trace(experiment.state_shapes, batch)
     return traced
 
@@ -100,7 +104,10 @@ def compile_train_step(experiment: Experiment) -> jax.stages.Compiled:
 
 
 def make_eval_step(experiment: Experiment) -> Callable[..., Arrays]:
-    """Sums over a batch, jitted: `(params, batch) -> {top1, top5, loss, count}`; padding counts for nothing."""
+    """Sums over a batch, jitted: `(params, batch) -> {top1, top5, loss, count}`; padding counts for nothing.
+
+    Of several labels an image: `{logits, label, valid}` of the whole batch, for `train.optim.scores`.
+    """
     whole, spread = replicated(experiment.mesh), batch_sharding(experiment.mesh)
 
     def eval_step(params: Arrays, batch: Arrays) -> Arrays:
@@ -108,6 +115,8 @@ def make_eval_step(experiment: Experiment) -> Callable[..., Arrays]:
         logits = merge(experiment.graphdef, params)(experiment.transform.normalize(batch["image"]))
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         valid = batch["valid"]
+        if experiment.several:
+            return {"logits": logits[:, : batch["label"].shape[1]], "label": batch["label"], "valid": valid}
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return {
             "top1": jnp.sum(valid & top_k(logits, batch["label"], 1)),

@@ -21,7 +21,8 @@ class Example(TypedDict):
 
     # the bytes of an image file, or an array `(height, width)` or `(height, width, channels)` of uint8
     image: bytes | np.ndarray
-    label: int  # which of the source's `class_names`
+    # which of the source's `class_names`; of several labels, int8 `(classes,)`: 1, 0, or -1 where it is not known
+    label: int | np.ndarray
     index: int  # place in the source
     key: str  # a name for people, such as "cat/0001.jpg"
 
@@ -33,6 +34,7 @@ class Source(abc.ABC):
     """
 
     class_names: tuple[str, ...]  # by label
+    several = False  # may an image have several labels?
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -57,7 +59,7 @@ class Source(abc.ABC):
         return self[index]["key"]
 
     def labels(self) -> np.ndarray | None:
-        """All labels `(images,)`, or None if all images would have to be read for it."""
+        """All labels, `(images,)` or of several `(images, classes)`; None if all images would have to be read."""
         return None
 
 
@@ -75,7 +77,7 @@ class Selection(Source):
     def __init__(self, parts: Sequence[tuple[Source, np.ndarray]]):
         self._parts = tuple(parts)
         self._starts = np.cumsum([0] + [len(rows) for _, rows in parts])
-        self.class_names = parts[0][0].class_names
+        self.class_names, self.several = parts[0][0].class_names, parts[0][0].several
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -114,17 +116,20 @@ class Selection(Source):
 
 
 class Arrays(Source):
-    """Images in memory: uint8 `(images, height, width, channels)`, of 1 or 3 channels."""
+    """Images in memory: uint8 `(images, height, width, channels)`, of 1 or 3 channels; labels as `Source.labels`."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]):
-        self._images, self._labels, self.class_names = images, labels.astype(np.int32), class_names
+        self.several = labels.ndim == 2
+        labels = labels.astype(np.int8 if self.several else np.int32)
+        self._images, self._labels, self.class_names = images, labels, class_names
         self._fingerprint = digest([*class_names, self._images, self._labels])
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": self._images[index], "label": int(self._labels[index]), "index": index, "key": self.key(index)}
+        label = label_at(self._labels, index)
+        return {"image": self._images[index], "label": label, "index": index, "key": self.key(index)}
 
     def key(self, index: int) -> str:
         return f"[{index}]"
@@ -147,13 +152,22 @@ class Relabelled(Source):
         if own == tuple(map(str, range(len(own)))) and not set(own) & set(class_names):
             own = tuple(class_names[: len(own)]) + own[len(class_names) :]
         self._source, (self._new, self.class_names) = source, labels_of(own, class_names)
+        self.several = source.several
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]
-        return {**example, "label": int(self._new[example["label"]])}
+        return {**example, "label": self._of(example["label"])}
+
+    def _of(self, labels: Any) -> Any:
+        """Labels of the source as labels of this one; a class that it does not know is on no image."""
+        if not self.several:
+            return self._new[labels] if isinstance(labels, np.ndarray) else int(self._new[labels])
+        found = np.zeros((*labels.shape[:-1], len(self.class_names)), np.int8)
+        found[..., self._new] = labels
+        return found
 
     def require(self) -> None:
         self._source.require()
@@ -166,7 +180,7 @@ class Relabelled(Source):
 
     def labels(self) -> np.ndarray | None:
         labels = self._source.labels()
-        return None if labels is None else self._new[labels]
+        return None if labels is None else self._of(labels)
 
     def fingerprint(self) -> str:
         return digest([self._source.fingerprint(), *self.class_names, self._new])
@@ -183,6 +197,8 @@ def select(splits: Mapping[str, Source], spec: str) -> Source:
 def stratify(source: Source, share: float) -> tuple[Source, Source]:
     """All but a share of the images of each class, and that share; at least one image of a class stays.
 
+    Of images with several labels it is a share of all.
+
     Which ones follows from their names, not from their order, so that it is the same everywhere.
 
     Raises:
@@ -192,7 +208,8 @@ def stratify(source: Source, share: float) -> tuple[Source, Source]:
     if labels is None:
         example = "data.train_split=train[:90%] and data.val_split=train[90%:]"
         raise ValueError(f"there is no split to test on. Name one: for example {example}.")
-    second = held_out(labels, [source.key(index) for index in range(len(source))], share)
+    groups = np.zeros(len(labels), np.int32) if source.several else labels
+    second = held_out(groups, [source.key(index) for index in range(len(source))], share)
     if not second.any():
         raise ValueError(
             f"data.val_share={share} of {len(source)} images in {len(source.class_names)} classes is not one image; "
@@ -269,8 +286,13 @@ def _class_of(value: Any, row: int, where: Callable[[int], str]) -> str | int:
         return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else str(value)
-    several = " Several labels an image are not supported yet." if isinstance(value, list | tuple) else ""
+    several = " For several labels an image set data.multi_label=true." if isinstance(value, list | tuple) else ""
     raise ValueError(f"{where(row)}: found {value!r:.60}, expected the name or the number of one class.{several}")
+
+
+def label_at(labels: np.ndarray, index: int) -> int | np.ndarray:
+    """The label of one image, or its row of several."""
+    return labels[index] if labels.ndim == 2 else int(labels[index])
 
 
 def nfc(name: str) -> str:

@@ -4,16 +4,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nfjax.tables import PATH_COLUMNS, column, read_table
-from port.paths import no_file
+from nfjax.tables import PATH_COLUMNS, Table, column, read_table
+from port.paths import no_file, no_folder
 from port.text import counted, cut, one_line
+from train.data.sources import several
 from train.data.sources.base import Splits, labels_of_column
 from train.data.sources.folder import Files
 
 LABEL_COLUMNS = ("label", "class", "target")
 
 
-def open_manifest(file: Path, input_key: str | None = None, target_key: str | None = None) -> Splits:
+def open_manifest(
+    file: Path, input_key: str | None = None, target_key: str | None = None, multi_label: bool = False
+) -> Splits:
     """The splits of a table of image files.
 
     One row an image: its path, absolute or relative to the table's folder, and its label, a class name or a number from
@@ -24,6 +27,7 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
             `.parquet`, which needs pyarrow. Text is UTF-8, or UTF-16 with its mark.
         input_key: the column of paths; None for the first there is of `PATH_COLUMNS`.
         target_key: the column of labels; None for the first there is of `LABEL_COLUMNS`.
+        multi_label: several labels an image, as `several.of_table` reads them.
 
     Raises:
         FileNotFoundError: there is no such file, or the first image is not where it should be.
@@ -32,10 +36,24 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
     """
     if not file.is_file():
         raise FileNotFoundError(f"data.root: {no_file(file)}")
-    table = read_table(file, "data.root=")
-    paths = [str(path) for path in column(table, file, "data.input_key", input_key, PATH_COLUMNS)[1]]
-    name, values = column(table, file, "data.target_key", target_key, LABEL_COLUMNS)
-    labels, known = labels_of_column(values, lambda row: f"{file}, row {row + 1} of {name}")
+    return _splits(read_table(file, "data.root="), file, input_key, target_key, multi_label)
+
+
+def open_folder_of_tables(root: Path, input_key: str | None = None, target_key: str | None = None) -> Splits:
+    """The splits of a folder of images with several labels, which a table in it tells; likewise."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"data.root: {no_folder(root)}")
+    return _splits(*several.table_of_folder(root), input_key, target_key, multi_label=True)
+
+
+def _splits(table: Table, file: Path, input_key: str | None, target_key: str | None, multi_label: bool) -> Splits:
+    path, values = column(table, file, "data.input_key", input_key, PATH_COLUMNS)
+    paths = [str(value) for value in values]
+    if multi_label:
+        labels, known = several.of_table(table, file, target_key, (path, "split"))
+    else:
+        name, values = column(table, file, "data.target_key", target_key, LABEL_COLUMNS)
+        labels, known = labels_of_column(values, lambda row: f"{file}, row {row + 1} of {name}")
     if not (first := file.parent / paths[0]).is_file():
         what = one_line(f"{file}: the first image, {first}, is")
         if first.exists():
@@ -54,6 +72,9 @@ def open_manifest(file: Path, input_key: str | None = None, target_key: str | No
     for name in dict.fromkeys(splits):
         rows = [row for row, split in enumerate(splits) if split == name]
         found[str(name)] = Files(file.parent, [paths[row] for row in rows], labels[rows], known)
+    if multi_label:
+        of = {str(name): labels[[row for row, split in enumerate(splits) if split == name]] for name in found}
+        found.notes = tuple(several.notes(of))
     return found
 
 
