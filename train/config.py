@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from nfjax.augment.options import Augment
 from port.ranges import Count, CountOrZero, Length, NotNegative, Positive, Range, Seed, Share, ShareAbove0, ShareBelow1
+from train.fields.teaching import Distill, Lora
 
 
 @dataclasses.dataclass
@@ -334,6 +335,8 @@ class Config:
     mix: Mix = dataclasses.field(default_factory=Mix)
     loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
+    lora: Lora = dataclasses.field(default_factory=Lora)
+    distill: Distill = dataclasses.field(default_factory=Distill)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     ema: Ema = dataclasses.field(default_factory=Ema)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)

@@ -21,6 +21,7 @@ from train.data import Dataset, for_config
 from train.device.batch_transform import BatchTransform, make_batch_transform
 from train.device.normalize import Normalize
 from train.machine.mesh import make_mesh, state_shardings
+from train.optim.lora import merged, scale_of, split_off
 from train.optim.losses import make_loss
 from train.optim.optimizer import base_lr, make_optimizer
 from train.optim.parameters import Treatments, treatments
@@ -37,7 +38,8 @@ class Experiment:
     mesh: jax.sharding.Mesh
     model: nfjax.ImageModel  # with its first weights, for its architecture and data config
     graphdef: nnx.GraphDef  # of the model; `nfjax.params.merge(graphdef, params)` is the model with other weights
-    params: Arrays  # the first weights
+    params: Arrays  # the first weights, of what may be trained
+    base: Arrays  # weights that stay as they are, beside adapters; else none
     treatments: Treatments  # what each parameter is due
     tx: optax.GradientTransformationExtraArgs
     learning_rate: LearningRate  # it knows how long the run is
@@ -48,6 +50,10 @@ class Experiment:
     def several(self) -> bool:
         """May an image have several labels?"""
         return self.dataset.train.source.several
+
+    def adapted(self, params: Arrays) -> Arrays:
+        """The model's parameters, from all that there are: with its adapters, if it has any, merged."""
+        return merged(params, scale_of(self.config.lora)) if self.config.lora.rank else params
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -67,7 +73,7 @@ class Experiment:
     def state_shapes(self) -> State:
         """Shapes, dtypes and shardings of the training state."""
         axes = {path: treatment.fsdp_axes for path, treatment in self.treatments.items()}
-        shapes = jax.eval_shape(self._first_state, self.params)
+        shapes = jax.eval_shape(self._first_state, self.params, self.base)
         shardings = state_shardings(self.mesh, shapes, axes)
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
 
@@ -79,13 +85,21 @@ class Experiment:
     def init(self) -> State:
         """The state before the first step, on the mesh."""
         shardings = self.shardings
-        return jax.jit(self._first_state, out_shardings=shardings)(jax.device_put(self.params, shardings.params))
+        first = jax.device_put((self.params, self.base), (shardings.params, shardings.base))
+        return jax.jit(self._first_state, out_shardings=shardings)(*first)
 
-    def _first_state(self, params: Arrays) -> State:
-        params = jax.tree.map(jnp.copy, params)  # the steps consume theirs; the caller's stay
+    def based(self, base: Arrays) -> Arrays:
+        """Weights that stay, on the mesh, for a state that was read without."""
+        shardings = self.shardings.base
+        return jax.jit(lambda base: jax.tree.map(jnp.copy, base), out_shardings=shardings)(
+            jax.device_put(base, shardings)
+        )
+
+    def _first_state(self, params: Arrays, base: Arrays) -> State:
+        params, base = jax.tree.map(jnp.copy, (params, base))  # the steps consume theirs; the caller's stay
         ema = jax.tree.map(jnp.copy, params) if self.config.ema.decay else {}
         key = jax.random.key_data(jax.random.key(self.config.seed))
-        return State(jnp.zeros((), jnp.int32), params, self.tx.init(params), ema, key, self.learning_rate.init())
+        return State(jnp.zeros((), jnp.int32), params, self.tx.init(params), ema, key, self.learning_rate.init(), base)
 
 
 def build(
@@ -134,7 +148,8 @@ def build(
             f"{chans} and {dataset.num_classes}. Load it with in_chans={chans}, num_classes={dataset.num_classes}."
         )
     graphdef, params = split(model)
-    due = treatments(config.optim, params)
+    base, params = _divided(config, params)
+    due = _due(config, base, params)
     per_epoch, peak = math.ceil(images / batch_size), base_lr(config.optim, batch_size)
     normalize = Normalize(dataset.data_config.mean, dataset.data_config.std, model.param_dtype)
     return Experiment(
@@ -144,6 +159,7 @@ def build(
         model=model,
         graphdef=graphdef,
         params=params,
+        base=base,
         treatments=due,
         tx=make_optimizer(config.optim, due),
         learning_rate=make_schedule(config.schedule, lr=peak, epochs=config.epochs, steps_per_epoch=per_epoch),
@@ -157,6 +173,26 @@ def build(
             several=several,
         ),
     )
+
+
+def _divided(config: Config, params: Arrays) -> tuple[Arrays, Arrays]:
+    """What stays as it is beside adapters, and what may be trained."""
+    if config.lora.rank:
+        if config.model.resume_timm is not None:
+            raise ValueError("model.resume_timm continues a training of all weights; set lora.rank=0.")
+        return split_off(config.lora, params, config.seed)
+    if config.lora.targets:
+        raise ValueError("lora.targets means nothing with lora.rank=0; set lora.rank=8, for example.")
+    return {}, params
+
+
+def _due(config: Config, base: Arrays, params: Arrays) -> Treatments:
+    """What each parameter is due; those that stay as they are have the treatment of frozen ones."""
+    due = treatments(config.optim, base | params)
+    due |= {path: due[path]._replace(frozen=True) for path in base}
+    if all(due[path].frozen for path in params):
+        raise ValueError("optim.freeze and optim.groups freeze the classifier and every adapter; leave one of them.")
+    return due
 
 
 def _check_measures(config: Config, dataset: Dataset, several: bool) -> None:

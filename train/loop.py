@@ -16,6 +16,7 @@ from nfjax.saving import hub_config
 from port.interrupts import INTERRUPTED
 from train import data
 from train.checkpoints import averages
+from train.checkpoints.base import kept_base
 from train.checkpoints.files import best_first, load_weights
 from train.checkpoints.manager import Checkpoints
 from train.cli.options import Profile
@@ -26,6 +27,7 @@ from train.experiment import Experiment, build
 from train.machine.before_jax import require_deterministic_operations
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
+from train.optim.lora import scale_of
 from train.optim.scores import scores_of
 from train.optim.state import State
 from train.report import card, curves, summary
@@ -100,9 +102,11 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
         require_images(experiment.dataset.test.source, config.data.stall_seconds)
         with locked(workdir):
             claim(workdir, dataclasses.asdict(config))
-            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes))
+            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes.kept))
             require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
             record_environment(workdir)
+            base = kept_base(workdir, experiment.base, experiment.model)
+            experiment = dataclasses.replace(experiment, base=base)
             screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE))
             interrupt.log = screen.log
             try:
@@ -163,7 +167,7 @@ class _Run:
 
     def _first_state(self) -> State:
         """The newest checkpoint, or the state before the first step; of a run that began with timm, the one there."""
-        restored = self.checkpoints.restore(self.experiment.state_shapes, self.screen.print)
+        restored = self.checkpoints.restore(self.experiment.state_shapes.kept, self.screen.print)
         if restored is None and self.config.model.resume_timm:
             state, said = resumed(self.experiment)
             self.screen.print(said)
@@ -171,6 +175,7 @@ class _Run:
         if restored is None:
             return self.experiment.init()
         state, meta = restored
+        state = dataclasses.replace(state, base=self.experiment.based(self.experiment.base))
         if meta["data"] != self._data_meta():
             raise ValueError(
                 f"{self.workdir}: the run was trained on {meta['data']}, and now there is {self._data_meta()}; "
@@ -297,8 +302,10 @@ class _Run:
     def _save(self, state: State, step: int) -> None:
         meta = {"data": self._data_meta(), "evaluated": self.evaluated, "scores": self.scores}
         meta["model"] = hub_config(self.experiment.model)
+        if self.config.lora.rank:
+            meta["lora_scale"] = scale_of(self.config.lora)
         scores = {key.removeprefix("test_"): value for key, value in self.scores.items()}
-        self.checkpoints.save(state, meta, scores if self.evaluated == step else None)
+        self.checkpoints.save(state.kept, meta, scores if self.evaluated == step else None)
 
     def _data_meta(self) -> dict[str, Any]:
         """What the batches follow from, besides the config."""
@@ -316,7 +323,7 @@ class _Run:
 
     def _export(self, state: State) -> None:
         """Write what was evaluated last, and what was best, as folders that timm and nfjax load."""
-        gather = jax.jit(lambda params: params, out_shardings=replicated(self.experiment.mesh))
+        gather = jax.jit(self.experiment.adapted, out_shardings=replicated(self.experiment.mesh))
         params = gather(state.eval_params)
         if jax.process_index() == 0:
             model = merge(self.experiment.graphdef, params)

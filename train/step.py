@@ -36,7 +36,7 @@ def make_train_step(experiment: Experiment) -> Any:
             # Each device works on its images with whole parameters: what fsdp divided is gathered here. Left to
             # itself, the compiler may gather activations instead, which are far larger.
             gathered = jax.lax.with_sharding_constraint(params | trained, whole)
-            logits = merge(experiment.graphdef, gathered)(images, key=model_key)
+            logits = merge(experiment.graphdef, experiment.adapted(gathered))(images, key=model_key)
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             value = experiment.loss(logits, labels)
             if experiment.several:
@@ -68,7 +68,7 @@ def make_train_step(experiment: Experiment) -> Any:
 
     def train_step(state: State, batch: Arrays) -> tuple[State, Arrays]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        grads, metrics = accumulated(state.params, batch, key, state.step)
+        grads, metrics = accumulated(state.base | state.params, batch, key, state.step)
         rate = experiment.learning_rate(state.step, state.plateau)
         updates, opt_state = experiment.tx.update(grads, state.opt_state, state.params, learning_rate=rate)
         params: Arrays = optax.apply_updates(state.params, updates)
@@ -111,7 +111,7 @@ def make_eval_step(experiment: Experiment) -> Callable[..., Arrays]:
     whole, spread = replicated(experiment.mesh), batch_sharding(experiment.mesh)
 
     def eval_step(params: Arrays, batch: Arrays) -> Arrays:
-        params = jax.lax.with_sharding_constraint(params, whole)
+        params = experiment.adapted(jax.lax.with_sharding_constraint(params, whole))
         logits = merge(experiment.graphdef, params)(experiment.transform.normalize(batch["image"]))
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         valid = batch["valid"]
@@ -125,5 +125,5 @@ def make_eval_step(experiment: Experiment) -> Callable[..., Arrays]:
             "count": jnp.sum(valid),
         }
 
-    shardings, options = experiment.shardings.params, compiler_options()
+    shardings, options = experiment.shardings.eval_params, compiler_options()
     return jax.jit(eval_step, in_shardings=(shardings, spread), out_shardings=whole, compiler_options=options)

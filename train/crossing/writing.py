@@ -85,6 +85,8 @@ def checkpoint(
         arrays: all of it, by name.
         per_epoch: steps of an epoch.
     """
+    if config.lora.rank:
+        raise ValueError("timm's train.py has no adapters (lora.rank); what it can load is the run's final.")
     paths = {
         kind: {n.removeprefix(kind): a for n, a in arrays.items() if n.startswith(kind)} for kind in ("params/", "ema/")
     }

@@ -153,7 +153,7 @@ def abstract(config: Config, dataset: Dataset) -> ImageModel:
 def _memory(experiment: Experiment, found: Any, devices: Devices) -> dict[str, float]:
     state = experiment.state_shapes
     parts = {
-        "parameters": bytes_per_device(state.params),
+        "parameters": bytes_per_device((state.base, state.params)),
         "optimiser": bytes_per_device(state.opt_state),
         "moving average": bytes_per_device(state.ema),
     }
