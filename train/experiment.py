@@ -20,11 +20,12 @@ from train.config import Config
 from train.data import Dataset, for_config
 from train.device.batch_transform import BatchTransform, make_batch_transform
 from train.device.normalize import Normalize
+from train.distill.teacher import Teacher, load_teacher, make_teacher, projection
 from train.machine.mesh import make_mesh, state_shardings
 from train.optim.lora import merged, scale_of, split_off
 from train.optim.losses import make_loss
 from train.optim.optimizer import base_lr, make_optimizer
-from train.optim.parameters import Treatments, treatments
+from train.optim.parameters import BESIDE, Treatments, treatments
 from train.optim.schedules import LearningRate, make_schedule
 from train.optim.state import Arrays, State
 
@@ -39,12 +40,13 @@ class Experiment:
     model: nfjax.ImageModel  # with its first weights, for its architecture and data config
     graphdef: nnx.GraphDef  # of the model; `nfjax.params.merge(graphdef, params)` is the model with other weights
     params: Arrays  # the first weights, of what may be trained
-    base: Arrays  # weights that stay as they are, beside adapters; else none
+    base: Arrays  # weights that stay as they are: those beside adapters, those of a teacher
     treatments: Treatments  # what each parameter is due
     tx: optax.GradientTransformationExtraArgs
     learning_rate: LearningRate  # it knows how long the run is
     loss: Callable[[jax.Array, jax.Array], jax.Array]  # `(logits, targets) -> scalar`
     transform: BatchTransform  # of a training batch
+    teacher: Teacher | None  # that the model learns from, too
 
     @property
     def several(self) -> bool:
@@ -53,6 +55,7 @@ class Experiment:
 
     def adapted(self, params: Arrays) -> Arrays:
         """The model's parameters, from all that there are: with its adapters, if it has any, merged."""
+        params = {path: value for path, value in params.items() if not path.startswith(BESIDE)}
         return merged(params, scale_of(self.config.lora)) if self.config.lora.rank else params
 
     @property
@@ -107,6 +110,7 @@ def build(
     *,
     model: nfjax.ImageModel | None = None,
     dataset: Dataset | None = None,
+    teacher: nfjax.ImageModel | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Experiment:
     """Check a config against the data and the devices, and make everything that a run needs; nothing is computed yet.
@@ -115,6 +119,7 @@ def build(
         config: what is asked for.
         model: with its first weights, instead of the one that the config names.
         dataset: instead of the one that the config names.
+        teacher: likewise; without `distill.teacher` too.
         devices: those of another machine, to compile for it; this one's by default.
 
     Raises:
@@ -149,6 +154,9 @@ def build(
         )
     graphdef, params = split(model)
     base, params = _divided(config, params)
+    taught = _teacher(config, dataset, teacher)
+    if taught is not None:
+        params = params | projection(taught, model.head_hidden_size, config.seed, model.param_dtype)
     due = _due(config, base, params)
     per_epoch, peak = math.ceil(images / batch_size), base_lr(config.optim, batch_size)
     normalize = Normalize(dataset.data_config.mean, dataset.data_config.std, model.param_dtype)
@@ -159,7 +167,7 @@ def build(
         model=model,
         graphdef=graphdef,
         params=params,
-        base=base,
+        base=base if taught is None else base | taught.params,
         treatments=due,
         tx=make_optimizer(config.optim, due),
         learning_rate=make_schedule(config.schedule, lr=peak, epochs=config.epochs, steps_per_epoch=per_epoch),
@@ -172,7 +180,20 @@ def build(
             policy=dataset.policy,
             several=several,
         ),
+        teacher=taught,
     )
+
+
+def _teacher(config: Config, dataset: Dataset, model: nfjax.ImageModel | None) -> Teacher | None:
+    distill = config.distill
+    if distill.teacher is None and model is None:
+        if distill != type(distill)():
+            raise ValueError("config.distill says how to learn from a teacher, not from which: distill.teacher=NAME.")
+        return None
+    if config.model.resume_timm is not None:
+        raise ValueError("model.resume_timm continues a training without a teacher; leave distill.teacher out.")
+    model = load_teacher(distill, dataset, config.model.dtype) if model is None else model
+    return make_teacher(distill, dataset, model)
 
 
 def _divided(config: Config, params: Arrays) -> tuple[Arrays, Arrays]:

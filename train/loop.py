@@ -310,7 +310,9 @@ class _Run:
     def _data_meta(self) -> dict[str, Any]:
         """What the batches follow from, besides the config."""
         train = self.experiment.dataset.train.source
-        return {"images": len(train), "fingerprint": train.fingerprint()}
+        taught = self.experiment.teacher
+        told = {} if taught is None else {"teacher": taught.identity}
+        return {"images": len(train), "fingerprint": train.fingerprint()} | told
 
     def _trace(self, step: int, steps: range, state: State) -> None:
         """Start the profiler before the first of the steps that were asked for, and stop it after the last one."""

@@ -23,7 +23,8 @@ def make_train_step(experiment: Experiment) -> Any:
     Every random choice is folded from the state's key and step, so that a resumed run repeats none and skips none.
     The metrics are scalars: `loss`, its mean over the batch; `top1`, the share that was classified correctly, mixed
     images as what they are most; `lr`, the learning rate; `grad_norm`, of the gradient before clipping; `clip_rate`,
-    the share of units that adaptive clipping clipped, if there is one. Of several labels an image there is no `top1`.
+    the share of units that adaptive clipping clipped, if there is one. Of several labels an image there is no `top1`;
+    with a teacher `task_loss` and `distill_loss` are the two parts of the loss.
     """
     mesh, parts, shardings = experiment.mesh, experiment.config.grad_accum_steps, experiment.shardings
     whole, spread = replicated(mesh), batch_sharding(mesh)
@@ -31,19 +32,27 @@ def make_train_step(experiment: Experiment) -> Any:
     def gradients(params: Arrays, batch: Arrays, key: jax.Array, step: jax.Array) -> tuple[Arrays, Arrays]:
         model_key, transform_key = jax.random.split(key)
         images, labels = experiment.transform(batch["image"], batch["label"], transform_key, step)
+        told = _told(experiment, params, images, batch)
 
         def loss(trained: Arrays) -> tuple[jax.Array, Arrays]:
             # Each device works on its images with whole parameters: what fsdp divided is gathered here. Left to
             # itself, the compiler may gather activations instead, which are far larger.
             gathered = jax.lax.with_sharding_constraint(params | trained, whole)
-            logits = merge(experiment.graphdef, experiment.adapted(gathered))(images, key=model_key)
+            logits, features = _outputs(experiment, gathered, images, model_key)
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             value = experiment.loss(logits, labels)
-            if experiment.several:
-                return value, {"loss": value}
-            return value, {"loss": value, "top1": jnp.mean(top_k(logits, labels, 1), dtype=value.dtype)}
+            metrics = {"loss": value}
+            if experiment.teacher is not None:
+                distill, taught = experiment.config.distill, experiment.teacher.loss(logits, features, told, gathered)
+                metrics |= {"task_loss": value, "distill_loss": taught}
+                value = distill.task_weight * value + distill.weight * taught
+                metrics["loss"] = value
+            if not experiment.several:
+                metrics["top1"] = jnp.mean(top_k(logits, labels, 1), dtype=value.dtype)
+            return value, metrics
 
-        trained = {path: value for path, value in params.items() if not experiment.treatments[path].frozen}
+        due = experiment.treatments  # of all but a teacher's parameters
+        trained = {path: value for path, value in params.items() if path in due and not due[path].frozen}
         grads, metrics = jax.grad(loss, has_aux=True)(trained)
         return {path: jax.lax.with_sharding_constraint(g, shardings.params[path]) for path, g in grads.items()}, metrics
 
@@ -85,6 +94,25 @@ def make_train_step(experiment: Experiment) -> Any:
     return jax.jit(train_step, in_shardings=(shardings, spread), out_shardings=(shardings, whole), donate_argnums=0)
 
 
+def _told(experiment: Experiment, params: Arrays, images: jax.Array, batch: Arrays) -> jax.Array | None:
+    """What the teacher says of the images: now, or where it was asked before, then."""
+    if "teacher" in batch or experiment.teacher is None:
+        return batch.get("teacher")
+    return experiment.teacher(params, images)
+
+
+def _outputs(
+    experiment: Experiment, params: Arrays, images: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """Logits, and what enters the classifier where a teacher is about that."""
+    model = merge(experiment.graphdef, experiment.adapted(params))
+    if experiment.teacher is None or experiment.config.distill.kind != "features":
+        return model(images, key=key), None
+    key, head_key = jax.random.split(key)  # as a call of the model does
+    maps = model.forward_features(images, key=key)
+    return model.forward_head(maps, key=head_key), model.forward_head(maps, pre_logits=True, key=head_key)
+
+
 def trace_train_step(experiment: Experiment) -> jax.stages.Traced:
     """The training step, traced for the experiment's state and batch."""
     spread, size = batch_sharding(experiment.mesh), experiment.config.data.batch_size
@@ -94,6 +122,9 @@ def trace_train_step(experiment: Experiment) -> jax.stages.Traced:
     }
     if experiment.several:
         batch["label"] = jax.ShapeDtypeStruct((size, experiment.dataset.num_classes), jnp.int8, sharding=spread)
+    if experiment.teacher is not None and experiment.config.distill.cache:
+        shape = size, experiment.teacher.width
+        batch["teacher"] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spread)
     traced: jax.stages.Traced = make_train_step(experiment).trace(experiment.state_shapes, batch)
     return traced
 

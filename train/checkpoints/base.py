@@ -10,6 +10,7 @@ import nfjax
 import port
 from port.text import cut
 from train.machine.processes import from_first_process
+from train.optim.parameters import BESIDE
 
 FOLDER = "base"
 
@@ -37,17 +38,19 @@ def kept_base(workdir: Path, base: Mapping[str, jax.Array], model: nfjax.ImageMo
     Raises:
         ValueError: what is there is of another model.
     """
-    if not base:
-        return {}
+    beside = {path: value for path, value in base.items() if path.startswith(BESIDE)}
+    own = {path: value for path, value in base.items() if path not in beside}
+    if not own:
+        return beside
     folder = workdir / FOLDER
     if not from_first_process([int((folder / "model.safetensors").is_file())])[0]:
         if jax.process_index() == 0:
             nfjax.save(model, folder)
         return dict(base)
     there = load_base(workdir)
-    odd = [path for path, value in base.items() if path not in there or there[path].shape != value.shape]
+    odd = [path for path, value in own.items() if path not in there or there[path].shape != value.shape]
     if odd:
         raise ValueError(
             f"{folder} is of another model: it lacks {cut(odd[0], 200)} of that shape. Choose another --workdir."
         )
-    return {path: jax.numpy.asarray(there[path]) for path in base}
+    return beside | {path: jax.numpy.asarray(there[path]) for path in own}

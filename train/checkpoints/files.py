@@ -28,6 +28,7 @@ from train.checkpoints.base import load_base
 from train.checkpoints.checksums import checksums
 from train.checkpoints.description import DamagedError, Description, leaves, sealed, sha256, unsealed
 from train.optim.lora import merged
+from train.optim.parameters import BESIDE
 
 GROUPS = ("params", "ema", "opt_state")  # what else there is in a state is small, and goes into "rest"
 SMALL = 2**20  # bytes up to which a file has a hash
@@ -247,6 +248,7 @@ def _load_weights(run: Path, step: int) -> dict[str, np.ndarray]:
     groups = {name.split("/")[0] for name in described.leaves}
     prefix = "ema/" if "ema" in groups else "params/"
     found = {name.removeprefix(prefix): array for name, array in load_arrays(run, step, prefix).items()}
+    found = {path: array for path, array in found.items() if not path.startswith(BESIDE)}
     scale = described.meta.get("lora_scale")
     return found if scale is None else merged(load_base(run) | found, scale)
 

@@ -85,6 +85,8 @@ def checkpoint(
         arrays: all of it, by name.
         per_epoch: steps of an epoch.
     """
+    if config.distill.teacher is not None:
+        raise ValueError("timm's train.py does not continue a run with a teacher; what it can load is the run's final.")
     if config.lora.rank:
         raise ValueError("timm's train.py has no adapters (lora.rank); what it can load is the run's final.")
     paths = {

@@ -25,11 +25,11 @@ from nfjax.params import named_params
 from port.text import counted, printable
 from train import config
 from train.config import Data
-from train.data import Source, Split, find_sources
+from train.data import Source, Split, classes, find_sources
 from train.data.dataset import Evaluation, evaluation_source
 from train.data.sources.base import digest
 from train.device.normalize import Normalize
-from train.evaluation import classes, models, real, report, several
+from train.evaluation import models, real, report, several
 from train.evaluation.predict import predict
 from train.evaluation.predictions import TOP, Predictions, PredictionsFile
 from train.evaluation.table import Table

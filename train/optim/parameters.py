@@ -21,7 +21,7 @@ UNIT_AXES: dict[str, tuple[int, ...] | None] = {
     r".*attn\w*/fc[12]/kernel": (0, 1, 2),  # 1x1 convolutions of squeeze-excite
     r"patch_embed/proj/kernel": (0, 1, 2),
     r"(blocks|attn_pool|embeds)/.*kernel": (0,),  # (in, out)
-    r"head/(fc/)?kernel|.*/lora_[ab]": (0,),
+    r"head/(fc/)?kernel|.*/lora_[ab]|distill/.*kernel": (0,),
     r".*/gain": (),  # (out, 1, 1, 1) in torch: each gain is its own unit
     r".*/(bias|scale|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": None,  # the whole tensor
     # (1, tokens, dim) or (1, rows, columns, dim): the first axis is no unit either
@@ -48,7 +48,7 @@ LAYERS: dict[str, str] = {
     r"(stem|patch_embed|embeds|norm_pre)/.*|cls_token|reg_token|pos_embed": "stem",
     r"stages/\d+/\d+/.*|blocks/\d+/.*": "block",
     r"(final_conv|norm)/.*": "last block",
-    r"(fc_norm|attn_pool|head)/.*": "head",
+    r"(fc_norm|attn_pool|head|distill)/.*": "head",
 }
 
 # Axes by which fsdp may divide a parameter; the first one that the number of devices divides is taken.
@@ -60,6 +60,9 @@ FSDP_AXES: dict[str, tuple[int, ...]] = {
     r".*/(skipinit_gain|lambda_[qk][12])": (),
     r"(.*/)?(cls_token|reg_token|pos_embed(_[yx])?|latent)": (-1,),
 }
+
+# Where parameters begin that are no part of the model: its teacher's, and a layer between the two.
+BESIDE = ("teacher/", "distill/")
 
 # Parameters that adaptive gradient clipping leaves alone (2102.06171 section 4.1; timm).
 CLASSIFIER = r"head/(fc/)?(kernel|bias)"
