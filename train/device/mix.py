@@ -91,13 +91,13 @@ def make_mix(
     return apply
 
 
-def make_targets(num_classes: int, smoothing: float, dtype: Any) -> Callable[[Labels], Targets]:
+def make_targets(num_classes: int, smoothing: float, dtype: Any) -> Callable[[Any], Targets]:
     """From several labels an image, int8 `(batch, classes)`, to targets: moved towards a half by the smoothing.
 
     -1, unknown, becomes NaN; so do classes of the model that the data set does not have.
     """
 
-    def targets(labels: Labels) -> Targets:
+    def targets(labels: Num[Array, "batch classes"]) -> Float[Array, "batch outputs"]:
         labels = jnp.pad(labels, [(0, 0), (0, num_classes - labels.shape[1])], constant_values=-1)
         known = jnp.where(labels < 0, jnp.nan, labels.astype(dtype))
         return known * (1 - smoothing) + 0.5 * smoothing

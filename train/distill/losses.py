@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from train.fields.teaching import Distill
 from train.optim.state import Scalar
+from train.settings.teaching import Distill
 
 Outputs = Float[Array, "batch width"]
 

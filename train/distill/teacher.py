@@ -21,8 +21,8 @@ from train.data import Dataset
 from train.data.classes import outputs
 from train.data.sources.base import digest
 from train.distill.losses import make_distill_loss
-from train.fields.teaching import Distill
 from train.optim.state import Arrays, Scalar
+from train.settings.teaching import Distill
 
 PLACE = "teacher/"  # its parameters, beside those of the model
 PROJECTION = "distill/projection/"  # from the model's features to as many as the teacher has
