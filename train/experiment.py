@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from train.config import Config
 from train.data import Dataset, for_config
 from train.device.batch_transform import BatchTransform, make_batch_transform
 from train.device.normalize import Normalize
+from train.distill.answers import require_unchanged, sender
 from train.distill.teacher import Teacher, load_teacher, make_teacher, projection
 from train.machine.mesh import make_mesh, state_shardings
 from train.optim.lora import merged, scale_of, split_off
@@ -57,6 +59,10 @@ class Experiment:
         """The model's parameters, from all that there are: with its adapters, if it has any, merged."""
         params = {path: value for path, value in params.items() if not path.startswith(BESIDE)}
         return merged(params, scale_of(self.config.lora)) if self.config.lora.rank else params
+
+    def sender(self, workdir: Path, say: Callable[[str], Any]) -> Callable[[Any], dict[str, Any]]:
+        """What of a training batch goes to the devices, see `train.distill.answers.sender`."""
+        return sender(self.config, self.dataset, self.mesh, self.transform.normalize, self.teacher, workdir, say)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -167,7 +173,7 @@ def build(
         model=model,
         graphdef=graphdef,
         params=params,
-        base=base if taught is None else base | taught.params,
+        base=base if taught is None or config.distill.cache else base | taught.params,
         treatments=due,
         tx=make_optimizer(config.optim, due),
         learning_rate=make_schedule(config.schedule, lr=peak, epochs=config.epochs, steps_per_epoch=per_epoch),
@@ -192,6 +198,8 @@ def _teacher(config: Config, dataset: Dataset, model: nfjax.ImageModel | None) -
         return None
     if config.model.resume_timm is not None:
         raise ValueError("model.resume_timm continues a training without a teacher; leave distill.teacher out.")
+    if distill.cache:
+        require_unchanged(config)
     model = load_teacher(distill, dataset, config.model.dtype) if model is None else model
     return make_teacher(distill, dataset, model)
 

@@ -34,38 +34,10 @@ from train.report import card, curves, summary
 from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError, Watch
 from train.report.progress import Progress
+from train.report.result import RunResult
 from train.report.screen import Screen, expendable
 from train.report.workdir import claim, locked, other_devices, record_environment, require_space
 from train.step import compile_train_step, make_eval_step
-
-DEVICE_KEYS = ("image", "label")  # of a batch; the rest stays on the host
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """Test accuracies in [0, 1], and how many steps led to them.
-
-    Attributes:
-        scores: by name: top1, top5 and loss; of several labels an image map, f1, macro_f1 and loss.
-        steps: how many were done.
-        workdir: of the run.
-    """
-
-    scores: dict[str, float]
-    steps: int
-    workdir: Path
-
-    @property
-    def top1(self) -> float:
-        return self.scores["top1"]
-
-    @property
-    def top5(self) -> float:
-        return self.scores["top5"]
-
-    def __str__(self) -> str:
-        shown = [f"{name}={value:.4f}" for name, value in self.scores.items() if name != "loss"]
-        return " ".join([*shown, f"steps={self.steps} workdir={self.workdir}"])
 
 
 class Stopped(Exception):
@@ -215,13 +187,14 @@ class _Run:
         if told := summary.costs(experiment, train_step):
             self.progress.print(told)
         train, report = experiment.dataset.train, self.workdir / data.REPORT
+        sent = experiment.sender(self.workdir, self.progress.print)
         batches = data.train_batches(train, self.config.data, self.config.seed, start, report)
         try:
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                 for step in range(start + 1, self.total + 1):
                     self._trace(step, traced, state)
                     batch = next(batches)
-                    state, metrics = train_step(state, put_batch(experiment.mesh, {k: batch[k] for k in DEVICE_KEYS}))
+                    state, metrics = train_step(state, put_batch(experiment.mesh, sent(batch)))
                     self.interrupt.nothing_to_save = False
                     self.progress.step(step)
                     for done, values in watch.add(step, batch, metrics):

@@ -10,6 +10,7 @@ import optax
 
 from nfjax.fast.backend import compiler_options
 from nfjax.params import merge
+from train.distill.answers import answer_dtype
 from train.experiment import Experiment
 from train.machine.mesh import AXES, batch_sharding, replicated
 from train.optim.clip import tree_norm
@@ -124,7 +125,7 @@ def trace_train_step(experiment: Experiment) -> jax.stages.Traced:
         batch["label"] = jax.ShapeDtypeStruct((size, experiment.dataset.num_classes), jnp.int8, sharding=spread)
     if experiment.teacher is not None and experiment.config.distill.cache:
         shape = size, experiment.teacher.width
-        batch["teacher"] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spread)
+        batch["teacher"] = jax.ShapeDtypeStruct(shape, answer_dtype(experiment.teacher), sharding=spread)
     traced: jax.stages.Traced = make_train_step(experiment).trace(experiment.state_shapes, batch)
     return traced
 

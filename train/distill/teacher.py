@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ class Teacher:
     distill: Distill
     graphdef: nnx.GraphDef  # of the model, folded
     params: Arrays  # its weights, whose paths begin with `PLACE`
-    seen: Callable[[jax.Array], jax.Array]  # from images as the model takes them to images as the teacher does
+    seen: "Seen"  # from images as the model takes them to images as the teacher does
     places: np.ndarray  # its output for each class of the data set
     width: int  # of what it says: as many classes, or features
     dtype: Any  # that it computes in

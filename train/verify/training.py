@@ -217,7 +217,7 @@ def _theirs(
     config: Config, start: Mapping[str, np.ndarray], options: Any, batches: Any, per_epoch: int, teacher: Any
 ) -> Any:
     """Losses, parameters and averages by timm name, as timm's training script gets them from the same config."""
-    model = None if teacher is None else oracle.build(*teacher, "float64")
+    model = None if teacher is None else oracle.build(teacher[0], teacher[1], "float64")
     theirs = Theirs(config, start, options, per_epoch, teacher=model)
     return {"losses": theirs.train(batches), **theirs.state()}
 

@@ -13,9 +13,8 @@ from nfjax.parity import oracle
 from train import config as c
 from train import data
 from train.distill.losses import make_distill_loss
-from train.distill.teacher import PROJECTION, Seen, make_teacher
+from train.distill.teacher import Seen, make_teacher
 from train.experiment import build
-from train.loop import run
 
 oracle.timm()
 RNG = np.random.default_rng(0)
@@ -123,37 +122,3 @@ def test_mistakes_of_a_config():
     config.distill.teacher = "test_vot2"
     with pytest.raises(ValueError, match="test_vot2"):
         build(config)
-
-
-def test_a_run_learns_from_another_through_an_interruption(tmp_path):
-    """Of features, through a layer that is trained and kept but no part of the model; the same bits when continued."""
-    source = tmp_path / "teacher"
-    model = nfjax.load("test_vit3", weights=None, in_chans=1, num_classes=10)
-    model.data_config = dataclasses.replace(model.data_config, mean=(0.5,), std=(0.5,))
-    nfjax.save(model, source)
-    config = c.Config(
-        epochs=1,
-        model=c.Model("test_vit2"),
-        data=c.Data(batch_size=480, image_size=16),
-        augment=c.Augment(no_aug=True),
-        distill=c.Distill(str(source), "features", weight=2.0, task_weight=0.5),
-        optim=c.Optim("adamw", lr=1e-3),
-        checkpoint=c.Checkpoint(every_epochs=0.5),
-        log=c.Log(every_steps=1, tensorboard=False),
-    )
-    experiment = build(config)
-    assert {path for path in experiment.params if path.startswith(PROJECTION)} == {
-        f"{PROJECTION}kernel", f"{PROJECTION}bias"
-    }  # fmt: skip
-    result = run(config, tmp_path / "run")
-    lines = data_lines(tmp_path / "run")
-    assert lines[0]["loss"] == pytest.approx(0.5 * lines[0]["task_loss"] + 2 * lines[0]["distill_loss"], rel=1e-6)
-    final = nfjax.load(tmp_path / "run" / "final")
-    assert final.num_classes == 10
-    assert result.steps == 3
-
-
-def data_lines(workdir):
-    from train.report.metrics import read_metrics
-
-    return read_metrics(workdir)

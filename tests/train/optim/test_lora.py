@@ -9,13 +9,10 @@ import pytest
 
 import nfjax
 import port
-from nfjax.params import merge, named_params, split
+from nfjax.params import merge, split
 from train import config as c
-from train.checkpoints.averages import run_weights
-from train.checkpoints.base import kept_base, load_base
-from train.checkpoints.files import load_arrays, steps
+from train.checkpoints.base import kept_base
 from train.experiment import build
-from train.loop import run
 from train.optim.lora import ADAPTER, merged, scale_of, split_off, targets
 from train.report.summary import overview
 
@@ -100,30 +97,6 @@ def tiny(**changes):
         log=c.Log(tensorboard=False),
     )
     return dataclasses.replace(config, **changes)
-
-
-def test_a_run_keeps_adapters_alone_and_saves_a_model_of_timms(tmp_path):
-    run(tiny(), tmp_path)
-    last = steps(tmp_path)[-1]
-    kept = load_arrays(tmp_path, last)
-    own = {name.removeprefix("params/") for name in kept if name.startswith("params/")}
-    assert {path for path in own if not ADAPTER.fullmatch(path)} == {"head/kernel", "head/bias"}
-    assert {name.removeprefix("ema/") for name in kept if name.startswith("ema/")} == own
-    assert not [name for name in kept if name.startswith("base/")]
-    base, final = load_base(tmp_path), nfjax.load(tmp_path / "final")
-    found = {path: np.asarray(var.get_value()) for path, var in named_params(final).items()}
-    assert base.keys() == found.keys()
-    moved = {path for path in found if not np.array_equal(found[path], base[path])}
-    assert {path.rsplit("/", 2)[-2] for path in moved} == {"qkv", "proj", "head"}
-    assert all(path.endswith("kernel") or path.startswith("head/") for path in moved)
-    merged_ones = run_weights(tmp_path)  # of the newest checkpoint: what evaluate and average read
-    state = nfjax.state_dict(final)
-    assert max(np.abs(state[name] - merged_ones[name]).max() for name in state) < 1e-6
-    nothing_left = run(tiny(), tmp_path)
-    assert nothing_left.steps == 6
-    (tmp_path / "base" / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"base/model\.safetensors: no such file; the adapters of the run"):
-        run_weights(tmp_path)
 
 
 def test_what_does_not_go_together():
