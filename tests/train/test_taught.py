@@ -1,4 +1,4 @@
-"""Several labels an image, a teacher and adapters, all in one run: what it keeps, and that it goes on to the same bits."""
+"""Several labels an image, a teacher and adapters in one run: what it keeps, and that it goes on to the same bits."""
 
 import dataclasses
 import json

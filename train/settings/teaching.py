@@ -8,7 +8,7 @@ from port.ranges import CountOrZero, Length, NotNegative, Positive
 
 @dataclasses.dataclass
 class Lora:
-    """Low-rank adapters (2106.09685): they and the classifier are trained, everything else stays (docs/adapters.md).
+    """Low-rank adapters (2106.09685): they and the classifier are trained, everything else stays (docs/teachers.md).
 
     Attributes:
         rank: of each adapter; 0 for no adapters.
@@ -24,7 +24,7 @@ class Lora:
 
 @dataclasses.dataclass
 class Distill:
-    """A teacher: a model whose outputs for the same images are targets too (docs/distillation.md).
+    """A teacher: a model whose outputs for the same images are targets too (docs/teachers.md).
 
     The loss is `task_weight` times that of the labels and `weight` times that of the teacher.
 
