@@ -99,6 +99,8 @@ class Experiment:
 
     def based(self, base: Arrays) -> Arrays:
         """Weights that stay, on the mesh, for a state that was read without."""
+        if not base:
+            return {}
         shardings = self.shardings.base
         return jax.jit(lambda base: jax.tree.map(jnp.copy, base), out_shardings=shardings)(
             jax.device_put(base, shardings)
