@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -102,7 +103,7 @@ def test_answers_are_kept(taught, tmp_path):
     found = experiment.sender(tmp_path, said.append)(batch)["teacher"]
     assert "asking the teacher about 24 images, once" in said[0]
     teacher = experiment.teacher
-    expected = teacher(teacher.params, experiment.transform.normalize(batch["image"]))
+    expected = teacher(teacher.params, experiment.transform.normalize(jnp.asarray(batch["image"])))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     again = experiment.sender(tmp_path, said.append)(batch)["teacher"]
     assert len(said) == 1
