@@ -21,7 +21,7 @@ def config(root: Path, model: str, **changes) -> Config:
             eval_epochs=15,
             model=Model(model, drop_rate=0.1, drop_path_rate=0.1),
             data=Data("folder", root=str(root), multi_label=True, batch_size=32, image_size=64, cache=True),
-            augment=Augment(scale=(0.6, 1.0), color_jitter=0.2),
+            augment=Augment(scale=(0.6, 1.0), color_jitter=(0.2,)),
             loss=Loss("asl"),
             optim=Optim("adamw", lr=2e-3, weight_decay=0.05, clip_mode="agc", clip_grad=0.015),
             schedule=Schedule(warmup_epochs=2),
