@@ -52,7 +52,8 @@ def test_images_are_seen_as_timm_normalises_them(x64):
     mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
     x = RNG.standard_normal((2, 4, 4, 3))
     theirs = teacher.normalize_input(
-        torch.from_numpy(x.transpose(0, 3, 1, 2)), *(torch.tensor(v).double().view(1, 3, 1, 1) for v in (mean, std))
+        torch.from_numpy(x.transpose(0, 3, 1, 2)),
+        *(torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (mean, std)),
     )
     own = teacher.model.pretrained_cfg
     seen = Seen(mean, std, tuple(own["mean"]), tuple(own["std"]), None)(jnp.asarray(x))
