@@ -48,7 +48,7 @@ class Data:
     """The images.
 
     Attributes:
-        name: where they come from, see docs/data.md: digits, folder, manifest, tfds/NAME or hfds/ORG/NAME.
+        name: where they come from, see docs/data.md: digits, folder, manifest, tfds/NAME, hfds/ORG/NAME or wds/PATTERN.
         root: folder or file with the images; None where the source has a usual place.
         train_split: to train on, with TFDS slices: train[:99%], train[:1000]+extra.
         val_split: to test on; None for the first there is of validation, val, valid and test, and where there is none
@@ -72,6 +72,10 @@ class Data:
         shift: largest random shift in training, in pixels.
         aug_repeats: how often in a row an image is taken in training, changed differently each time; a pass then sees
             one of so many images. 0 or 1 for once.
+        max_per_class: train on at most so many images of each class; None for all.
+        balance: of the classes in training: 0 takes each image once in a pass, 1 each class equally often, 0.5 is
+            between the two. A pass stays as long as it was.
+        weight_key: column of a table with how often an image is to be taken, relative to others; None for all alike.
         cache: keep the images in memory once they are decoded, in each worker: for small data sets.
         workers: processes that read images, on each host; 0 for threads of the trainer.
         stall_seconds: how long a batch may take to come.
@@ -98,6 +102,9 @@ class Data:
     batch_size: Count = 64
     shift: CountOrZero = 0
     aug_repeats: CountOrZero = 0
+    max_per_class: Count | None = None
+    balance: Share = 0.0
+    weight_key: str | None = None
     cache: bool = False
     workers: CountOrZero = 0
     stall_seconds: Positive = 600.0
@@ -148,6 +155,9 @@ class Loss:
         asl_gamma_neg: of asl, power of the focus on labels that are not there; the larger, the less easy ones count.
         asl_gamma_pos: likewise on those that are there.
         asl_clip: of asl, probability up to which a label that is not there costs nothing.
+        class_weights: factor on the loss of each class, in the order of the classes; empty for 1.
+        balance: 1 makes such factors of the sizes of the classes in training, so that small ones count as much as large
+            ones (n^-1), 0.5 is between (n^-0.5), 0 none; of all images their mean is 1.
     """
 
     name: Literal["ce", "bce", "asl"] = "ce"
@@ -158,6 +168,8 @@ class Loss:
     asl_gamma_neg: NotNegative = 4.0
     asl_gamma_pos: NotNegative = 1.0
     asl_clip: ShareBelow1 = 0.05
+    class_weights: tuple[NotNegative, ...] = ()
+    balance: Share = 0.0
 
 
 @dataclasses.dataclass

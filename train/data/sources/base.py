@@ -62,6 +62,10 @@ class Source(abc.ABC):
         """All labels, `(images,)` or of several `(images, classes)`; None if all images would have to be read."""
         return None
 
+    def weights(self) -> np.ndarray | None:
+        """How often each image is to be taken, relative to others, `(images,)`; None for all alike."""
+        return None
+
 
 class Splits(dict[str, Source]):
     """The splits of a data set by name, and what a user should know that is not in them."""
@@ -111,6 +115,13 @@ class Selection(Source):
             found.append(labels[rows])
         return np.concatenate(found)
 
+    def weights(self) -> np.ndarray | None:
+        found = [source.weights() for source, _ in self._parts]
+        if all(own is None for own in found):
+            return None
+        pairs = zip(found, self._parts, strict=True)
+        return np.concatenate([np.ones(len(rows)) if own is None else own[rows] for own, (_, rows) in pairs])
+
     def fingerprint(self) -> str:
         return digest(part for source, rows in self._parts for part in (source.fingerprint(), rows))
 
@@ -141,7 +152,52 @@ class Arrays(Source):
         return self._fingerprint
 
 
-class Relabelled(Source):
+class Around(Source):
+    """A source of which something is changed."""
+
+    def __init__(self, source: Source):
+        self._source, self.class_names, self.several = source, source.class_names, source.several
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[index]
+
+    def require(self) -> None:
+        self._source.require()
+
+    def look(self, index: int) -> None:
+        self._source.look(index)
+
+    def key(self, index: int) -> str:
+        return self._source.key(index)
+
+    def labels(self) -> np.ndarray | None:
+        return self._source.labels()
+
+    def weights(self) -> np.ndarray | None:
+        return self._source.weights()
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+
+class Weighed(Around):
+    """A source whose images are to be taken as often as their weights say, `(images,)`."""
+
+    def __init__(self, source: Source, weights: np.ndarray):
+        super().__init__(source)
+        self._weights = weights
+
+    def weights(self) -> np.ndarray:
+        return self._weights
+
+    def fingerprint(self) -> str:
+        return digest([self._source.fingerprint(), self._weights])
+
+
+class Relabelled(Around):
     """A source with its classes in the order of `class_names`, among others that it has no images of.
 
     A source whose classes are numbers means places in `class_names`. A class that is not known is a ValueError.
@@ -151,11 +207,8 @@ class Relabelled(Source):
         own = source.class_names
         if own == tuple(map(str, range(len(own)))) and not set(own) & set(class_names):
             own = tuple(class_names[: len(own)]) + own[len(class_names) :]
-        self._source, (self._new, self.class_names) = source, labels_of(own, class_names)
-        self.several = source.several
-
-    def __len__(self) -> int:
-        return len(self._source)
+        super().__init__(source)
+        self._new, self.class_names = labels_of(own, class_names)
 
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]
@@ -168,15 +221,6 @@ class Relabelled(Source):
         found = np.zeros((*labels.shape[:-1], len(self.class_names)), np.int8)
         found[..., self._new] = labels
         return found
-
-    def require(self) -> None:
-        self._source.require()
-
-    def key(self, index: int) -> str:
-        return self._source.key(index)
-
-    def look(self, index: int) -> None:
-        self._source.look(index)
 
     def labels(self) -> np.ndarray | None:
         labels = self._source.labels()
@@ -192,41 +236,6 @@ def select(splits: Mapping[str, Source], spec: str) -> Source:
     if len(parts) == 1 and len(parts[0][1]) == len(splits[parts[0][0]]):
         return splits[parts[0][0]]
     return Selection([(splits[name], np.arange(rows.start, rows.stop)) for name, rows in parts])
-
-
-def stratify(source: Source, share: float) -> tuple[Source, Source]:
-    """All but a share of the images of each class, and that share; at least one image of a class stays.
-
-    Of images with several labels it is a share of all.
-
-    Which ones follows from their names, not from their order, so that it is the same everywhere.
-
-    Raises:
-        ValueError: the labels cannot be had without reading all images, or no class has enough images.
-    """
-    labels = source.labels()
-    if labels is None:
-        example = "data.train_split=train[:90%] and data.val_split=train[90%:]"
-        raise ValueError(f"there is no split to test on. Name one: for example {example}.")
-    groups = np.zeros(len(labels), np.int32) if source.several else labels
-    second = held_out(groups, [source.key(index) for index in range(len(source))], share)
-    if not second.any():
-        raise ValueError(
-            f"data.val_share={share} of {len(source)} images in {len(source.class_names)} classes is not one image; "
-            "give more images or a larger share."
-        )
-    return Selection([(source, np.flatnonzero(~second))]), Selection([(source, np.flatnonzero(second))])
-
-
-def held_out(labels: np.ndarray, keys: Sequence[str], share: float) -> np.ndarray:
-    """Which images a share of each class is, `(images,)` bool; it follows from their names. One of a class stays."""
-    chances = np.array([_chance(key) for key in keys])
-    second = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        rows = rows[np.argsort(chances[rows], kind="stable")]
-        second[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
-    return second
 
 
 def labels_of(classes: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -311,10 +320,6 @@ def brief(names: Sequence[str], count: int = 5) -> str:
     """The first few of many names, for a message of one line and of bearable length."""
     shown = ", ".join(cut(one_line(name), 300) for name in names[:count])
     return shown + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-def _chance(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:7])
 
 
 def digest(parts: Iterable[str | bytes | np.ndarray]) -> str:
