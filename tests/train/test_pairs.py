@@ -17,16 +17,16 @@ SEEDS = (0, 1, 2)
 def config(root: Path, model: str, **changes) -> Config:
     return dataclasses.replace(
         Config(
-            epochs=15,
-            eval_epochs=15,
-            model=Model(model, drop_rate=0.1, drop_path_rate=0.1),
+            epochs=12,
+            eval_epochs=4,
+            model=Model(model),
             data=Data("folder", root=str(root), multi_label=True, batch_size=32, image_size=64, cache=True),
-            augment=Augment(scale=(0.6, 1.0), color_jitter=(0.2,)),
-            loss=Loss("asl"),
-            optim=Optim("adamw", lr=2e-3, weight_decay=0.05, clip_mode="agc", clip_grad=0.015),
-            schedule=Schedule(warmup_epochs=2),
+            augment=Augment(scale=(0.8, 1.0), color_jitter=(0.2,)),
+            loss=Loss("bce"),
+            optim=Optim("adamw", lr=3e-3, weight_decay=0.05, clip_mode="agc", clip_grad=0.015),
+            schedule=Schedule(warmup_epochs=1),
             ema=Ema(decay=0.99, warmup=True),
-            checkpoint=Checkpoint(every_epochs=15, metric="map"),
+            checkpoint=Checkpoint(every_epochs=4, metric="map"),
             log=Log(tensorboard=False),
         ),
         **changes,
@@ -35,7 +35,7 @@ def config(root: Path, model: str, **changes) -> Config:
 
 @pytest.mark.slow  # two minutes of a processor, and as long again for the six students
 def test_pairs_are_told_apart_and_a_student_learns_from_that(tmp_path):
-    root = make_pairs(tmp_path / "pairs", train=800, val=200)
+    root = make_pairs(tmp_path / "pairs", train=2000, val=200)
     teacher = run(config(root, "test_vit2"), tmp_path / "teacher")
     print(teacher)
     assert teacher.scores["map"] >= 0.95
@@ -51,7 +51,7 @@ def kinds(teacher: Path) -> dict[str, Distill]:
 
 
 def students(folder: Path, root: Path, distill: Distill) -> list[float]:
-    """Mean average precision of test_nfnet after 100 steps on a quarter of the images, for each seed."""
+    """Mean average precision of test_nfnet after 100 steps on a tenth of the images, for each seed."""
     scores = []
     for seed in SEEDS:
         asked = config(root, "test_nfnet", epochs=16, seed=seed, distill=distill)
