@@ -85,6 +85,10 @@ def checkpoint(
         arrays: all of it, by name.
         per_epoch: steps of an epoch.
     """
+    if config.data.multi_label:
+        raise ValueError(
+            "several labels an image (data.multi_label) do not go on in timm's train.py; it can load the final."
+        )
     if config.distill.teacher is not None:
         raise ValueError("timm's train.py does not continue a run with a teacher; what it can load is the run's final.")
     if config.lora.rank:
