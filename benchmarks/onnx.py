@@ -18,15 +18,16 @@ import numpy as np
 import nfjax
 from benchmarks import report
 from nfjax import cache
-from nfjax.onnx.export import load_session
+from nfjax.onnx.reading import load_session
 from port.atomic import replacing
 from port.text import file_size
 
 # One of each kind of block, input, position and pooling.
 MODELS = (
     "test_nfnet", "test_vit2", "test_vit3", "test_vit4", "vit_wee_patch16_reg1_gap_256", "vit_tiny_patch16_224",
-    "vit_medium_patch16_reg4_gap_256", "vit_medium_patch16_rope_reg1_gap_256", "vit_small_patch16_dinov3", "eca_nfnet_l0",
-    "nf_regnet_b0", "nf_resnet26", "nf_seresnet26", "nf_ecaresnet26", "nfnet_l0", "vit_small_patch16_lingbot",
+    "vit_medium_patch16_reg4_gap_256", "vit_medium_patch16_rope_reg1_gap_256", "vit_small_patch16_dinov3",
+    "eca_nfnet_l0", "nf_regnet_b0", "nf_resnet26", "nf_seresnet26", "nf_ecaresnet26", "nfnet_l0",
+    "vit_small_patch16_lingbot",
     "vit_small_patch14_reg4_dinov2", "naflexvit_base_patch16_gap", "vit_base_patch16_radio_v3", "dm_nfnet_f0",
     "vit_so150m_patch16_reg4_map_256", "vit_base_patch14_reg1_tipsv2", "vit_base_patch16_sapiens2",
 )  # fmt: skip

@@ -7,11 +7,10 @@ import dataclasses
 import functools
 import gzip
 from importlib import resources
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from nfjax.models.base import ImageModel
 from nfjax.models.data_config import DataConfig
 
 # Number of classes -> letter of the subset in nfjax/data/synsets.tsv.gz.
@@ -19,6 +18,16 @@ _SUBSETS = {1000: "1", 11221: "m", 11821: "t", 21841: "w", 21843: "g"}
 _FOCALNET = 21842  # the classes of ImageNet-1k come first, then the others of ImageNet-22k
 
 CLASS_COUNTS = (*_SUBSETS, _FOCALNET)
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A model, or an ONNX file of one."""
+
+    data_config: DataConfig
+
+    @property
+    def num_classes(self) -> int: ...
 
 
 def synsets(num_classes: int) -> tuple[str, ...]:
@@ -45,13 +54,13 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     return tuple(table[synset][1] for synset in synsets(num_classes))
 
 
-def label_names(model_or_data_config: ImageModel | DataConfig) -> tuple[str, ...] | None:
+def label_names(model_or_data_config: Classifier | DataConfig) -> tuple[str, ...] | None:
     """Names of the classes: the data config's own `label_names`, or ImageNet's by their number, or None.
 
     The number is a guess, as it is in timm: 1000 classes of something else need their own `label_names`.
     """
     config = model_or_data_config
-    if isinstance(config, ImageModel):
+    if not isinstance(config, DataConfig):
         model, config = config, config.data_config
         if model.num_classes != config.num_classes:  # the classifier was replaced, and the labels are not its own
             config = dataclasses.replace(config, num_classes=model.num_classes, label_names=None)
@@ -61,7 +70,7 @@ def label_names(model_or_data_config: ImageModel | DataConfig) -> tuple[str, ...
 
 
 def top_k(
-    logits: Any, k: int = 5, model_or_data_config: ImageModel | DataConfig | None = None
+    logits: Any, k: int = 5, model_or_data_config: Classifier | DataConfig | None = None
 ) -> list[list[tuple[str, float, int]]]:
     """The most probable classes of each image, the most probable first.
 
