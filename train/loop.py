@@ -18,6 +18,7 @@ from train import data
 from train.checkpoints import averages
 from train.checkpoints.files import best_first, load_weights
 from train.checkpoints.manager import Checkpoints
+from train.checkpoints.mirror import Mirror, mirrored
 from train.cli.options import Profile
 from train.config import Config
 from train.crossing.reading import resumed
@@ -45,7 +46,7 @@ class RunResult:
     top1: float
     top5: float
     steps: int
-    workdir: Path
+    workdir: Path | str
 
     def __str__(self) -> str:
         return f"top1={self.top1:.4f} top5={self.top5:.4f} steps={self.steps} workdir={self.workdir}"
@@ -64,12 +65,12 @@ class Stopped(Exception):
         return INTERRUPTED if self.signal is signal.SIGINT else 0
 
 
-def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> RunResult:
+def run(config: Config, workdir: Path | str, *, profile: Profile | None = None) -> RunResult:
     """Train, or continue the run that `workdir` holds, and save the last and the best model in it, `final` and `best`.
 
     Args:
         config: of the run.
-        workdir: receives all that docs/training.md lists.
+        workdir: receives all that docs/training.md lists; a folder, or as text an address in an object store.
         profile: steps of which a trace is written to `workdir/profile`.
 
     Raises:
@@ -83,21 +84,37 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
             require_deterministic_operations()
         experiment = build(config)
         require_images(experiment.dataset.test.source, config.data.stall_seconds)
-        with locked(workdir):
-            claim(workdir, dataclasses.asdict(config))
-            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes))
-            require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
-            record_environment(workdir)
-            screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE))
-            interrupt.log = screen.log
-            try:
-                with Checkpoints(workdir, config.checkpoint) as checkpoints, checkpoints.named():
-                    result = _Run(experiment, workdir, checkpoints, interrupt, screen, profile).run()
-            except BaseException as error:
-                screen.log(str(error) or type(error).__name__)
-                raise
-            screen.log(str(result))
-            return result
+        with mirrored(workdir) as mirror:
+            result = _run(config, experiment, mirror, mirror.folder if mirror else Path(workdir), interrupt, profile)
+        return dataclasses.replace(result, workdir=workdir)
+
+
+def _run(
+    config: Config,
+    experiment: Experiment,
+    mirror: Mirror | None,
+    workdir: Path,
+    interrupt: Interrupt,
+    profile: Profile | None,
+) -> RunResult:
+    with locked(workdir):
+        claim(workdir, dataclasses.asdict(config))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes))
+        require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
+        record_environment(workdir)
+        screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE), mirror.told if mirror else str)
+        interrupt.log = screen.log
+        sealed = mirror.try_to_send if mirror else lambda: None
+        if mirror is not None:
+            mirror.say = screen.print
+        try:
+            with Checkpoints(workdir, config.checkpoint, sealed) as checkpoints, checkpoints.named():
+                result = _Run(experiment, workdir, checkpoints, interrupt, screen, profile).run()
+        except BaseException as error:
+            screen.log(str(error) or type(error).__name__)
+            raise
+        screen.log(str(result))
+        return result
 
 
 class _Run:

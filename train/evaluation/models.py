@@ -10,7 +10,7 @@ from typing import Any
 import nfjax
 from nfjax.names import folder_of, resolve
 from port.files import weights_file
-from port.paths import user_path
+from port.stores import readable
 from train.checkpoints.averages import architecture, run_weights
 from train.checkpoints.files import steps
 from train.cli.configs import load_config
@@ -37,7 +37,7 @@ def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        if not set("*?[") & set(name) or ":" in name or user_path(name).exists():
+        if not set("*?[") & set(name) or ":" in name or readable(name).exists():
             found.append(name)
             continue
         matching = nfjax.list_models(name, pretrained=pretrained)
@@ -92,8 +92,8 @@ def opened(name: str, weights: str | None = "pretrained", weights_key: str | Non
     if weights is None:
         identity += " fresh"
     elif weights != "pretrained":
-        weights_file(weights)  # there must be one
-        identity += _hash(user_path(weights)) + (weights_key or "")
+        weights_file(readable(weights))  # there must be one
+        identity += _hash(readable(weights)) + (weights_key or "")
     yield Origin(name, weights, identity)
 
 
