@@ -75,7 +75,9 @@ def ended(process):
 def content(address):
     """Every file with its hash, of a folder or a store."""
     if isinstance(address, Path):
-        names = {path.relative_to(address).as_posix(): path.read_bytes() for path in address.rglob("*") if path.is_file()}
+        names = {
+            path.relative_to(address).as_posix(): path.read_bytes() for path in address.rglob("*") if path.is_file()
+        }
     else:
         names = {name: Store(address).read(name) for name in Store(address).files()}
     return {name: hashlib.sha256(data).hexdigest() for name, data in names.items()}
@@ -130,7 +132,7 @@ def test_embedding_killed_on_a_line_that_breaks(photos, start, server, tmp_path)
     assert [ended(process)[0] for process in processes] == [1, 1]
     assert content("s3://bucket/out") == content(tmp_path / "out")
     # and everything from there
-    code, out, err = ended(start(*embed("s3://bucket/model", "s3://bucket/photos", "s3://bucket/out2")))
+    code, _, err = ended(start(*embed("s3://bucket/model", "s3://bucket/photos", "s3://bucket/out2")))
     assert code == 1, err
     assert "s3://bucket/photos/04.png is not an image" in err
     Store("s3://bucket/out2").get("part-00001.parquet", tmp_path / "one")
@@ -183,7 +185,10 @@ def test_one_sentence(photos, start, server, tmp_path):
     for words, said in (
         (embed(photos / "model", photos / "photos", "s3://bucket/denied"), "no permission"),
         (train, "s3://bucket/runs/two/.owner: no permission"),
-        (["classify", "s3://none/x.png", "--model", photos / "model"], "s3://none/x.png: there is no such file or bucket"),
+        (
+            ["classify", "s3://none/x.png", "--model", photos / "model"],
+            "s3://none/x.png: there is no such file or bucket",
+        ),
         (["classify", "x.png", "--model", "s3://bucket/none"], "s3://bucket/none: there is no such file or bucket"),
     ):
         code, out, err = ended(start(*words))

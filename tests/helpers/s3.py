@@ -84,7 +84,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(status)
         kept = {k: v for k, v in headers.items() if k.lower() not in ("transfer-encoding", "connection")}
         if self.command != "HEAD":
-            kept = {k: v for k, v in kept.items() if k.lower() != "content-length"} | {"Content-Length": str(len(answer))}
+            kept = {k: v for k, v in kept.items() if k.lower() != "content-length"} | {
+                "Content-Length": str(len(answer))
+            }
         for key, value in kept.items():
             self.send_header(key, value)
         self.end_headers()

@@ -48,7 +48,11 @@ def test_what_is_read_is_copied(store, tmp_path):
     store.write("run/config.json", b"{}")
     store.write("run/final/x", b"x")
     folder = readable(f"{store.address}/run/")
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == ["config.json", "final", "final/x"]
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == [
+        "config.json",
+        "final",
+        "final/x",
+    ]
     assert readable(f"{store.address}/run/") == folder
     assert readable(f"{store.address}/run/final/x").read_bytes() == b"x"
     assert readable(str(tmp_path)) == readable(f"file://{tmp_path}") == tmp_path

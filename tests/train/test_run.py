@@ -185,7 +185,9 @@ def test_a_run_in_an_object_store(whole, tmp_path, killed_after_save, capsys):
     copy = readable(address)
     assert lines(copy) == lines(whole[1])
     for model in ("final", "best"):
-        assert (copy / model / "model.safetensors").read_bytes() == (whole[1] / model / "model.safetensors").read_bytes()
+        assert (copy / model / "model.safetensors").read_bytes() == (
+            whole[1] / model / "model.safetensors"
+        ).read_bytes()
     first, second = run_weights(whole[1]), run_weights(copy)
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)
 

@@ -82,7 +82,8 @@ def test_a_store_that_fails_for_a_while(address, monkeypatch, tmp_path):
     assert "The run goes on; the next one is sent with it." in said[0]
     assert "checkpoints/1/description.json" in Store(address).files()
     monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path))
-    with pytest.raises(OSError, match=f"by peer. What was not sent is in {tmp_path}: copy it there"), mirrored(address) as mirror:
+    kept = f"by peer. What was not sent is in {tmp_path}: copy it there"
+    with pytest.raises(OSError, match=kept), mirrored(address) as mirror:  # noqa: PT012 # its end raises
         checkpoint(mirror.folder, 2)
         monkeypatch.setattr(mirror._store._fs, "pipe_file", fails)
     assert (tmp_path / "one" / "checkpoints" / "2" / "array").exists()
