@@ -18,6 +18,7 @@ WHAT = {  # one module each
     "routes": "ways to compute grouped convolutions, timed on this device",
     "data": "training images from JPEG files: ours and timm's loader of uint8 batches",
     "loop": "a step of the training loop, beside the compiled step alone",
+    "many": "what `nfjax embed` into a folder costs beside reading and computing, as images and processes grow",
     "checkpoint": "how long the loop waits for a checkpoint, of the time until it is complete",
 }
 

@@ -1,5 +1,6 @@
 """Paths as people give them."""
 
+import argparse
 import contextlib
 import os
 import stat
@@ -10,6 +11,10 @@ from port.text import cut, one_line
 
 # Object stores, by the beginning of their addresses: the package that each needs, and nfjax's extra that brings it.
 SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", "train")}
+
+
+class RemoteError(ValueError, argparse.ArgumentTypeError):
+    """An address in an object store where none is taken; argparse shows its message."""
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -26,7 +31,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     """A path that was given as text or as a `pathlib.Path`; ~ and ~name at its start are home folders.
 
     Raises:
-        ValueError: it is an address in an object store, which is not taken here.
+        RemoteError: it is an address in an object store, which is not taken here.
     """
     text = os.fspath(path)
     scheme = text.partition(":/")[0].lower()
@@ -34,7 +39,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         told = "is in an object store, which is not taken here: give a path of this machine"
         if not is_remote(path):  # pathlib has made one slash of two
             told = "is an address in an object store: give it as text"
-        raise ValueError(f"{_shown(path)} {told}.")
+        raise RemoteError(f"{_shown(path)} {told}.")
     path = text.removeprefix("file://")
     with contextlib.suppress(RuntimeError):  # there is no such user: then it is a name like any other
         return Path(path).expanduser()

@@ -94,7 +94,7 @@ def doctor(parser: Parser) -> None:
   %(prog)s
   srun %(prog)s --workdir runs/pictures --hub"""
     add = parser.add_argument
-    add("--workdir", type=user_path, metavar="DIR", help="of a run: can it be written, is it shared, is there space")
+    add("--workdir", type=user_place, metavar="DIR", help="of a run: can it be written, is it shared, is there space")
     add("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells: can it be reached")
     add("--hub", action="store_true", help="whether the Hugging Face hub can be reached")
     _json(parser)
