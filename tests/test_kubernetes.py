@@ -14,8 +14,9 @@ FOLDER = Path(__file__).parent.parent / "examples" / "kubernetes"
 JOBSET = {
     "JobSet": {"apiVersion": "", "kind": "", "metadata": "V1ObjectMeta", "spec": "JobSetSpec"},
     "JobSetSpec": {
-        "replicatedJobs": "list[ReplicatedJob]", "network": "Network", "successPolicy": "",
-        "failurePolicy": "FailurePolicy", "startupPolicy": "", "suspend": "", "coordinator": "", "managedBy": "", "ttlSecondsAfterFinished": "",
+        "replicatedJobs": "list[ReplicatedJob]", "network": "Network", "failurePolicy": "FailurePolicy",
+        "successPolicy": "", "startupPolicy": "", "suspend": "", "coordinator": "", "managedBy": "",
+        "ttlSecondsAfterFinished": "",
     },
     "ReplicatedJob": {"name": "", "groupName": "", "template": "V1JobTemplateSpec", "replicas": "", "dependsOn": ""},
     "Network": {"enableDNSHostnames": "", "subdomain": "", "publishNotReadyAddresses": ""},

@@ -1,5 +1,6 @@
 """Files in object stores, with fsspec's store in memory."""
 
+import argparse
 import secrets
 from pathlib import Path
 
@@ -90,6 +91,10 @@ def test_where_no_address_is_taken(monkeypatch):
         paths.user_path("s3://b/x")
     with pytest.raises(ValueError, match="s3:/b/x is an address in an object store: give it as text"):
         paths.user_path(Path("s3://b/x"))
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("file", type=paths.user_path)
+    with pytest.raises(argparse.ArgumentError, match="give a path of this machine"):
+        parser.parse_args(["gs://b/x"])
     monkeypatch.setitem(paths.SCHEMES, "s3", ("nothing", "s3"))
     monkeypatch.setattr("fsspec.filesystem", lambda *args, **options: exec("raise ImportError"))
     with pytest.raises(ImportError, match=r"s3:// addresses need nothing, .*: pip install 'nfjax\[s3\]'."):
