@@ -11,6 +11,7 @@ from port.stores import Store, readable
 SUFFIX = {"zip": ".zip", "stablehlo-text": ".mlir", "onnx": ".onnx"}  # of the files of `nfjax export`, by format
 
 
+ARCHIVES = (".tar", ".zip")  # of files that stand for a folder of images
 STDIN = "-"  # the name of standard input
 Place = Path | str  # of an image: a path; or an address, on the web or in an object store, or `STDIN`, as text
 

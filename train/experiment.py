@@ -21,7 +21,7 @@ from train.data import Dataset, for_config
 from train.device.batch_transform import BatchTransform, make_batch_transform
 from train.device.normalize import Normalize
 from train.machine.mesh import make_mesh, state_shardings
-from train.optim.losses import make_loss
+from train.optim.losses import class_weights, make_loss
 from train.optim.optimizer import base_lr, make_optimizer
 from train.optim.parameters import Treatments, treatments
 from train.optim.schedules import LearningRate, make_schedule
@@ -126,6 +126,7 @@ def build(
             f"the model has {model.in_chans} input channels and {model.num_classes} classes; {config.data.name} has "
             f"{chans} and {dataset.num_classes}. Load it with in_chans={chans}, num_classes={dataset.num_classes}."
         )
+    weights = class_weights(config.loss, model.num_classes, dataset.train.source.labels())
     graphdef, params = split(model)
     due = treatments(config.optim, params)
     per_epoch, peak = math.ceil(images / batch_size), base_lr(config.optim, batch_size)
@@ -140,7 +141,7 @@ def build(
         treatments=due,
         tx=make_optimizer(config.optim, due),
         learning_rate=make_schedule(config.schedule, lr=peak, epochs=config.epochs, steps_per_epoch=per_epoch),
-        loss=make_loss(config.loss),
+        loss=make_loss(config.loss, weights),
         transform=make_batch_transform(
             config, normalize, num_classes=model.num_classes, steps_per_epoch=per_epoch, policy=dataset.policy
         ),
@@ -178,6 +179,7 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
     model.set_grad_checkpointing(options.grad_checkpointing)
     names = dataset.class_names if classes == dataset.num_classes else None
     # The trained weights belong to these images, not to those that the architecture was published with.
-    origin: dict[str, Any] = {"tag": config.data.name, "hf_hub_id": None, "pool_size": None}
+    tag = "wds" if config.data.name.startswith("wds/") else config.data.name  # a pattern of paths is none
+    origin: dict[str, Any] = {"tag": tag, "hf_hub_id": None, "pool_size": None}
     model.data_config = dataclasses.replace(dataset.data_config, num_classes=classes, label_names=names, **origin)
     return model

@@ -17,14 +17,16 @@ from port.stores import readable
 from port.text import counted, read_text
 from train.config import Augment, Config, Data
 from train.data.pipeline import Decoded, Split, Transform
+from train.data.sampling import at_most, chances
 from train.data.sources import slices
 from train.data.sources.base import Relabelled, Source, Splits, select, stratify
 from train.data.sources.folder import open_folder
 from train.data.sources.hfds import open_hfds
 from train.data.sources.manifest import open_manifest
+from train.data.sources.shards import open_shards
 from train.data.sources.tfds import open_tfds
 
-NAMED = ("tfds", "hfds")  # kinds that have many data sets in one place
+NAMED = ("tfds", "hfds", "wds")  # kinds that have many data sets in one place
 Opener = Callable[[Data, str], Mapping[str, Source]]
 
 
@@ -73,6 +75,9 @@ def load_dataset(
         ValueError, FileNotFoundError: says what is wrong with `data`, and what to give instead.
     """
     train, test, notes = (*images, ()) if images else _find(data)
+    if data.max_per_class is not None:
+        train = at_most(train, data.max_per_class)
+    chances(train, data)  # what is wrong with them is told here, and not by a thread
     own = {} if images else _OWN.get(data.name, {})
     config = _data_config(data, own, model or DataConfig(), train.class_names)
     channels, *size = config.input_size
@@ -134,7 +139,7 @@ def _splits(data: Data) -> tuple[Mapping[str, Source], tuple[str, ...]]:
     kind, _, name = data.name.partition("/")
     nameless = kind in NAMED and not name and data.root is None
     if kind not in SOURCES or (name and kind not in NAMED) or nameless:
-        known = "digits, folder, manifest, tfds/NAME or hfds/ORG/NAME"
+        known = "digits, folder, manifest, tfds/NAME, hfds/ORG/NAME or wds/PATTERN"
         raise ValueError(f"data.name={data.name!r} is not known; expected {known}.")
     splits = SOURCES[kind](data, name)
     notes = splits.notes if isinstance(splits, Splits) else ()
@@ -174,9 +179,10 @@ def _digits(data: Data, name: str) -> Mapping[str, Source]:
 SOURCES: dict[str, Opener] = {
     "digits": _digits,
     "folder": lambda data, name: open_folder(_root(data)),
-    "manifest": lambda data, name: open_manifest(_root(data), data.input_key, data.target_key),
+    "manifest": lambda data, name: open_manifest(_root(data), data.input_key, data.target_key, data.weight_key),
     "tfds": lambda data, name: open_tfds(name, _optional_root(data), data.input_key, data.target_key),
     "hfds": lambda data, name: open_hfds(name, _optional_root(data), data.input_key, data.target_key),
+    "wds": lambda data, name: open_shards(name, _optional_root(data), data.input_key, data.target_key),
 }
 
 # What a data set knows better than the model.

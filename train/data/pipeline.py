@@ -19,6 +19,7 @@ from train.config import Data
 from train.data.broken import BrokenImages
 from train.data.decode import decode
 from train.data.prefetch import Batch, Batches
+from train.data.sampling import Weighted, chances
 from train.data.sources.base import Source, brief
 
 Element = dict[str, Any]  # a row of a batch
@@ -141,12 +142,12 @@ class _Train:
 def train_batches(split: Split, data: Data, seed: int, start_step: int = 0, report: Path | None = None) -> Batches:
     """Endless shuffled batches from `start_step` on.
 
-    The n-th batch of all processes depends on the split, the seed, `data.batch_size` and `data.aug_repeats` alone; the
-    random choices for an image on the seed, the pass and the image's place in it.
+    The n-th batch of all processes depends on the split, the seed, `data.batch_size`, `data.balance` and
+    `data.aug_repeats` alone; the random choices for an image on the seed, the pass and the image's place in it.
 
     Args:
         split: to train on.
-        data: `batch_size`, `aug_repeats`, `workers`, `stall_seconds` and `max_broken` matter here.
+        data: `batch_size`, `balance`, `aug_repeats`, `workers`, `stall_seconds` and `max_broken` matter here.
         seed: of the order and the transforms.
         start_step: number of the first batch.
         report: file for the names of images that cannot be read.
@@ -163,7 +164,9 @@ def train_batches(split: Split, data: Data, seed: int, start_step: int = 0, repo
             broken.add(int(index))
         return batch
 
-    order = grain.MapDataset.range(len(split)).seed(seed).shuffle()
+    shares = chances(split.source, data)
+    even = grain.MapDataset.range(len(split)).seed(seed)
+    order = even.shuffle() if shares is None else Weighted(shares, seed).seed(seed)
     if data.aug_repeats > 1:
         order = Repeats(order, data.aug_repeats)
     elements = order.repeat().random_map(_Train(split))

@@ -611,7 +611,11 @@ def test_fingerprints_follow_what_they_should(photos, tmp_path):
 @pytest.mark.parametrize(
     ("name", "root", "message"),
     [
-        ("letters", None, r"data\.name='letters' is not known; expected digits, folder, manifest, tfds/NAME or hfds"),
+        (
+            "letters",
+            None,
+            r"data\.name='letters' is not known; expected digits, folder, manifest, tfds/NAME, hfds/ORG/NAME or wds",
+        ),
         ("folder", None, r"data\.name='folder' needs data\.root, the folder"),
         ("tfds", None, r"data\.name='tfds' is not known"),
         ("digits/3", None, r"data\.name='digits/3' is not known"),

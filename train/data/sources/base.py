@@ -60,6 +60,10 @@ class Source(abc.ABC):
         """All labels `(images,)`, or None if all images would have to be read for it."""
         return None
 
+    def weights(self) -> np.ndarray | None:
+        """How often each image is to be taken, relative to others, `(images,)`; None for all alike."""
+        return None
+
 
 class Splits(dict[str, Source]):
     """The splits of a data set by name, and what a user should know that is not in them."""
@@ -109,6 +113,13 @@ class Selection(Source):
             found.append(labels[rows])
         return np.concatenate(found)
 
+    def weights(self) -> np.ndarray | None:
+        found = [source.weights() for source, _ in self._parts]
+        if all(own is None for own in found):
+            return None
+        pairs = zip(found, self._parts, strict=True)
+        return np.concatenate([np.ones(len(rows)) if own is None else own[rows] for own, (_, rows) in pairs])
+
     def fingerprint(self) -> str:
         return digest(part for source, rows in self._parts for part in (source.fingerprint(), rows))
 
@@ -136,7 +147,52 @@ class Arrays(Source):
         return self._fingerprint
 
 
-class Relabelled(Source):
+class Around(Source):
+    """A source of which something is changed."""
+
+    def __init__(self, source: Source):
+        self._source, self.class_names = source, source.class_names
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[index]
+
+    def require(self) -> None:
+        self._source.require()
+
+    def look(self, index: int) -> None:
+        self._source.look(index)
+
+    def key(self, index: int) -> str:
+        return self._source.key(index)
+
+    def labels(self) -> np.ndarray | None:
+        return self._source.labels()
+
+    def weights(self) -> np.ndarray | None:
+        return self._source.weights()
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+
+class Weighed(Around):
+    """A source whose images are to be taken as often as their weights say, `(images,)`."""
+
+    def __init__(self, source: Source, weights: np.ndarray):
+        super().__init__(source)
+        self._weights = weights
+
+    def weights(self) -> np.ndarray:
+        return self._weights
+
+    def fingerprint(self) -> str:
+        return digest([self._source.fingerprint(), self._weights])
+
+
+class Relabelled(Around):
     """A source with its classes in the order of `class_names`, among others that it has no images of.
 
     A source whose classes are numbers means places in `class_names`. A class that is not known is a ValueError.
@@ -146,23 +202,12 @@ class Relabelled(Source):
         own = source.class_names
         if own == tuple(map(str, range(len(own)))) and not set(own) & set(class_names):
             own = tuple(class_names[: len(own)]) + own[len(class_names) :]
-        self._source, (self._new, self.class_names) = source, labels_of(own, class_names)
-
-    def __len__(self) -> int:
-        return len(self._source)
+        super().__init__(source)
+        self._new, self.class_names = labels_of(own, class_names)
 
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]
         return {**example, "label": int(self._new[example["label"]])}
-
-    def require(self) -> None:
-        self._source.require()
-
-    def key(self, index: int) -> str:
-        return self._source.key(index)
-
-    def look(self, index: int) -> None:
-        self._source.look(index)
 
     def labels(self) -> np.ndarray | None:
         labels = self._source.labels()
@@ -203,13 +248,18 @@ def stratify(source: Source, share: float) -> tuple[Source, Source]:
 
 def held_out(labels: np.ndarray, keys: Sequence[str], share: float) -> np.ndarray:
     """Which images a share of each class is, `(images,)` bool; it follows from their names. One of a class stays."""
+    return by_chance(labels, keys, lambda size: min(round(share * size), size - 1))
+
+
+def by_chance(labels: np.ndarray, keys: Sequence[str], count: Callable[[int], int]) -> np.ndarray:
+    """Some images of each class, `count(its size)` of them, `(images,)` bool; which ones follows from their names."""
     chances = np.array([_chance(key) for key in keys])
-    second = np.zeros(len(labels), bool)
+    chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         rows = rows[np.argsort(chances[rows], kind="stable")]
-        second[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
-    return second
+        chosen[rows[: count(len(rows))]] = True
+    return chosen
 
 
 def labels_of(classes: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
