@@ -150,7 +150,8 @@ class _Computer:
 
     def _compiled(self, padded: np.ndarray) -> Callable[[Any], Any]:
         if self._call is None:
-            with _one_at_a_time(self._folder or jax.config.jax_compilation_cache_dir):
+            config: Any = jax.config  # its attributes are made at run time
+            with _one_at_a_time(self._folder or config.jax_compilation_cache_dir):
                 self._call = compile(self.model, jnp.asarray(padded))
         return self._call
 
