@@ -15,7 +15,7 @@ from PIL import Image
 
 from nfjax.early import STDIN, is_url
 from nfjax.images import ImageError, ImageFile, Mode, convert, load_image
-from port.paths import is_remote
+from port.paths import is_remote, user_path
 from port.stores import Store
 from port.text import cut, file_size, one_line
 
@@ -38,9 +38,9 @@ def read_image(given: Any, mode: Mode = "RGB", *, exif: bool = False) -> Image.I
     """An image, decoded: `load_image` of what has to be fetched or wrapped first, too.
 
     Args:
-        given: a path, also as `pathlib.Path`; an http://, https://, s3:// or gs:// address; an open file; a PIL image;
-            or an array of uint8, `(height, width, 3)`, with 4 channels (the last is dropped), with 1, or
-            `(height, width)`.
+        given: a path, also as `pathlib.Path`; an http://, https://, s3://, gs:// or file:// address; an open
+            file; a PIL image; or an array of uint8, `(height, width, 3)`, with 4 channels (the last is dropped), with
+            1, or `(height, width)`.
         mode: "RGB", or "L" for one channel.
         exif: turn the image as its EXIF orientation says.
 
@@ -53,6 +53,8 @@ def read_image(given: Any, mode: Mode = "RGB", *, exif: bool = False) -> Image.I
         return convert(given, mode, exif=exif)
     if isinstance(given, str) and is_url(given):
         return load_image(fetch(given), mode, exif=exif)
+    if isinstance(given, str) and given.startswith("file://"):
+        given = user_path(given)
     if isinstance(given, str | os.PathLike | bytes) or hasattr(given, "read"):
         return load_image(given, mode, exif=exif)
     if hasattr(given, "__array__"):
