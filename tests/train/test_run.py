@@ -422,10 +422,8 @@ def test_errors_on_the_command_line(tmp_path):
     result = command("--config=train/configs/digits.py", "--config.data.name=letters", f"--workdir={tmp_path}")
     loading = f"loading test_nfnet (fresh weights) and letters images; the work folder is {tmp_path}\n"
     assert (result.returncode, result.stdout) == (2, loading)
-    assert (
-        result.stderr
-        == "error: data.name='letters' is not known; expected digits, folder, manifest, tfds/NAME or hfds/ORG/NAME.\n"
-    )
+    expected = "digits, folder, manifest, tfds/NAME, hfds/ORG/NAME or wds/PATTERN"
+    assert result.stderr == f"error: data.name='letters' is not known; expected {expected}.\n"
 
 
 def test_sigterm_on_the_command_line(tmp_path):
