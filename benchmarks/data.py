@@ -12,6 +12,8 @@ Two rows, each with its target for the median of the paired ratios:
 - timm's as before, ours without RandAugment, which `train.device.rand_augment` leaves to the compiled step: 1.35. This
   is what the host alone gains; it presupposes an accelerator with time to spare.
 
+And the second row's loader from tar shards of the same files (`data.name=wds`), beside its rate from the files.
+
 Every measurement is a process of its own, its first batches not counted; all settings take turns, and on each side the
 one with the best median counts. Before anything is timed both sides transform files without chance (the largest
 centred square, flipped), and nothing is reported unless all pixels are the same. Beside the ratios stands how much of
@@ -21,11 +23,13 @@ processor time that a loader took.
 
 import argparse
 import importlib.metadata
+import io
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -41,8 +45,8 @@ from train.config import Augment, Data
 
 RAND = "rand-m9-mstd0.5-inc1"
 SIZE, BATCH, WARM = 224, 64, 8
-TIMM, NFJAX, PLAIN = "timm", "nfjax", "nfjax, no RandAugment"
-WORKERS = {TIMM: (1, 2, 3), NFJAX: (0, 2), PLAIN: (0, 2)}  # 0: threads
+TIMM, NFJAX, PLAIN, SHARDS = "timm", "nfjax", "nfjax, no RandAugment", "nfjax, tar shards, no RandAugment"
+WORKERS = {TIMM: (1, 2, 3), NFJAX: (0, 2), PLAIN: (0, 2), SHARDS: (0, 2)}  # 0: threads
 TARGETS = {"RandAugment on the host": (NFJAX, 1.15), "RandAugment left to the device": (PLAIN, 1.35)}
 PACKAGES = ("torchvision", "pillow", "simplejpeg", "numba", "grain")  # besides those of every report
 Setting = tuple[str, int]
@@ -66,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         mean_size = make_files(folder, args.files)
+        make_shards(folder)
         try:
             check_pixels(folder)
         except PixelsDiffer as error:
@@ -93,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{title(setting):<34}{measure.spread(rates, form='.0f')} images/s, "
             f"work {measure.spread(work, 1e3, '.2f')} ms, bare decode {measure.spread(shares, form='.0%')} of it"
         )
+    shards = measure.ratio(*([run["rate"] for run in runs[kind, 0]] for kind in (PLAIN, SHARDS)))
+    print(f"{'tar shards instead of files':<33} {measure.spread(shards, form='.3f')} times as fast, in threads")
     rows = [row(what, kind, target, runs) for what, (kind, target) in TARGETS.items()]
     for compared in rows:
         ratios = measure.spread(compared["times_timm"], form=".3f")
@@ -158,6 +165,21 @@ def make_files(folder: Path, count: int) -> float:
     return statistics.mean(sizes)
 
 
+def make_shards(folder: Path, size: int = 512) -> None:
+    """The files of `folder/train` in tar shards, `folder/shards/train-0000.tar`."""
+    files = sorted((folder / "train").rglob("*.jpg"))
+    (folder / "shards").mkdir()
+    for number, start in enumerate(range(0, len(files), size)):
+        with tarfile.open(folder / "shards" / f"train-{number:04}.tar", "w") as shard:
+            for file in files[start : start + size]:
+                label = tarfile.TarInfo(f"{file.stem}.txt")
+                label.size = len(file.parent.name)
+                shard.add(file, file.name)
+                shard.addfile(label, io.BytesIO(file.parent.name.encode()))
+    # For testing there must be something.
+    (folder / "shards" / "val-0000.tar").write_bytes((folder / "shards" / "train-0000.tar").read_bytes())
+
+
 def photographs() -> list[tuple[str, Image.Image]]:
     from skimage import data
     from sklearn.datasets import load_sample_images
@@ -168,12 +190,12 @@ def photographs() -> list[tuple[str, Image.Image]]:
     return [(name, Image.fromarray(pixels)) for name, pixels in named.items()]
 
 
-def ours(folder: Path, workers: int, augment: Augment) -> Any:
+def ours(folder: Path, workers: int, augment: Augment, name: str = "folder") -> Any:
     """Our data set and its config."""
     from nfjax.models.data_config import DataConfig
     from train import data
 
-    config = Data(name="folder", root=str(folder), image_size=SIZE, batch_size=BATCH, workers=workers)
+    config = Data(name=name, root=str(folder), image_size=SIZE, batch_size=BATCH, workers=workers)
     return data.load_dataset(config, DataConfig(), augment), config
 
 
@@ -232,7 +254,8 @@ def stream(kind: str, workers: int, folder: Path) -> Iterator[Any]:
     from train import data
 
     augment = Augment(auto_augment=RAND, on_device=kind != NFJAX)
-    dataset, config = ours(folder, workers, augment)
+    place, name = (folder / "shards", "wds") if kind == SHARDS else (folder, "folder")
+    dataset, config = ours(place, workers, augment, name)
     yield from data.train_batches(dataset.train, config, seed=0)
 
 

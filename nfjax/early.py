@@ -9,6 +9,7 @@ from port.paths import no_weights, user_path
 SUFFIX = {"zip": ".zip", "stablehlo-text": ".mlir", "onnx": ".onnx"}  # of the files of `nfjax export`, by format
 
 
+ARCHIVES = (".tar", ".zip")  # of files that stand for a folder of images
 STDIN = "-"  # the name of standard input
 Place = Path | str  # of an image: a path; or a web address or `STDIN`, as text
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nfjax.models.base import ImageModel
-from nfjax.models.data_config import DataConfig
+from nfjax.models.data_config import MULTI_LABEL, DataConfig
 
 # Number of classes -> letter of the subset in nfjax/data/synsets.tsv.gz.
 _SUBSETS = {1000: "1", 11221: "m", 11821: "t", 21841: "w", 21843: "g"}
@@ -65,6 +65,8 @@ def top_k(
 ) -> list[list[tuple[str, float, int]]]:
     """The most probable classes of each image, the most probable first.
 
+    Probabilities add up to 1; those of a model of several labels an image, by its `problem_type`, are each class's own.
+
     Args:
         logits: floating array of shape `(batch, classes)`, of any library.
         k: how many; where there are fewer classes, all of them.
@@ -91,10 +93,25 @@ def top_k(
         raise ValueError(
             f"logits for {logits.shape[1]} classes, but {len(names)} label names; pass those of the model."
         )
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probs = exp / exp.sum(axis=1, keepdims=True)
+    probs = probabilities(logits, config)
     order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return [[(names[i], float(p[i]), int(i)) for i in best] for p, best in zip(probs, order, strict=True)]
+
+
+def probabilities(logits: np.ndarray, model_or_data_config: ImageModel | DataConfig) -> np.ndarray:
+    """Of each class, from logits `(batch, classes)`: softmax, or the sigmoid where an image may have several labels."""
+    if problem_type(model_or_data_config) == MULTI_LABEL:
+        return np.exp(-np.logaddexp(0, -logits))
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def problem_type(model_or_data_config: ImageModel | DataConfig) -> str | None:
+    """What the outputs are, by the data config; None where the classifier was replaced."""
+    config = model_or_data_config
+    if isinstance(config, ImageModel):
+        return config.data_config.problem_type if config.num_classes == config.data_config.num_classes else None
+    return config.problem_type
 
 
 @functools.cache

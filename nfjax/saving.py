@@ -120,7 +120,9 @@ def _of_transformers(
             "fc_norm": model.fc_norm is not None,
         }
         if configs.is_dinov2(args, classes):
-            return _written(state, configs.of_dinov2(args, classes, labels))
+            written = configs.of_dinov2(args, classes, labels)
+            problem = {name: config[name] for name in ("problem_type",) if name in config}
+            return _written(state, written | problem)
     if lacking := _beyond_timm(model):
         raise ValueError(f"neither timm nor transformers has {lacking}; save the model with layout='timm', for nfjax.")
     return _written(state, configs.of_wrapper(config))
@@ -157,6 +159,8 @@ def hub_config(model: ImageModel) -> dict[str, Any]:
         config["global_pool"] = model.global_pool
     if data.label_names is not None and len(data.label_names) == classes:
         config["label_names"] = list(data.label_names)
+    if data.problem_type is not None:
+        config["problem_type"] = data.problem_type
     # What timm's constructor must be told beyond what it reads from the pretrained cfg.
     if model_args := model.model_args(registry.MODELS[data.architecture].config):
         config["model_args"] = model_args

@@ -94,7 +94,10 @@ def _parquet(file: Path) -> Table:
     except ImportError:
         raise ValueError(f"{file}: reading parquet needs pyarrow: pip install pyarrow.") from None
     try:
-        return parquet.ParquetFile(file).read().to_pydict()
+        with parquet.ParquetFile(file) as opened:
+            # Not the bytes of images, which can be far more than there is memory.
+            names = [field.name for field in opened.schema_arrow if "binary" not in str(field.type)]
+            return opened.read(columns=names).to_pydict()
     except PermissionError:
         raise
     except Exception as error:  # whatever pyarrow makes of a damaged file, in several lines

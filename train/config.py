@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 
 from nfjax.augment.options import Augment
 from port.ranges import Count, CountOrZero, Length, NotNegative, Positive, Range, Seed, Share, ShareAbove0, ShareBelow1
+from train.settings.optim import Ema, Optim, Schedule
+from train.settings.optim import Group as Group
+from train.settings.teaching import Distill, Lora
 
 
 @dataclasses.dataclass
@@ -45,7 +48,7 @@ class Data:
     """The images.
 
     Attributes:
-        name: where they come from, see docs/data.md: digits, folder, manifest, tfds/NAME or hfds/ORG/NAME.
+        name: where they come from, see docs/data.md: digits, folder, manifest, tfds/NAME, hfds/ORG/NAME or wds/PATTERN.
         root: folder or file with the images; None where the source has a usual place.
         train_split: to train on, with TFDS slices: train[:99%], train[:1000]+extra.
         val_split: to test on; None for the first there is of validation, val, valid and test, and where there is none
@@ -53,7 +56,9 @@ class Data:
         val_share: of the images of each class.
         class_map: file with a class name a line, in the order of the model's outputs; None for the source's own order.
         input_key: column or feature with the image; None for the usual names.
-        target_key: column or feature with the label; None for the usual names.
+        target_key: column or feature with the label; None for the usual names. With `multi_label` the column of lists,
+            or several with commas between, a class each; None also for all columns but path and split.
+        multi_label: an image may have several labels, or none, or unknown ones: see docs/multilabel.md.
         in_chans: 3 for RGB, 1 for greyscale; None for what the data set has.
         image_size: side of the training images in pixels; None for the model's own.
         test_size: side of the test images in pixels; None for `image_size` where it is given, and otherwise for the
@@ -67,6 +72,10 @@ class Data:
         shift: largest random shift in training, in pixels.
         aug_repeats: how often in a row an image is taken in training, changed differently each time; a pass then sees
             one of so many images. 0 or 1 for once.
+        max_per_class: train on at most so many images of each class; None for all.
+        balance: of the classes in training: 0 takes each image once in a pass, 1 each class equally often, 0.5 is
+            between the two. A pass stays as long as it was.
+        weight_key: column of a table with how often an image is to be taken, relative to others; None for all alike.
         cache: keep the images in memory once they are decoded, in each worker: for small data sets.
         workers: processes that read images, on each host; 0 for threads of the trainer.
         stall_seconds: how long a batch may take to come.
@@ -81,6 +90,7 @@ class Data:
     class_map: str | None = None
     input_key: str | None = None
     target_key: str | None = None
+    multi_label: bool = False
     in_chans: Literal[1, 3] | None = None
     image_size: Count | None = None
     test_size: Count | None = None
@@ -92,6 +102,9 @@ class Data:
     batch_size: Count = 64
     shift: CountOrZero = 0
     aug_repeats: CountOrZero = 0
+    max_per_class: Count | None = None
+    balance: Share = 0.0
+    weight_key: str | None = None
     cache: bool = False
     workers: CountOrZero = 0
     stall_seconds: Positive = 600.0
@@ -132,124 +145,31 @@ class Loss:
     """What is minimised.
 
     Attributes:
-        name: "ce", softmax cross-entropy, or "bce", binary cross-entropy of each class.
-        smoothing: share of the targets that is spread evenly over all classes.
+        name: "ce", softmax cross-entropy; "bce", binary cross-entropy of each class; or "asl", the asymmetric loss of
+            several labels an image (2009.14119).
+        smoothing: share of the targets that is spread evenly over all classes; of several labels, by which each is
+            moved towards a half.
         bce_target_thresh: targets above it become 1 and the others 0; None leaves them as they are.
         bce_sum: add the classes up instead of averaging over them.
+        pos_weight: of bce and asl, factor on the loss where a label is there: one number, or one for each class.
+        asl_gamma_neg: of asl, power of the focus on labels that are not there; the larger, the less easy ones count.
+        asl_gamma_pos: likewise on those that are there.
+        asl_clip: of asl, probability up to which a label that is not there costs nothing.
+        class_weights: factor on the loss of each class, in the order of the classes; empty for 1.
+        balance: 1 makes such factors of the sizes of the classes in training, so that small ones count as much as large
+            ones (n^-1), 0.5 is between (n^-0.5), 0 none; of all images their mean is 1.
     """
 
-    name: Literal["ce", "bce"] = "ce"
+    name: Literal["ce", "bce", "asl"] = "ce"
     smoothing: ShareBelow1 = 0.0
     bce_target_thresh: float | None = None
     bce_sum: bool = False
-
-
-@dataclasses.dataclass
-class Group:
-    """Parameters that are optimised in their own way: a row of `Optim.groups`.
-
-    Attributes:
-        pattern: regular expression that matches whole parameter paths.
-        lr_scale: factor on the learning rate, on top of that of `layer_decay`.
-        weight_decay: instead of the run's; None for the run's, with its exemptions.
-        frozen: leave these parameters as they are.
-    """
-
-    pattern: str
-    lr_scale: NotNegative = 1.0
-    weight_decay: NotNegative | None = None
-    frozen: bool = False
-
-
-@dataclasses.dataclass
-class Optim:
-    """From gradients to updates, in timm's order: clipping, decay, the optimiser, the learning rate.
-
-    Attributes:
-        name: of the optimiser; sgd and nmuon are Nesterov's, momentum is plain.
-        lr: peak learning rate.
-        lr_base_size: batch size that `lr` is meant for. The batch size of the run scales it: linearly, or by the square
-            root for adaptive optimisers. None to take `lr` as it is.
-        momentum: of sgd, momentum, rmsproptf, muon and nmuon.
-        betas: decay of the running averages of adamw, nadamw, lamb, lion, muon and nmuon; None for the optimiser's own.
-        eps: added to denominators; None for the optimiser's own.
-        weight_decay: strength of the decay towards 0.
-        decay_rule: which parameters decay: "timm" (all but vectors, biases, tokens and position embeddings) or
-            "deepmind" (nor the gains of standardised convolutions).
-        decoupled_decay: sgd and rmsproptf only: shrink the parameters instead of adding to the gradient. The others
-            do what their papers say.
-        clip_mode: "agc", adaptive gradient clipping (2102.06171 section 4.1); "norm", of all gradients together; or
-            "value", of each element.
-        clip_grad: the largest ratio, norm or value that passes unchanged; None to clip nothing.
-        layer_decay: learning rate of each layer relative to the next one; None for the same everywhere.
-        freeze: regular expressions; parameters whose whole path matches one stay as they are.
-        groups: if there are any, each parameter must match exactly one of them.
-    """
-
-    name: Literal["sgd", "momentum", "adamw", "nadamw", "lamb", "rmsproptf", "lion", "muon", "nmuon"] = "sgd"
-    lr: NotNegative = 0.1
-    lr_base_size: Count | None = None
-    momentum: ShareBelow1 = 0.9
-    betas: tuple[ShareBelow1, ShareBelow1] | None = None
-    eps: NotNegative | None = None
-    weight_decay: NotNegative = 2e-5
-    decay_rule: Literal["timm", "deepmind"] = "timm"
-    decoupled_decay: bool = False
-    clip_mode: Literal["agc", "norm", "value"] = "agc"
-    clip_grad: Positive | None = None
-    layer_decay: ShareAbove0 | None = None
-    freeze: tuple[str, ...] = ()
-    groups: tuple[Group, ...] = ()
-
-
-@dataclasses.dataclass
-class Schedule:
-    """The learning rate over time (timm `create_scheduler_v2`).
-
-    Attributes:
-        name: of the curve; wsd is warm-up, stable, decay.
-        on_updates: change the learning rate with every step; otherwise once an epoch.
-        warmup_epochs: linear warm-up from `warmup_lr`.
-        warmup_lr: learning rate at the start.
-        warmup_prefix: the warm-up comes before the epochs of the run instead of being the first of them.
-        min_lr: learning rate at the end of the decay.
-        cycle_limit: how many times cosine and linear start again.
-        cycle_mul: length of a cycle relative to the one before.
-        cycle_decay: peak of a cycle relative to the one before.
-        cooldown_epochs: epochs at `min_lr` after the decay, on top of those of the run.
-        decay_epochs: step: epochs between decays, 1 at least; wsd: length of the decay, below 1 as a share.
-        decay_rate: step and plateau: factor of one decay.
-        patience_epochs: plateau: evaluations without improvement before a decay.
-        threshold: plateau: smallest relative improvement that counts.
-    """
-
-    name: Literal["cosine", "linear", "step", "wsd", "plateau", "constant"] = "cosine"
-    on_updates: bool = True
-    warmup_epochs: NotNegative = 0.0
-    warmup_lr: NotNegative = 0.0
-    warmup_prefix: bool = False
-    min_lr: NotNegative = 0.0
-    cycle_limit: Count = 1
-    cycle_mul: Positive = 1.0
-    cycle_decay: NotNegative = 0.1
-    cooldown_epochs: NotNegative = 0.0
-    decay_epochs: Positive = 0.2
-    decay_rate: Positive = 0.1
-    patience_epochs: CountOrZero = 10
-    threshold: NotNegative = 1e-4
-
-
-@dataclasses.dataclass
-class Ema:
-    """The exponential moving average of the parameters (timm `ModelEmaV3`); it is what gets evaluated and saved.
-
-    Attributes:
-        decay: share of the average that a step keeps; 0 for no average.
-        warmup: start with a smaller decay, 1 - (1 + step)^(-2/3).
-    """
-
-    decay: Share = 0.0
-    warmup: bool = False
+    pos_weight: tuple[Positive, ...] | None = None
+    asl_gamma_neg: NotNegative = 4.0
+    asl_gamma_pos: NotNegative = 1.0
+    asl_clip: ShareBelow1 = 0.05
+    class_weights: tuple[NotNegative, ...] = ()
+    balance: Share = 0.0
 
 
 @dataclasses.dataclass
@@ -273,13 +193,13 @@ class Checkpoint:
         every_epochs: epochs between checkpoints; fractions are fine.
         keep_last: how many of the newest stay. Better two than one: should the newest be damaged, there is another.
         keep_best: how many of the best stay besides.
-        metric: that the best ones are best in, and that a plateau is measured by.
+        metric: that the best ones are best in, and that a plateau is measured by; map and f1 are of several labels.
     """
 
     every_epochs: NotNegative = 1.0
     keep_last: Count = 2
     keep_best: CountOrZero = 1
-    metric: Literal["top1", "top5", "loss"] = "top1"
+    metric: Literal["top1", "top5", "map", "f1", "loss"] = "top1"
 
 
 @dataclasses.dataclass
@@ -321,6 +241,8 @@ class Config:
     mix: Mix = dataclasses.field(default_factory=Mix)
     loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
+    lora: Lora = dataclasses.field(default_factory=Lora)
+    distill: Distill = dataclasses.field(default_factory=Distill)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     ema: Ema = dataclasses.field(default_factory=Ema)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)

@@ -2,15 +2,14 @@
 
 import hashlib
 import os
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from nfjax.archives import members
 from nfjax.early import Place, is_url
-from nfjax.images import image_suffixes
 from nfjax.tables import PATH_COLUMNS, Strings, column, read_table
 from port.errors import listed
 from port.messages import require
@@ -109,17 +108,10 @@ class TarImages:
     def __init__(self, file: Path):
         self._file = file
         names, places = [], []
-        try:
-            with tarfile.open(file, "r:") as tar:
-                while (member := tar.next()) is not None:
-                    vars(tar)["members"] = []  # it would keep them all
-                    base = os.path.basename(member.name)
-                    ending = os.path.splitext(base)[1].lower()
-                    if member.isreg() and ending in image_suffixes() and not base.startswith("."):
-                        names.append(member.name)
-                        places.append((member.offset_data, member.size))
-        except tarfile.TarError as error:
-            raise ValueError(f"{file} cannot be read as a tar file without compression: {error}.") from None
+        for member in members(file):
+            if member.is_image:
+                names.append(member.name)
+                places.append(member.place[:2])
         self._names = Strings(names)
         self._places = np.array(places, np.int64).reshape(-1, 2)
 

@@ -75,6 +75,7 @@ def _to_dinov2(config: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": f"vit_{size}_patch14_reg4_dinov2",
         "num_classes": classes if classifier else 0,
         "label_names": _labels(config) if classifier else None,
+        "problem_type": config.get("problem_type") if classifier else None,
         "model_args": args | {"global_pool": "cattokenavg" if classifier else "token"},
         "pretrained_cfg": {},
     }

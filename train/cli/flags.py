@@ -88,6 +88,7 @@ def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     source = next(iter(given.get("--config", ())), None)
     wrong = [mistakes.unknown(flag, given[flag], known) for flag in given if flag not in known and flag not in HELP]
     wrong += [mistakes.unexpected(rest)] if rest else []
+    wrong += mistakes.expanded(argv[1:])
     if HELP & given.keys() and not wrong:
         default = Command(config=configs.load_config(source)) if source else Command()
         show(default, ["--help"], mistakes.PROGRAM if argv[0].endswith(".py") else argv[0])

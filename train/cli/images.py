@@ -11,7 +11,7 @@ from train.data.place import place
 
 def data_options(parser: Parser, names: Sequence[str]) -> None:
     """Add the options, with those fields."""
-    where = "a folder of images in a folder per class, a table, tfds/NAME or hfds/ORG/NAME"
+    where = "a folder or archive of images in a folder per class, a table, tfds/NAME, hfds/ORG/NAME or wds/PATTERN"
     parser.add_argument("--data", metavar="PLACE", help=where)
     group = parser.add_argument_group("images", "Fields of a config's section data. Written none, they are None.")
     known = fields()

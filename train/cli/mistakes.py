@@ -1,6 +1,7 @@
 """What is wrong with a config or a flag, and what may have been meant."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,6 +79,15 @@ def unknown(flag: str, texts: Sequence[str], known: Mapping[str, Field]) -> str:
         return f"{'='.join([flag, *texts[:1]])}: there is no such field.{did_you_mean(path, '--config.') or listed}"
     hint = messages.did_you_mean(flag, [other for other in known if "." not in other], n=1)
     return f"there is no flag {flag}.{hint or did_you_mean(flag[2:], '--config.') or listed}"
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """What to say where the shell has made several arguments of one with braces, of which the last would count."""
+    for one, other in itertools.pairwise(arguments):
+        flag, again = one.partition("=")[0], other.partition("=")[0]
+        if flag == again and flag.startswith("--config.data.") and one != other and {one[-4:], other[-4:]} == {".tar"}:
+            return [f"{flag} has several values: the shell has expanded its braces. Put quotes around: '{flag}=...'."]
+    return []
 
 
 def unexpected(arguments: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """From a source to batches: order, rows of this process, decoding and transforms, on the host.
 
-A batch is a dict of numpy arrays: `image` `(rows, height, width, channels)` uint8, `label` `(rows,)` int32, and `index`
-`(rows,)` int64, the images' places in the split. Of several processes each gets its own rows of every batch.
+A batch is a dict of numpy arrays: `image` `(rows, height, width, channels)` uint8; `label` `(rows,)` int32, or of
+several labels an image `(rows, classes)` int8, -1 where unknown; and `index` `(rows,)` int64, the images' places in the
+split. Of several processes each gets its own rows of every batch.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from train.config import Data
 from train.data.broken import BrokenImages
 from train.data.decode import decode
 from train.data.prefetch import Batch, Batches
+from train.data.sampling import Weighted, chances
 from train.data.sources.base import Source, brief
 
 Element = dict[str, Any]  # a row of a batch
@@ -26,7 +28,7 @@ Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 NEIGHBOURS = 100  # broken images in a row that are put up with
 
 
-class Decoded(dict[int, tuple[np.ndarray, int]]):
+class Decoded(dict[int, tuple[np.ndarray, Any]]):
     """Images and labels of a source by index, as far as they were read; worker processes start without any."""
 
     def __reduce__(self) -> Any:
@@ -54,7 +56,7 @@ class Split:
     def read(self, index: int, rng: np.random.Generator) -> Element:
         """One image, ready for a batch; an ImageError or OSError if it cannot be read."""
         image, label = self._image(index)
-        if not 0 <= label < len(self.source.class_names):
+        if not self.source.several and not 0 <= label < len(self.source.class_names):
             raise ValueError(
                 f"{self.source.key(index)} has the label {label}, expected 0 to {len(self.source.class_names) - 1}; "
                 "leave images without a label out, for example with data.train_split."
@@ -64,9 +66,10 @@ class Split:
         except Exception as error:
             error.add_note(f"The image was {self.source.key(index)}.")
             raise
-        return {"image": pixels, "label": np.int32(label), "index": np.int64(index)}
+        label = label if self.source.several else np.int32(label)
+        return {"image": pixels, "label": label, "index": np.int64(index)}
 
-    def _image(self, index: int) -> tuple[np.ndarray, int]:
+    def _image(self, index: int) -> tuple[np.ndarray, Any]:
         """The pixels of an image before it is transformed, and its label."""
         if self.decoded is not None and index in self.decoded:
             return self.decoded[index]
@@ -141,12 +144,12 @@ class _Train:
 def train_batches(split: Split, data: Data, seed: int, start_step: int = 0, report: Path | None = None) -> Batches:
     """Endless shuffled batches from `start_step` on.
 
-    The n-th batch of all processes depends on the split, the seed, `data.batch_size` and `data.aug_repeats` alone; the
-    random choices for an image on the seed, the pass and the image's place in it.
+    The n-th batch of all processes depends on the split, the seed, `data.batch_size`, `data.balance` and
+    `data.aug_repeats` alone; the random choices for an image on the seed, the pass and the image's place in it.
 
     Args:
         split: to train on.
-        data: `batch_size`, `aug_repeats`, `workers`, `stall_seconds` and `max_broken` matter here.
+        data: `batch_size`, `balance`, `aug_repeats`, `workers`, `stall_seconds` and `max_broken` matter here.
         seed: of the order and the transforms.
         start_step: number of the first batch.
         report: file for the names of images that cannot be read.
@@ -163,7 +166,9 @@ def train_batches(split: Split, data: Data, seed: int, start_step: int = 0, repo
             broken.add(int(index))
         return batch
 
-    order = grain.MapDataset.range(len(split)).seed(seed).shuffle()
+    shares = chances(split.source, data)
+    even = grain.MapDataset.range(len(split)).seed(seed)
+    order = even.shuffle() if shares is None else Weighted(shares, seed).seed(seed)
     if data.aug_repeats > 1:
         order = Repeats(order, data.aug_repeats)
     elements = order.repeat().random_map(_Train(split))
@@ -180,8 +185,9 @@ class _Test:
 
     def __call__(self, index: int) -> Element:
         valid, broken = index < len(self.split), False
-        blank = np.zeros(self.split.shape, np.uint8)
-        element = {"image": blank, "label": np.int32(0), "index": np.int64(index if valid else -1)}
+        blank, source = np.zeros(self.split.shape, np.uint8), self.split.source
+        label = np.zeros(len(source.class_names), np.int8) if source.several else np.int32(0)
+        element = {"image": blank, "label": label, "index": np.int64(index if valid else -1)}
         if valid:
             try:
                 element = self.split.read(index, np.random.default_rng(0))

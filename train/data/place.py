@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from nfjax.early import ARCHIVES
 from port.messages import hint
 from port.paths import no_file, no_folder, user_path
 from train.config import Data
 
-KINDS = ("digits", "tfds", "hfds")  # of data sets that need no folder
+KINDS = ("digits", "tfds", "hfds", "wds")  # of data sets that need no folder
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -15,7 +16,7 @@ def require_root(data: Data) -> None:
     if data.root is None or data.name not in ("folder", "manifest"):
         return
     path = user_path(data.root)
-    if data.name == "folder" and not path.is_dir():
+    if data.name == "folder" and not path.is_dir() and not (path.is_file() and path.suffix.lower() in ARCHIVES):
         raise FileNotFoundError(f"data.root: {no_folder(path)}")
     if data.name == "manifest" and not path.exists():
         raise FileNotFoundError(f"data.root: {no_file(path)}")
@@ -33,8 +34,13 @@ def place(text: str) -> dict[str, Any]:
         return {"name": next((kind for file, kind in kinds.items() if (path / file).is_file()), "folder"), "root": text}
     if path.suffix.lower() in TABLES:
         return {"name": "manifest", "root": text}
+    if path.is_file() and path.suffix.lower() in ARCHIVES:
+        return {"name": "folder", "root": text}
+    if path.suffix == ".tar" and set("{*?[") & set(text) and not text.startswith("wds/"):
+        return {"name": f"wds/{text}"}
     if text.partition("/")[0] in KINDS:
         return {"name": text}
     found = "is no table" if path.exists() else "there is no such file or folder"
-    expected = f"a folder, a table ({', '.join(TABLES)}), digits, tfds/NAME or hfds/ORG/NAME"
+    tables = f"a table ({', '.join(TABLES)}), an archive ({', '.join(ARCHIVES)})"
+    expected = f"a folder, {tables}, digits, tfds/NAME, hfds/ORG/NAME or wds/PATTERN"
     raise FileNotFoundError(f"{text}: {found}; {hint(text, KINDS, f'expected {expected}.')}")

@@ -29,8 +29,8 @@ classes, accuracy of each), confusion.png and mistakes.png. The exit status is 1
 """
 # Fields of the config's data section that matter to an evaluation.
 DATA_FIELDS = (
-    "name", "root", "val_split", "class_map", "input_key", "target_key", "test_size", "crop_pct", "crop_mode",
-    "interpolation", "mean", "std", "batch_size", "workers", "stall_seconds",
+    "name", "root", "val_split", "class_map", "input_key", "target_key", "multi_label", "test_size", "crop_pct",
+    "crop_mode", "interpolation", "mean", "std", "batch_size", "workers", "stall_seconds",
 )  # fmt: skip
 
 

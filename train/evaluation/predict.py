@@ -79,8 +79,8 @@ def predict(
     params = jax.device_put(params, whole)
     rest = Split(Selection([(test.source, np.arange(start, len(test)))]), test.transform, test.shape)
     steps = math.ceil(len(rest) / batch_size)
-    fed = _fed(test_batches(rest, data, batch_size), rest, steps, batch_size)
-    found = (compiled(params, put_batch(mesh, _device_rows(batch, places))) for batch in fed)
+    batches = fed(test_batches(rest, data, batch_size), rest, steps, batch_size)
+    found = (compiled(params, put_batch(mesh, _device_rows(batch, places))) for batch in batches)
     for number, rows in enumerate(_ahead(found)):
         part = _on_host(rows, rest)
         if len(part) < min(batch_size, len(rest) - number * batch_size):
@@ -103,7 +103,7 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
     yield from before
 
 
-def _fed(batches: Iterator[Batch], split: Split, steps: int, size: int) -> Iterator[Batch]:
+def fed(batches: Iterator[Batch], split: Split, steps: int, size: int) -> Iterator[Batch]:
     """The batches; where images cannot be read, this process works on padding, lest others wait for it in vain.
 
     Raises:

@@ -18,6 +18,7 @@ from train.cli.mistakes import check
 from train.config import Config
 from train.data import Dataset, for_config, load_dataset
 from train.data.sources.base import Example, Source
+from train.distill.teacher import compute_dtype
 from train.experiment import Experiment, build
 from train.machine.mesh import bytes_per_device
 from train.plan.devices import Devices
@@ -119,7 +120,7 @@ def estimate(config: Config, dataset: Dataset, devices: Devices) -> Estimate:
     made = devices.make()
     model = abstract(config, dataset)
     with traced_for(devices.kind.backend):
-        experiment = build(config, model=model, dataset=dataset, devices=made)
+        experiment = build(config, model=model, dataset=dataset, teacher=_teacher(config), devices=made)
         try:
             compiled = compile_train_step(experiment)
         except RuntimeError as error:
@@ -154,10 +155,18 @@ def abstract(config: Config, dataset: Dataset) -> ImageModel:
     return model
 
 
+def _teacher(config: Config) -> ImageModel | None:
+    """The teacher of a config, as shapes without values, not folded."""
+    if config.distill.teacher is None:
+        return None
+    asked = LoadOptions(dtype=compute_dtype(config.model.dtype))
+    return make_plan(resolve(config.distill.teacher), asked).build()
+
+
 def _memory(experiment: Experiment, found: Any, devices: Devices) -> dict[str, float]:
     state = experiment.state_shapes
     parts = {
-        "parameters": bytes_per_device(state.params),
+        "parameters": bytes_per_device((state.base, state.params)),
         "optimiser": bytes_per_device(state.opt_state),
         "moving average": bytes_per_device(state.ema),
     }

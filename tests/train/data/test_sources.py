@@ -28,8 +28,8 @@ from train.data.sources.base import (
     labels_of,
     labels_of_column,
     select,
-    stratify,
 )
+from train.data.sources.chance import stratify
 from train.data.sources.folder import open_folder
 from train.data.sources.hfds import open_hfds
 from train.data.sources.manifest import open_manifest
@@ -462,7 +462,10 @@ def test_labels_that_are_classes(values, names, found):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (["cat", "x"], r"row 1: found \['cat', 'x'\], .* one class\. Several labels an image are not supported yet"),
+        (
+            ["cat", "x"],
+            r"row 1: found \['cat', 'x'\], .* one class\. For several labels an image set data\.multi_label=true",
+        ),
         ({"name": "cat"}, r"row 1: found \{'name': 'cat'\}, expected the name or the number of one class"),
         (None, r"row 1: found no label \(None\)"),
         (float("nan"), r"row 1: found no label \(nan\)"),
@@ -611,7 +614,11 @@ def test_fingerprints_follow_what_they_should(photos, tmp_path):
 @pytest.mark.parametrize(
     ("name", "root", "message"),
     [
-        ("letters", None, r"data\.name='letters' is not known; expected digits, folder, manifest, tfds/NAME or hfds"),
+        (
+            "letters",
+            None,
+            r"data\.name='letters' is not known; expected digits, folder, manifest, tfds/NAME, hfds/ORG/NAME or wds",
+        ),
         ("folder", None, r"data\.name='folder' needs data\.root, the folder"),
         ("tfds", None, r"data\.name='tfds' is not known"),
         ("digits/3", None, r"data\.name='digits/3' is not known"),

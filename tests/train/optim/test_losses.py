@@ -9,7 +9,7 @@ import torch
 from nfjax.parity import oracle
 from train.cli.mistakes import check
 from train.config import Config, Loss
-from train.optim.losses import make_loss, top_k
+from train.optim.losses import class_weights, make_loss, top_k
 
 oracle.timm()
 BATCH, CLASSES = 6, 11
@@ -109,3 +109,36 @@ def test_what_means_nothing_is_refused(loss, message):
 
     with pytest.raises(ValueError, match=message):
         run(loss)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["classes", "targets"])
+@pytest.mark.parametrize("name", ["ce", "bce"])
+def test_class_weights_are_torchs(name, soft, x64):
+    """torch divides by the number of images where targets are probabilities, and so do we always."""
+    loss = Loss(name, smoothing=0.1, class_weights=tuple(np.linspace(0, 3, CLASSES).tolist()))
+    weights = class_weights(loss, CLASSES, None)
+    target = labels(soft)
+    if not soft:
+        target = np.eye(CLASSES)[target] * 0.9 + 0.1 / CLASSES
+    given = torch.tensor(np.array(loss.class_weights))
+    both = {"ce": torch.nn.CrossEntropyLoss(given), "bce": torch.nn.BCEWithLogitsLoss(given)}
+    x = torch.tensor(logits(), requires_grad=True)
+    expected = both[name](x, torch.tensor(target))
+    expected.backward()
+    value, grad = jax.value_and_grad(make_loss(loss, weights))(jnp.asarray(logits()), jnp.asarray(labels(soft)))
+    assert float(value) == pytest.approx(float(expected.detach()), rel=1e-13)
+    np.testing.assert_allclose(grad, x.grad.numpy(), rtol=1e-12, atol=1e-16)
+
+
+def test_class_weights_of_the_sizes():
+    labels = np.repeat([0, 1, 3], [1, 10, 100])
+    found = class_weights(Loss(balance=1.0), 4, labels)
+    assert found[2] == 0  # has no images
+    np.testing.assert_allclose(found[[0, 1, 3]] / found[3], [100, 10, 1])
+    assert found[labels].mean() == pytest.approx(1)
+    assert class_weights(Loss(), 4, labels) is None
+    for loss in (Loss(class_weights=(1.0,)), Loss(class_weights=(0.0,) * 4), Loss(balance=1, class_weights=(1.0,) * 4)):
+        with pytest.raises(ValueError, match="class_weights"):
+            class_weights(loss, 4, labels)
+    with pytest.raises(ValueError, match=r"loss\.balance needs all labels"):
+        class_weights(Loss(balance=0.5), 4, None)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from nfjax.early import ARCHIVES
 from nfjax.images import identify, image_suffixes, passed_over, walk
 from nfjax.tables import Strings
 from port.paths import no_folder, open_regular
-from train.data.sources.base import Example, Source, Splits, brief, digest, labels_of, nfc
+from train.data.sources.base import Example, Source, Splits, brief, digest, label_at, labels_of, nfc
+from train.data.sources.packed import Members, Packed, images_in
 from train.data.sources.slices import shared_start, usual
 
 Paths = Mapping[str, int]  # of image files, relative to a folder, with "/": sizes in bytes
@@ -31,7 +33,7 @@ class Files(Source):
         class_names: tuple[str, ...],
         sizes: np.ndarray | None = None,
     ):
-        self.root, self.class_names = root, class_names
+        self.root, self.class_names, self.several = root, class_names, labels.ndim == 2
         self._paths, self._labels = Strings(paths), labels
         sizes = np.zeros(0, np.int64) if sizes is None else sizes
         self._fingerprint = digest([*class_names, "\0".join(paths), labels, sizes])
@@ -42,7 +44,7 @@ class Files(Source):
     def __getitem__(self, index: int) -> Example:
         key = self._paths[index]
         with open_regular(os.path.join(self.root, key)) as file:
-            return {"image": file.read(), "label": int(self._labels[index]), "index": index, "key": key}
+            return {"image": file.read(), "label": label_at(self._labels, index), "index": index, "key": key}
 
     def look(self, index: int) -> None:
         identify(os.path.join(self.root, self._paths[index]))
@@ -60,6 +62,8 @@ class Files(Source):
 def open_folder(root: Path) -> Splits:
     """The splits of a folder: `root/SPLIT/CLASS/...`, or the one split "train" of `root/CLASS/...`.
 
+    A tar or zip file with such a folder in it stands for it: the images are the same, in the same order.
+
     Splits are known by their usual names (`slices.USUAL`), which may all begin alike, as seg_train and seg_test. A
     folder around all others, as archives have, is passed through. The images of a class lie in its folder, and may lie
     in folders within it too. They are ordered by a hash of their paths, so that a slice such as `train[:10%]` has some
@@ -71,25 +75,31 @@ def open_folder(root: Path) -> Splits:
         ValueError: it has no images in folders; its folders are splits without classes; a split has classes that the
             one for training lacks; or it cannot be told which of its folders are the classes.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"data.root: {no_folder(root)}")
     passed: Counter[str] = Counter()
-    every = dict(walk(root, passed))
-    around, files = _unwrapped(every)
+    inside: Members | None = None
+    if root.suffix.lower() in ARCHIVES and root.is_file():
+        inside = images_in(root, passed)
+        every = {name: place.size for name, place in inside.items()}
+    elif not root.is_dir():
+        raise FileNotFoundError(f"data.root: {no_folder(root)}")
+    else:
+        every = dict(walk(root, passed))
+    file, (around, files) = root, _unwrapped(every)
     root = root / around
     folders = _by_folder(files)
     start = shared_start(folders)
     folders = {_without(start, name): own for name, own in folders.items()}
     names = _splits(folders)
     splits = {name: _unwrapped(folders[name]) for name in names} if names else {"train": ("", files)}
-    roots = {name: root / (start + name if names else "") / inner for name, (inner, _) in splits.items()}
+    inner = {name: (f"{start}{name}/" if names else "") + within for name, (within, _) in splits.items()}
+    roots = {name: root / within for name, within in inner.items()}
     found = {name: {path: own[path] for path in own if "/" in path} for name, (_, own) in splits.items()}
     if not any(found.values()):
-        there = brief(sorted(entry.name for entry in root.iterdir())) or "nothing"
+        there = brief(sorted({*files, *_by_folder(files)} - {""} if inside else os.listdir(root))) or "no images"
         raise ValueError(
             f"{root} has no images in a folder per class; expected {root}/CLASS/NAME.jpg, or "
             f"{root}/train/CLASS/NAME.jpg and {root}/val/CLASS/NAME.jpg. It contains {there}. Known "
-            f"endings: {' '.join(image_suffixes())}."
+            f"endings: {' '.join(image_suffixes())}." + _shards_hint(file, passed)
         )
     for name, own in found.items():
         _check_level(roots[name], own)
@@ -104,11 +114,25 @@ def open_folder(root: Path) -> Splits:
     beside = [name for name in folders if names and name and name not in names]
     if stray := len(every) - sum(map(len, [*found.values(), *(folders[name] for name in beside)])):
         passed["images beside the class folders"] = stray
-    empty = [f"{at.name}/{name}" for at in roots.values() for name in _folders(at) if nfc(name) not in class_names]
+    on_disk = [] if inside else list(roots.values())
+    empty = [f"{at.name}/{name}" for at in on_disk for name in _folders(at) if nfc(name) not in class_names]
     notes = [f"passed over: {passed_over(passed)}"] if passed else []
     notes += [f"class folders without images: {brief(empty)}"] if empty else []
     notes += [f"folders that are no splits with a folder per class: {brief(beside)}"] if beside else []
-    return Splits({name: _files(roots[name], own, class_names) for name, own in found.items()}, notes)
+    sources: dict[str, Source] = {}
+    for name, own in found.items():
+        paths, labels, known = _labelled(roots[name], own, class_names)
+        if inside is None:
+            sources[name] = Files(roots[name], paths, labels, known, np.array([own[path] for path in paths], np.int64))
+        else:
+            places = np.array([inside[around + inner[name] + path] for path in paths])
+            sources[name] = Packed([file], np.zeros(len(paths)), places, paths, labels, known)
+    return Splits(sources, notes)
+
+
+def _shards_hint(file: Path, passed: Counter[str]) -> str:
+    """What to give instead, where these are shards of WebDataset's form."""
+    return f" Shards are data.name=wds/{file}." if {".tar", ".cls", ".json"} & passed.keys() else ""
 
 
 def _without(start: str, name: str) -> str:
@@ -163,13 +187,14 @@ def _check_level(root: Path, files: Paths) -> None:
     )
 
 
-def _files(root: Path, files: Paths, class_names: Sequence[str]) -> Files:
+def _labelled(root: Path, files: Paths, class_names: Sequence[str]) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+    """The paths in their order, their labels, and the names by label."""
     paths = sorted(files, key=lambda path: hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest())
     try:
         labels, known = labels_of(map(_class, paths), class_names)
     except ValueError as error:
         raise ValueError(f"{root}: {error}") from None
-    return Files(root, paths, labels, known, np.array([files[path] for path in paths], np.int64))
+    return paths, labels, known
 
 
 def _class(path: str) -> str:

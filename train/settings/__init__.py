@@ -1,0 +1,1 @@
+"""Sections of a config; `train.config` has them all."""
