@@ -15,6 +15,7 @@ from nfjax.batches import outputs
 from nfjax.early import STDIN, Place, find
 from nfjax.given import read_image, standard_input
 from nfjax.images import Mode, image_suffixes, passed_over, walk
+from nfjax.onnx.reading import OnnxModel, load_onnx
 from port.text import counted, one_line
 
 SMALL = 448  # pixels of the longer side of a picture that is drawn
@@ -27,6 +28,15 @@ def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageMod
     cache.enable()
     model = nfjax.load(args.model, args.weights, weights_key=args.weights_key, **options)
     return model, nfjax.create_transform(model, use_test_size=args.test_size)
+
+
+def load_onnx_model(args: argparse.Namespace) -> tuple[OnnxModel, Any]:
+    """The ONNX file that the options name, and the transform that it expects."""
+    given = ("--weights", args.weights != "pretrained"), ("--img-size", args.img_size), ("--test-size", args.test_size)
+    for option in [name for name, there in (*given, ("--weights-key", args.weights_key)) if there]:
+        raise ValueError(f"{args.model} is as it was written; leave out {option}.")
+    model = load_onnx(args.model)
+    return model, nfjax.create_transform(model.data_config)
 
 
 def img_size_of(args: argparse.Namespace) -> tuple[int, int] | None:
@@ -99,7 +109,7 @@ class Images:
         self.failed: list[tuple[Place, str]] = []  # skipped files, and why
         self.small: dict[Place, Image.Image | None] = dict.fromkeys(shown)
 
-    def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Place, np.ndarray]]:
+    def run(self, model: nfjax.ImageModel | OnnxModel) -> Iterator[tuple[Place, np.ndarray]]:
         """Yield every readable file with the model's float32 output for it."""
         for file, output in outputs(model, self.files, self._read, self.batch_size):
             if np.isfinite(output).all():

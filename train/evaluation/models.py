@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nfjax
+from nfjax.models.known import is_onnx
 from nfjax.names import folder_of, resolve
 from port.files import weights_file
 from port.paths import user_path
@@ -25,7 +26,7 @@ class Origin:
     """Where a model comes from."""
 
     name: str  # for `nfjax.load`
-    weights: Any  # likewise
+    weights: Any  # likewise; None for an ONNX file
     identity: str  # changes when the weights or the architecture do
 
 
@@ -52,7 +53,7 @@ def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:
 
 def run_of(name: str) -> Path | None:
     """The work folder that a name stands for; None if it names something else."""
-    folder = folder_of(name)
+    folder = None if is_onnx(name) else folder_of(name)
     if folder is None or not ((folder / "final").is_dir() or (folder / "checkpoints").is_dir()):
         return None
     return folder
@@ -79,6 +80,11 @@ def opened(name: str, weights: str | None = "pretrained", weights_key: str | Non
     Raises:
         ValueError, OSError: there is no such model, or what there is cannot be read.
     """
+    if is_onnx(name):
+        if weights != "pretrained":
+            raise ValueError(f"{name} has its weights; leave out --weights.")
+        yield Origin(name, None, _hash(user_path(name)))
+        return
     run = run_of(name)
     if run is not None and weights == "pretrained" and not (run / "final" / "config.json").is_file():
         state = run_weights(run)

@@ -21,6 +21,8 @@ from nfjax import cache
 from nfjax.images import ImageError
 from nfjax.labels import synsets
 from nfjax.meter import Meter
+from nfjax.models.known import is_onnx
+from nfjax.onnx.reading import OnnxModel, load_onnx
 from nfjax.params import named_params
 from port.text import counted, printable
 from train import config
@@ -103,7 +105,8 @@ def evaluate(name: str, task: Task, table: Table) -> None:
     """
     with contextlib.ExitStack() as stack:
         origin = _together(lambda: stack.enter_context(models.opened(name, task.weights, task.weights_key)))
-        transform = _together(lambda: _transform(origin.name, task.data))
+        onnx = load_onnx(origin.name) if is_onnx(origin.name) else None
+        transform = _together(lambda: _transform(onnx.data_config if onnx else origin.name, task.data))
         images = task.source.fingerprint()
         fingerprint = digest([origin.identity, images, repr(transform), task.dtype, str(task.restrict)])
         row = table.find(fingerprint)
@@ -111,12 +114,14 @@ def evaluate(name: str, task: Task, table: Table) -> None:
         if from_first_process([int(known)])[0]:
             _say(f"{name}: passed over, {table.path} has it with these images and this preprocessing")
             return
-        model = _together(lambda: _load(origin, transform, task))
+        model = _together(lambda: _checked(onnx, transform, task) if onnx else _load(origin, transform, task))
     places = classes.outputs(task.source.class_names, model, in_order=task.data.class_map is not None)
     names = classes.display_names(task.source.class_names, model, places)
     word = re.sub("[^A-Za-z0-9_.-]+", "_", name)[-60:].lstrip("._-")  # no hidden folder, for "../run"
     folder = task.out / f"{word or 'model'}-{fingerprint[:8]}"
     if task.source.several:
+        if isinstance(model, OnnxModel):
+            raise ValueError(f"{name}: an ONNX file is evaluated on images with one label each; these have several.")
         _several(name, model, transform, task, places, folder, table, fingerprint)
         return
     file = PredictionsFile(folder / "predictions.csv", task.source.key, min(TOP, model.num_classes))
@@ -133,10 +138,10 @@ def evaluate(name: str, task: Task, table: Table) -> None:
     _say(f"{name}: predictions, classes and pictures are in {folder}")
 
 
-def _facts(model: nfjax.ImageModel, transform: nfjax.EvalTransform, task: Task, fingerprint: str) -> dict[str, Any]:
+def _facts(model: nfjax.ImageModel | OnnxModel, transform: nfjax.EvalTransform, task: Task, fingerprint: str) -> dict[str, Any]:
     """What stands beside the scores in a row of the results."""
     return {
-        "param_count": round(sum(var.get_value().size for var in named_params(model).values()) / 1e6, 2),
+        "param_count": round(_count(model) / 1e6, 2),
         "img_size": transform.size[1],
         "crop_pct": transform.crop_pct,
         "interpolation": transform.interpolation,
@@ -178,7 +183,7 @@ def _several(
 
 def _predictions(
     name: str,
-    model: nfjax.ImageModel,
+    model: nfjax.ImageModel | OnnxModel,
     transform: nfjax.EvalTransform,
     task: Task,
     places: np.ndarray,
@@ -209,7 +214,7 @@ def _predictions(
     return Predictions.joined(parts), speed
 
 
-def _transform(name: str, data: Data) -> nfjax.EvalTransform:
+def _transform(name: str | nfjax.DataConfig, data: Data) -> nfjax.EvalTransform:
     """The preprocessing that a model's weights are best tested with, unless the config says otherwise."""
     names = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
     changed: dict[str, Any] = {name: getattr(data, name) for name in names}
@@ -223,6 +228,25 @@ def _load(origin: models.Origin, transform: nfjax.EvalTransform, task: Task) -> 
     if not model.num_classes:
         raise ValueError(f"{model.name} has no classifier, so that there is nothing to count; train one first.")
     return model
+
+
+def _checked(file: OnnxModel, transform: nfjax.EvalTransform, task: Task) -> OnnxModel:
+    """An ONNX file, if it can do what is asked for."""
+    if transform.size != file.data_config.input_size[1:]:
+        height, width = file.data_config.input_size[1:]
+        raise ValueError(f"{file.path} takes images of {height}x{width} pixels; leave out --data.test_size.")
+    if task.dtype != "float32":
+        raise ValueError(f"{file.path} computes as it was written; leave out --dtype {task.dtype}.")
+    if jax.process_count() > 1:
+        raise ValueError(f"{file.path} runs in one process, and these are {jax.process_count()}.")
+    return file
+
+
+def _count(model: nfjax.ImageModel | OnnxModel) -> int:
+    """Of parameters."""
+    if isinstance(model, OnnxModel):
+        return model.param_count
+    return sum(var.get_value().size for var in named_params(model).values())
 
 
 def _images(given: dict[str, Any], names: Sequence[str]) -> tuple[Data, Source]:
