@@ -14,6 +14,7 @@ NO_KERNEL = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)")
+COMMENT = re.compile(r"/\*.*?\*/")  # "/*index=5*/", before each fifth of many
 # An operation that stands for the operations of others, and where it names them.
 CALLED = {
     "while": re.compile(r"body=%?([\w.\-]+)"),
@@ -64,7 +65,8 @@ def operations(program: str) -> list[Operation]:
 
 def _operations(computations: dict[str, list[str]], name: str, times: int) -> Iterator[Operation]:
     sizes: dict[str, tuple[int, int]] = {}
-    for line in computations.get(name, ()):
+    for commented in computations.get(name, ()):
+        line = COMMENT.sub("", commented)
         if not (match := OPERATION.match(line)):
             continue
         result, shape, operation, operands = match.groups()

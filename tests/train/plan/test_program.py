@@ -31,6 +31,21 @@ def test_kernels_of_a_gpu():
     assert [(o.kind, o.moved) for o in operations(MODULE)] == expected
 
 
+MANY = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (x: f32[16]) -> (f32[4], f32[4]) {
+  %x = f32[16]{0} parameter(0)
+  %y = f32[16]{0} parameter(1)
+  ROOT %r = (f32[4]{0}, /*index=1*/f32[4]{0}) reduce-scatter(%x, /*index=1*/%y), dimensions={0}, to_apply=%add
+}
+"""
+
+
+def test_operands_that_are_counted_in_comments():
+    (scatter,) = operations(MANY)
+    assert scatter.sent(4) == 2 * 64 * 3 / 4
+
+
 LOOP = """HloModule jit_f, is_scheduled=true
 
 %body (p: (s32[], f32[16])) -> (s32[], f32[16]) {
