@@ -14,7 +14,7 @@ from flax import nnx
 
 import nfjax
 from nfjax.params import split
-from port.paths import user_path
+from port.stores import readable
 from train.checkpoints.averages import run_weights
 from train.cli.mistakes import check
 from train.config import Config
@@ -257,8 +257,8 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
     if options.resume_timm is not None and options.weights_key is not None:
         raise ValueError("model.resume_timm takes both of its file's weights, raw and averaged: leave out weights_key.")
     weights: Any = None if options.resume_timm else options.weights  # the loop puts that file's in
-    if weights is not None and (user_path(weights) / "checkpoints").is_dir():
-        weights = run_weights(user_path(weights))
+    if weights is not None and (readable(weights) / "checkpoints").is_dir():
+        weights = run_weights(readable(weights))
     model = nfjax.load(
         options.name,
         weights=weights,

@@ -19,6 +19,7 @@ from train.checkpoints import averages
 from train.checkpoints.base import kept_base
 from train.checkpoints.files import best_first, load_weights
 from train.checkpoints.manager import Checkpoints
+from train.checkpoints.mirror import Mirror, mirrored
 from train.cli.options import Profile
 from train.config import Config
 from train.crossing.reading import resumed
@@ -53,12 +54,12 @@ class Stopped(Exception):
         return INTERRUPTED if self.signal is signal.SIGINT else 0
 
 
-def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> RunResult:
+def run(config: Config, workdir: Path | str, *, profile: Profile | None = None) -> RunResult:
     """Train, or continue the run that `workdir` holds, and save the last and the best model in it, `final` and `best`.
 
     Args:
         config: of the run.
-        workdir: receives all that docs/training.md lists.
+        workdir: receives all that docs/training.md lists; a folder, or as text an address in an object store.
         profile: steps of which a trace is written to `workdir/profile`.
 
     Raises:
@@ -72,23 +73,39 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
             require_deterministic_operations()
         experiment = build(config)
         require_images(experiment.dataset.test.source, config.data.stall_seconds)
-        with locked(workdir):
-            claim(workdir, dataclasses.asdict(config))
-            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes.kept))
-            require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
-            record_environment(workdir)
-            base = kept_base(workdir, experiment.base, experiment.model)
-            experiment = dataclasses.replace(experiment, base=base)
-            screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE))
-            interrupt.log = screen.log
-            try:
-                with Checkpoints(workdir, config.checkpoint) as checkpoints, checkpoints.named():
-                    result = _Run(experiment, workdir, checkpoints, interrupt, screen, profile).run()
-            except BaseException as error:
-                screen.log(str(error) or type(error).__name__)
-                raise
-            screen.log(str(result))
-            return result
+        with mirrored(workdir) as mirror:
+            result = _run(config, experiment, mirror, mirror.folder if mirror else Path(workdir), interrupt, profile)
+        return dataclasses.replace(result, workdir=workdir)
+
+
+def _run(
+    config: Config,
+    experiment: Experiment,
+    mirror: Mirror | None,
+    workdir: Path,
+    interrupt: Interrupt,
+    profile: Profile | None,
+) -> RunResult:
+    with locked(workdir):
+        claim(workdir, dataclasses.asdict(config))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes.kept))
+        require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
+        record_environment(workdir)
+        base = kept_base(workdir, experiment.base, experiment.model)
+        experiment = dataclasses.replace(experiment, base=base)
+        screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE), mirror.told if mirror else str)
+        interrupt.log = screen.log
+        sealed = mirror.try_to_send if mirror else lambda: None
+        if mirror is not None:
+            mirror.say = screen.print
+        try:
+            with Checkpoints(workdir, config.checkpoint, sealed) as checkpoints, checkpoints.named():
+                result = _Run(experiment, workdir, checkpoints, interrupt, screen, profile).run()
+        except BaseException as error:
+            screen.log(str(error) or type(error).__name__)
+            raise
+        screen.log(str(result))
+        return result
 
 
 class _Run:

@@ -19,6 +19,7 @@ from nfjax.labels import Classifier
 from nfjax.models.known import is_onnx
 from nfjax.pictures import make_figure, require_picture, save_figure
 from port.atomic import replaced, require_writable
+from port.paths import user_path
 from port.text import counted, cut, one_line
 
 COLUMNS = ("file", "rank", "index", "name", "probability")
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "parts":
         return _in_parts(args)
     require_file_options(args)
+    if args.output is not None:
+        args.output = user_path(args.output)
     form = _format(args.format, args.output)
     if args.output is not None:
         require_writable(args.output)
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 plotted[file] = best
             for row in _rows(str(file), best):
                 write(row)
-    if form == "parquet":
+    if form == "parquet" and args.output is not None:
         write_parquet({key: [row[key] for row in kept] for key in COLUMNS}, args.output)
     elif form == "table":
         _table(kept)

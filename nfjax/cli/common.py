@@ -1,6 +1,7 @@
 """What the commands that read images share: which files, which model, and a stream of batches through it."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -16,6 +17,8 @@ from nfjax.early import STDIN, Place, find
 from nfjax.given import read_image, standard_input
 from nfjax.images import Mode, image_suffixes, passed_over, walk
 from nfjax.onnx.reading import OnnxModel, load_onnx
+from port.paths import is_remote
+from port.stores import Store
 from port.text import counted, one_line
 
 SMALL = 448  # pixels of the longer side of a picture that is drawn
@@ -77,9 +80,26 @@ def each_image(patterns: Sequence[str]) -> Iterator[Place]:
 
 
 def _files(path: Place, passed: Counter[str]) -> Iterator[Place]:
-    if isinstance(path, str) or not path.is_dir():
+    if isinstance(path, str):
+        return iter([path]) if not is_remote(path) or _is_image(path) else _in_store(path, passed)
+    if not path.is_dir():
         return iter([path])
     return (path / name for name, _ in walk(path, passed))
+
+
+def _in_store(folder: str, passed: Counter[str]) -> Iterator[str]:
+    store = Store(folder)
+    for name in store.files():
+        if any(part.startswith(".") for part in name.split("/")):
+            passed["hidden"] += 1
+        elif _is_image(name):
+            yield f"{store.address}/{name}"
+        else:
+            passed[os.path.splitext(name)[1].lower() or "without an ending"] += 1
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in image_suffixes()
 
 
 def read_place(place: Place, mode: Mode = "RGB", *, exif: bool = False) -> Image.Image:

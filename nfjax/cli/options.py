@@ -11,7 +11,7 @@ from typing import Any
 from nfjax.early import SUFFIX, Place, find, format_of, place, require_export, require_weights
 from nfjax.models.known import architectures, require_model, unknown
 from port.commands import Parser, one_model, pixels, weights
-from port.paths import no_file, user_path
+from port.paths import no_file, user_path, user_place
 
 MODEL = "name, folder with a model or of a run, or hf-hub:organisation/name"
 WEIGHTS = "file or folder with the weights, instead of the published ones; none for fresh ones"
@@ -63,7 +63,7 @@ def classify(parser: Parser) -> None:
     form = "default: as FILE ends, or table; parts: parquet files in a folder, for very many images"
     parser.add_argument("--format", choices=("table", "json", "csv", "parquet", "parts"), help=form)
     endings = ".json, .csv, .parquet, .tsv or .txt; a folder for parts"
-    parser.add_argument("-o", "--output", type=user_path, metavar="FILE", help=endings)
+    parser.add_argument("-o", "--output", type=user_place, metavar="FILE", help=endings)
     _parts(parser)
     parser.add_argument("--plot", type=user_path, metavar="PNG", help="draw each image beside the bars of its classes")
 
@@ -80,7 +80,7 @@ def embed(parser: Parser) -> None:
   %(prog)s 'shards/*.tar' --model vit_base_patch14_reg4_dinov2 --img-size 224 --batch-size 256 -o embeddings/"""
     _images(parser)
     where = "file name ending in .npz, .parquet or .csv; or a folder, for very many images"
-    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE|DIR", help=where)
+    parser.add_argument("-o", "--output", type=user_place, required=True, metavar="FILE|DIR", help=where)
     parser.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
     _parts(parser)
 
@@ -94,7 +94,7 @@ def doctor(parser: Parser) -> None:
   %(prog)s
   srun %(prog)s --workdir runs/pictures --hub"""
     add = parser.add_argument
-    add("--workdir", type=user_path, metavar="DIR", help="of a run: can it be written, is it shared, is there space")
+    add("--workdir", type=user_place, metavar="DIR", help="of a run: can it be written, is it shared, is there space")
     add("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells: can it be reached")
     add("--hub", action="store_true", help="whether the Hugging Face hub can be reached")
     _json(parser)

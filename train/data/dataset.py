@@ -13,7 +13,7 @@ from nfjax.augment.policies import Policy
 from nfjax.models.data_config import MULTI_LABEL, DataConfig
 from nfjax.names import resolve
 from nfjax.transforms import EvalTransform, create_transform
-from port.paths import user_path
+from port.stores import readable
 from port.text import counted, read_text
 from train.config import Augment, Config, Data
 from train.data.pipeline import Decoded, Split, Transform
@@ -158,7 +158,7 @@ def _splits(data: Data) -> tuple[Mapping[str, Source], tuple[str, ...]]:
 def _root(data: Data) -> Path:
     if data.root is None:
         raise ValueError(f"data.name={data.name!r} needs data.root, the {data.name}.")
-    return user_path(data.root)
+    return readable(data.root)
 
 
 def _optional_root(data: Data) -> Path | None:
@@ -203,7 +203,7 @@ _OWN: dict[str, dict[str, Any]] = {"digits": {"in_chans": 1, "mean": (0.5,), "st
 
 def _class_map(file: str) -> list[str]:
     """The names in a file, one a line."""
-    names = [line.strip() for line in read_text(user_path(file)).splitlines()]
+    names = [line.strip() for line in read_text(readable(file)).splitlines()]
     names = [name for name in names if name]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -11,7 +11,7 @@ import nfjax
 from nfjax.models.known import is_onnx
 from nfjax.names import folder_of, resolve
 from port.files import weights_file
-from port.paths import user_path
+from port.stores import readable
 from train.checkpoints.averages import architecture, run_weights
 from train.checkpoints.files import steps
 from train.cli.configs import load_config
@@ -38,7 +38,7 @@ def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        if not set("*?[") & set(name) or ":" in name or user_path(name).exists():
+        if not set("*?[") & set(name) or ":" in name or readable(name).exists():
             found.append(name)
             continue
         matching = nfjax.list_models(name, pretrained=pretrained)
@@ -83,7 +83,7 @@ def opened(name: str, weights: str | None = "pretrained", weights_key: str | Non
     if is_onnx(name):
         if weights != "pretrained":
             raise ValueError(f"{name} has its weights; leave out --weights.")
-        yield Origin(name, None, _hash(user_path(name)))
+        yield Origin(name, None, _hash(readable(name)))
         return
     run = run_of(name)
     if run is not None and weights == "pretrained" and not (run / "final" / "config.json").is_file():
@@ -98,8 +98,8 @@ def opened(name: str, weights: str | None = "pretrained", weights_key: str | Non
     if weights is None:
         identity += " fresh"
     elif weights != "pretrained":
-        weights_file(weights)  # there must be one
-        identity += _hash(user_path(weights)) + (weights_key or "")
+        weights_file(readable(weights))  # there must be one
+        identity += _hash(readable(weights)) + (weights_key or "")
     yield Origin(name, weights, identity)
 
 

@@ -138,7 +138,9 @@ def evaluate(name: str, task: Task, table: Table) -> None:
     _say(f"{name}: predictions, classes and pictures are in {folder}")
 
 
-def _facts(model: nfjax.ImageModel | OnnxModel, transform: nfjax.EvalTransform, task: Task, fingerprint: str) -> dict[str, Any]:
+def _facts(
+    model: nfjax.ImageModel | OnnxModel, transform: nfjax.EvalTransform, task: Task, fingerprint: str
+) -> dict[str, Any]:
     """What stands beside the scores in a row of the results."""
     return {
         "param_count": round(_count(model) / 1e6, 2),

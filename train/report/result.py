@@ -16,7 +16,7 @@ class RunResult:
 
     scores: dict[str, float]
     steps: int
-    workdir: Path
+    workdir: Path | str
 
     @property
     def top1(self) -> float:
