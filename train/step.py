@@ -1,6 +1,8 @@
 """The compiled functions of an experiment: a training step, and a step of an evaluation."""
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nfjax.fast.backend import compiler_options
+from nfjax.fast.backend import compiler_options, gathered_where_used
 from nfjax.params import merge
 from train.distill.answers import answer_dtype
+from train.distill.teacher import PLACE, PROJECTION
 from train.experiment import Experiment
 from train.machine.mesh import AXES, batch_sharding, replicated
 from train.optim.clip import tree_norm
@@ -29,6 +32,12 @@ def make_train_step(experiment: Experiment) -> Any:
     """
     mesh, parts, shardings = experiment.mesh, experiment.config.grad_accum_steps, experiment.shardings
     whole, spread = replicated(mesh), batch_sharding(mesh)
+    gather = functools.partial(jax.lax.with_sharding_constraint, shardings=whole)
+
+    def where_used(path: str, value: jax.Array) -> bool:
+        """Is it one of the model's matrices, which are gathered as they are multiplied by?"""
+        others = path.startswith((PLACE, PROJECTION))
+        return mesh.shape["fsdp"] > 1 and value.ndim == 2 and path.endswith("/kernel") and not others
 
     def gradients(params: Arrays, batch: Arrays, key: jax.Array, step: jax.Array) -> tuple[Arrays, Arrays]:
         model_key, transform_key = jax.random.split(key)
@@ -36,10 +45,13 @@ def make_train_step(experiment: Experiment) -> Any:
         told = _told(experiment, params, images, batch)
 
         def loss(trained: Arrays) -> tuple[jax.Array, Arrays]:
-            # Each device works on its images with whole parameters: what fsdp divided is gathered here. Left to
-            # itself, the compiler may gather activations instead, which are far larger.
-            gathered = jax.lax.with_sharding_constraint(params | trained, whole)
-            logits, features = _outputs(experiment, gathered, images, model_key)
+            # Each device works on its images with whole parameters: what fsdp divided is gathered. Left to itself,
+            # the compiler may gather activations instead, which are far larger.
+            given = params | trained
+            late = {path: value for path, value in given.items() if where_used(path, value)}
+            gathered = gather({path: value for path, value in given.items() if path not in late}) | late
+            with gathered_where_used(gather) if late else contextlib.nullcontext():
+                logits, features = _outputs(experiment, gathered, images, model_key)
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             value = experiment.loss(logits, labels)
             metrics = {"loss": value}

@@ -53,7 +53,8 @@ LAYERS: dict[str, str] = {
 
 # Axes by which fsdp may divide a parameter; the first one that the number of devices divides is taken.
 FSDP_AXES: dict[str, tuple[int, ...]] = {
-    r".*/kernel": (-1, -2),  # by output channels: then a device can standardise its own part
+    r".*(?<!qkv)(?<!/kv)(?<!in_proj)/kernel": (-1, -2),  # by output channels: a device can standardise its own part
+    r".*(qkv|/kv|in_proj)/kernel": (-2, -1),  # of several layers side by side, whose output channels are split
     r".*/(bias|scale|gain|gamma\w*|[qv]_bias)": (0,),
     r".*/lora_a": (0,),
     r".*/lora_b": (-1,),
