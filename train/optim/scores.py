@@ -4,7 +4,7 @@ Of several labels everything is exact: the logits of all images are ranked toget
 labels count for nothing. Targets are int8 `(images, classes)`: 1, 0, or -1 for unknown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,14 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Equal scores are one threshold. NaN for a class of which no known label is there.
     """
     result = np.full(labels.shape[1], np.nan)
+    for place, _, hits, seen in _at_thresholds(scores, labels):
+        result[place] = np.sum(np.diff(hits, prepend=0) * (hits / seen)) / hits[-1]
+    return result
+
+
+def _at_thresholds(scores: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each class of which a known label is there: its place; its scores from the largest down, equal ones once; and
+    how many images with the label, and how many at all, have at least each."""
     for place in range(labels.shape[1]):
         known = labels[:, place] >= 0
         score, there = scores[known, place], labels[known, place] == 1
@@ -57,9 +65,7 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         order = np.argsort(-score, kind="stable")
         score, hits = score[order], np.cumsum(there[order])
         last = np.append(score[1:] != score[:-1], True)  # of its threshold
-        hits, seen = hits[last], np.flatnonzero(last) + 1
-        result[place] = np.sum(np.diff(hits, prepend=0) * (hits / seen)) / hits[-1]
-    return result
+        yield place, score[last], hits[last], np.flatnonzero(last) + 1
 
 
 def counts(found: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,17 +78,10 @@ def counts(found: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def best_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each class the probability from which on F1 is largest, and that F1; NaN where no known label is there."""
     thresholds, best = np.full((2, labels.shape[1]), np.nan)
-    for place in range(labels.shape[1]):
-        known = labels[:, place] >= 0
-        score, there = probabilities[known, place], labels[known, place] == 1
-        if not there.any():
-            continue
-        order = np.argsort(-score, kind="stable")
-        score, hits = score[order], np.cumsum(there[order])
-        last = np.append(score[1:] != score[:-1], True)
-        f1 = 2 * hits[last] / (np.flatnonzero(last) + 1 + there.sum())
+    for place, score, hits, seen in _at_thresholds(probabilities, labels):
+        f1 = 2 * hits / (seen + hits[-1])
         at = int(f1.argmax())
-        thresholds[place], best[place] = score[last][at], f1[at]
+        thresholds[place], best[place] = score[at], f1[at]
     return thresholds, best
 
 
