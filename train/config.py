@@ -24,6 +24,10 @@ class Model:
         weights_key: which weights of a training checkpoint: "state_dict" for the raw ones; None for the averaged ones.
         resume_timm: a training checkpoint of timm's train.py that a new run continues, instead of beginning with
             `weights`: weights, optimiser, moving average, epoch. Once the run has checkpoints of its own, those count.
+        resume_run: another run, for its newest checkpoint, or RUN/checkpoints/STEP, that a new run continues with this
+            config, its schedule for one: weights, optimiser, moving average, steps. As with `resume_timm`, once.
+        head_init_scale: factor on the classifier's first weights; None for 1.
+        head_init_bias: what its first biases are instead; None to leave them.
         num_classes: outputs; None for as many as the data set has.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block.
@@ -35,6 +39,9 @@ class Model:
     weights: str | None = None
     weights_key: str | None = None
     resume_timm: Annotated[str, Length(1, 4096)] | None = None
+    resume_run: Annotated[str, Length(1, 4096)] | None = None
+    head_init_scale: float | None = None
+    head_init_bias: float | None = None
     num_classes: Count | None = None
     drop_rate: ShareBelow1 = 0.0
     drop_path_rate: ShareBelow1 = 0.0
@@ -189,6 +196,21 @@ class Checkpoint:
 
 
 @dataclasses.dataclass
+class EarlyStop:
+    """When a run ends before its last step.
+
+    Attributes:
+        patience: evaluations in a row without an improvement after which it ends; None for never.
+        metric: of the test images, that must improve: of "loss" less is better.
+        min_delta: a smaller improvement is none.
+    """
+
+    patience: Count | None = None
+    metric: Literal["top1", "top5", "loss"] = "top1"
+    min_delta: NotNegative = 0.0
+
+
+@dataclasses.dataclass
 class Log:
     """What is written down while it runs.
 
@@ -196,11 +218,15 @@ class Log:
         every_steps: steps between lines of metrics.jsonl.
         tensorboard: write TensorBoard's event files to WORKDIR/tensorboard as well.
         wandb: project of Weights & Biases to log to; None for none.
+        mlflow: experiment of MLflow, likewise.
+        trackio: project of trackio, likewise.
     """
 
     every_steps: Count = 10
     tensorboard: bool = True
     wandb: str | None = None
+    mlflow: str | None = None
+    trackio: str | None = None
 
 
 @dataclasses.dataclass
@@ -231,4 +257,5 @@ class Config:
     ema: Ema = dataclasses.field(default_factory=Ema)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    early_stop: EarlyStop = dataclasses.field(default_factory=EarlyStop)
     log: Log = dataclasses.field(default_factory=Log)

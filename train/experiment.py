@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,18 +13,18 @@ import optax
 from flax import nnx
 
 import nfjax
-from nfjax.params import split
+from nfjax.params import named_params, split
 from port.paths import user_path
 from train.checkpoints.averages import run_weights
 from train.cli.mistakes import check
-from train.config import Config
+from train.config import Config, Model
 from train.data import Dataset, for_config
 from train.device.batch_transform import BatchTransform, make_batch_transform
 from train.device.normalize import Normalize
 from train.machine.mesh import make_mesh, state_shardings
 from train.optim.losses import class_weights, make_loss
 from train.optim.optimizer import base_lr, make_optimizer
-from train.optim.parameters import Treatments, treatments
+from train.optim.parameters import CLASSIFIER, Treatments, treatments
 from train.optim.schedules import LearningRate, make_schedule
 from train.optim.state import Arrays, State
 
@@ -161,7 +162,10 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
         )
     if options.resume_timm is not None and options.weights_key is not None:
         raise ValueError("model.resume_timm takes both of its file's weights, raw and averaged: leave out weights_key.")
-    weights: Any = None if options.resume_timm else options.weights  # the loop puts that file's in
+    if options.resume_timm is not None and options.resume_run is not None:
+        raise ValueError("model.resume_timm and model.resume_run are both a state to begin with; give one of them.")
+    # The loop puts in those of a state to begin with.
+    weights: Any = None if options.resume_timm or options.resume_run else options.weights
     if weights is not None and (user_path(weights) / "checkpoints").is_dir():
         weights = run_weights(user_path(weights))
     model = nfjax.load(
@@ -177,9 +181,25 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
         seed=config.seed,
     )
     model.set_grad_checkpointing(options.grad_checkpointing)
+    _init_head(model, options)
     names = dataset.class_names if classes == dataset.num_classes else None
     # The trained weights belong to these images, not to those that the architecture was published with.
     tag = "wds" if config.data.name.startswith("wds/") else config.data.name  # a pattern of paths is none
     origin: dict[str, Any] = {"tag": tag, "hf_hub_id": None, "pool_size": None}
     model.data_config = dataclasses.replace(dataset.data_config, num_classes=classes, label_names=names, **origin)
     return model
+
+
+def _init_head(model: nfjax.ImageModel, options: Model) -> None:
+    """Change the classifier's first weights as `head_init_scale` and `head_init_bias` say (timm `train.py`)."""
+    if options.head_init_scale is None and options.head_init_bias is None:
+        return
+    for path, parameter in named_params(model).items():
+        if not re.fullmatch(CLASSIFIER, path):
+            continue
+        value = parameter.get_value()
+        if options.head_init_scale is not None:
+            value = value * jnp.asarray(options.head_init_scale, value.dtype)
+        if options.head_init_bias is not None and path.endswith("/bias"):
+            value = jnp.full_like(value, options.head_init_bias)
+        parameter.set_value(value)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nfjax.augment import ops
+from nfjax.augment.crops import keep_ratio
 from nfjax.augment.options import Augment
 from nfjax.augment.policies import Policy, create_policy
 from nfjax.augment.resize import Box, resize_part
@@ -48,6 +49,10 @@ class TrainTransform:
             nfjax.images.ImageError: neither a PIL image nor such an array, or pixels that have no agreed scale.
         """
         pixels = _checked(image, self.mode) if isinstance(image, np.ndarray) else np.asarray(convert(image, self.mode))
+        if self.augment.train_crop_mode != "rrc" and not self.augment.no_aug:
+            a, centred = self.augment, self.augment.train_crop_mode == "rkrc"
+            kept = keep_ratio(pixels, self.size, a.scale, a.ratio, self.resample, centred, rng)
+            return np.asarray(self._change(kept, rng)).reshape(*self.size, -1)
         height, width = pixels.shape[:2]
         box = 0, 0, width, height
         if not self.augment.no_aug:
@@ -71,6 +76,8 @@ class TrainTransform:
             image = color_jitter(image, self.jitter, rng)
         if augment.grayscale_prob > 0 and rng.random() < augment.grayscale_prob:
             image = ops.grayscale(image)
+        if augment.gaussian_blur_prob > 0 and rng.random() <= augment.gaussian_blur_prob:
+            image = ops.gaussian_blur(image, rng.uniform(*ops.BLURS))
         return image
 
 
@@ -204,7 +211,9 @@ def _augment(options: dict[str, Any], interpolation: str) -> Augment:
     known = ["random", *INTERPOLATIONS]
     if augment.interpolation not in known:
         raise ValueError(f"interpolation={augment.interpolation!r} is not known; choose one of {', '.join(known)}.")
-    for name in ("hflip", "vflip", "color_jitter_prob", "grayscale_prob"):
+    if augment.train_crop_mode not in ("rrc", "rkrc", "rkrr"):
+        raise ValueError(f"train_crop_mode={augment.train_crop_mode!r} is not known; choose one of rrc, rkrc, rkrr.")
+    for name in ("hflip", "vflip", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob"):
         value = getattr(augment, name)
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}={value}; expected a probability from 0 to 1.")

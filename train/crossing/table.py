@@ -87,12 +87,14 @@ ARGS = {
     "lr_cycle_decay": "schedule.cycle_decay", "model_ema_decay": "ema.decay", "model_ema_warmup": "ema.warmup",
     "clip_grad": "optim.clip_grad", "clip_mode": "optim.clip_mode", "smoothing": "loss.smoothing",
     "drop": "model.drop_rate", "drop_path": "model.drop_path_rate", "mixup": "mix.mixup", "cutmix": "mix.cutmix",
-    "reprob": "mix.reprob",
+    "reprob": "mix.reprob", "decay_milestones": "schedule.milestones", "lr_k_decay": "schedule.k_decay",
 }  # fmt: skip
 # When those mean something that do not always.
 USED: dict[str, Callable[[Config], bool]] = {
     "decay_epochs": lambda config: config.schedule.name in ("step", "wsd"),
-    "decay_rate": lambda config: config.schedule.name == "step",
+    "decay_rate": lambda config: config.schedule.name in ("step", "multistep"),
+    "decay_milestones": lambda config: config.schedule.name == "multistep",
+    "lr_k_decay": lambda config: config.schedule.k_decay != 1,
     **dict.fromkeys(
         ("lr_cycle_mul", "lr_cycle_decay", "lr_cycle_limit"), lambda config: config.schedule.cycle_limit > 1
     ),
@@ -109,6 +111,8 @@ def require_counterpart(config: Config) -> None:
         "optim.groups": optim.groups,
         "optim.decoupled_decay": optim.decoupled_decay,
         "optim.decay_rule='deepmind'": optim.decay_rule != "timm",
+        f"optim.name={optim.name!r}": optim.name not in ROWS,
+        "optim.lookahead": optim.lookahead,
         "schedule.name='plateau'": config.schedule.name == "plateau",
     }
     if found := [field for field, value in without.items() if value]:
@@ -128,7 +132,8 @@ def options(config: Config) -> dict[str, Any]:
     """`ARGS` as timm's train.py would be given them, those that mean something."""
     used = [name for name in ARGS if name not in USED or USED[name](config)]
     found = {name: _field(config, ARGS[name]) for name in used}
-    return found | ({"sched": "poly", "decay_rate": 1.0} if config.schedule.name == "linear" else {})
+    power = {"linear": 1.0, "poly": config.schedule.power}.get(config.schedule.name)
+    return found if power is None else found | {"sched": "poly", "decay_rate": power}
 
 
 def optimizer_options(config: Config) -> dict[str, Any]:
@@ -140,6 +145,7 @@ def optimizer_options(config: Config) -> dict[str, Any]:
         "weight_decay": optim.weight_decay,
     }
     found |= {"momentum": optim.momentum, "layer_decay": optim.layer_decay}
+    found |= {"layer_decay_min_scale": optim.layer_decay_min_scale} if optim.layer_decay_min_scale else {}
     found |= {f"opt_{name}": own[name] for name in ("betas", "eps") if name in own}
     return {name: value for name, value in found.items() if value is not None}
 

@@ -19,7 +19,8 @@ from train.config import Augment, Config, Data
 from train.data.pipeline import Decoded, Split, Transform
 from train.data.sampling import at_most, chances
 from train.data.sources import slices
-from train.data.sources.base import Relabelled, Source, Splits, select, stratify
+from train.data.sources.around import Relabelled
+from train.data.sources.base import Source, Splits, select, stratify
 from train.data.sources.folder import open_folder
 from train.data.sources.hfds import open_hfds
 from train.data.sources.manifest import open_manifest

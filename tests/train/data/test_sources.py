@@ -21,9 +21,9 @@ from train.config import Data
 from train.data import find_sources, load_dataset
 from train.data.broken import require_images
 from train.data.sources import slices
+from train.data.sources.around import Relabelled
 from train.data.sources.base import (
     MOST_CLASSES,
-    Relabelled,
     Selection,
     labels_of,
     labels_of_column,

@@ -10,7 +10,8 @@ import numpy as np
 from nfjax.tables import PATH_COLUMNS, Table, column, read_table
 from port.paths import no_file
 from port.text import counted, cut, one_line
-from train.data.sources.base import Source, Splits, Weighed, labels_of_column
+from train.data.sources.around import Weighed
+from train.data.sources.base import Source, Splits, labels_of_column
 from train.data.sources.folder import Files
 from train.data.sources.packed import Packed
 from train.data.sources.parquet import bytes_in, unpacked
