@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -52,30 +53,38 @@ def blocks(page):
     return BLOCK.findall((ROOT / page).read_text())
 
 
-@pytest.fixture(scope="module")
-def hub(request, tmp_path_factory):
-    """A hub with fresh weights under the names that the pages use."""
-    server = HubServer()
-    with shallow() if request.param != "processes" else contextlib.nullcontext():
+@pytest.fixture(scope="session")
+def hubs():
+    """Hubs with fresh weights under the names that the pages use: with few blocks, and as users have them."""
+    servers = {}
+
+    def hub(how):
+        if how not in servers:
+            servers[how] = HubServer()
+            fill(servers[how], shallow() if how != "processes" else contextlib.nullcontext())
+        return servers[how]
+
+    yield hub
+    for server in servers.values():
+        server.stop()
+
+
+def fill(server, sizes):
+    with sizes, tempfile.TemporaryDirectory() as folder:
         for name in DOCUMENTED:
-            repo = nfjax.data_config(name).hf_hub_id
-            folder = nfjax.save(nfjax.load(name, weights=None), tmp_path_factory.mktemp(name))
-            server.commit(repo, {f.name: f.read_bytes() for f in folder.iterdir()})
-        repository = documented.dinov2_repository(tmp_path_factory.mktemp("dinov2"))
+            saved = nfjax.save(nfjax.load(name, weights=None), Path(folder) / name)
+            server.commit(nfjax.data_config(name).hf_hub_id, {f.name: f.read_bytes() for f in saved.iterdir()})
+        repository = documented.dinov2_repository(Path(folder) / "dinov2")
         server.commit("facebook/dinov2-with-registers-small", repository)
-    yield server
-    server.stop()
 
 
-@pytest.mark.parametrize(
-    ("how", "hub"), [("", ""), pytest.param("processes", "processes", marks=pytest.mark.slow)], indirect=["hub"]
-)
+@pytest.mark.parametrize("how", ["", pytest.param("processes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "page",
     # A whole comparison at full size: two minutes. The test below runs its command at a small size.
     [pytest.param(page, marks=pytest.mark.slow) if page == "docs/parity.md" else page for page in PAGES],
 )
-def test_page(page, how, hub, tmp_path):
+def test_page(page, how, hubs, tmp_path):
     found = blocks(page)
     if page == "README.md":
         found = found[1:]  # installs and tests; checked below
@@ -94,7 +103,7 @@ def test_page(page, how, hub, tmp_path):
     script.write_text(f"#!{sys.executable}\nimport sys\nfrom nfjax.__main__ import main\nsys.exit(main())\n")
     script.chmod(0o755)
     environment = os.environ | {
-        "HF_ENDPOINT": hub.url,
+        "HF_ENDPOINT": hubs(how).url,
         "HF_HOME": str(tmp_path / "hf"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "*",

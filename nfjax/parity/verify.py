@@ -24,6 +24,7 @@ from nfjax.which import sizes_of
 
 ODD_SIZE, ODD_GRID = (97, 113), (7, 9)
 BATCH = 2
+LARGE = 2**28  # bytes of weights
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "gradient": 1e-9, "table": 2e-6}
 
 
@@ -101,11 +102,11 @@ def verify(
         with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
             for size in sizes:
                 yield from pair.forward(size, dtype, seed)
-                gc.collect()
+                pair.let_go()
     for size in sizes if x64 else [min(sizes)]:
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
             yield pair.gradients(size, seed)
-            gc.collect()
+            pair.let_go()
 
 
 def default_sizes(name: str) -> list[tuple[int, int]]:
@@ -145,6 +146,11 @@ class _Pair(NamedTuple):
         if dtype == "float64" and isinstance(ours, Eva):
             oracle.replace_rope_table(theirs, ours.rope_table(ours.grid_size))
         return theirs, ours
+
+    def let_go(self) -> None:
+        """Free both models, whose parts know each other, before the next ones are built: where that is much memory."""
+        if sum(array.nbytes for array in self.state.values()) > LARGE:
+            gc.collect()
 
     def round_trip(self) -> Row:
         """timm -> Flax -> timm; the difference is the number of tensors that are not byte-identical."""

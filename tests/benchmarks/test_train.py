@@ -22,6 +22,7 @@ def test_results(quick, tmp_path, capsys):
     assert "torch.compile is missing" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_refuses_another_step(quick, tmp_path, capsys, monkeypatch):
     """timm's step with another learning rate in the place of ours."""
 
@@ -54,6 +55,7 @@ def right(task):
     return train.first_steps(task.timm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "least"),
     [
@@ -72,6 +74,7 @@ def test_every_part_of_the_step_shows(wrong, least, task, right, monkeypatch):
     assert apart > least >= train.LIMIT
 
 
+@pytest.mark.slow
 def test_chunks_are_the_batch(task, right):
     """The reference of bfloat16."""
     found = train.first_steps(task.timm(chunk=3))
