@@ -166,7 +166,7 @@ BLURS = (0.1, 2.0)  # standard deviations that are drawn from, in pixels (torchv
 REACH = 11  # pixels that count on each side, as in timm's train script
 
 
-def gaussian_blur(image: Image.Image, sigma: float) -> Image.Image:
+def blur_by_sums(image: Image.Image, sigma: float) -> Image.Image:
     """Each pixel as the mean of those around it, weighted by a Gaussian; the edges reflect what is before them."""
     weights = np.exp(-0.5 * (np.arange(-REACH, REACH + 1) / sigma) ** 2)
     weights = (weights / weights.sum()).astype(np.float32)

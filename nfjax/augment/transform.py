@@ -77,7 +77,7 @@ class TrainTransform:
         if augment.grayscale_prob > 0 and rng.random() < augment.grayscale_prob:
             image = ops.grayscale(image)
         if augment.gaussian_blur_prob > 0 and rng.random() <= augment.gaussian_blur_prob:
-            image = ops.gaussian_blur(image, rng.uniform(*ops.BLURS))
+            image = ops.blur_by_sums(image, rng.uniform(*ops.BLURS))
         return image
 
 
