@@ -162,10 +162,7 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
         )
     if options.resume_timm is not None and options.weights_key is not None:
         raise ValueError("model.resume_timm takes both of its file's weights, raw and averaged: leave out weights_key.")
-    if options.resume_timm is not None and options.resume_run is not None:
-        raise ValueError("model.resume_timm and model.resume_run are both a state to begin with; give one of them.")
-    # The loop puts in those of a state to begin with.
-    weights: Any = None if options.resume_timm or options.resume_run else options.weights
+    weights: Any = None if options.resume_timm else options.weights  # the loop puts that file's in
     if weights is not None and (user_path(weights) / "checkpoints").is_dir():
         weights = run_weights(user_path(weights))
     model = nfjax.load(

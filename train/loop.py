@@ -16,7 +16,6 @@ from nfjax.saving import hub_config
 from port.interrupts import INTERRUPTED
 from train import data
 from train.checkpoints import averages
-from train.checkpoints.branch import branched
 from train.checkpoints.files import best_first, load_weights
 from train.checkpoints.manager import Checkpoints
 from train.cli.options import Profile
@@ -28,7 +27,6 @@ from train.machine.before_jax import require_deterministic_operations
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
 from train.optim.state import State
-from train.patience import Patience
 from train.report import card, curves, summary
 from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError, Watch
@@ -123,7 +121,6 @@ class _Run:
         self.save_every = experiment.every(self.config.checkpoint.every_epochs)
         self.evaluated = 0  # the step after which the last evaluation was
         self.scores: dict[str, float] = {}  # what it found
-        self.patience = Patience(self.config.early_stop)
         self.told: set[str] = set()  # what is said but once
 
     def run(self) -> RunResult:
@@ -144,7 +141,6 @@ class _Run:
             if start and self._is_due(start) and self.evaluated < start:  # the evaluation was interrupted
                 state = self._evaluate(state, start)
                 self._stop_if_asked(start)
-                self._ends_early(start)
             state = self._train(state, start)
         self._export(state)
         return RunResult(self.scores["test_top1"], self.scores["test_top5"], self.total, self.workdir)
@@ -155,15 +151,6 @@ class _Run:
         if restored is None and self.config.model.resume_timm:
             state, said = resumed(self.experiment)
             self.screen.print(said)
-            return state
-        if restored is None and (place := self.config.model.resume_run):
-            state, said = branched(place, self.experiment.init(), self.experiment.state_shapes, self.workdir)
-            self.screen.print(said)
-            if int(state.step) >= self.total:
-                raise ValueError(
-                    f"model.resume_run={place} has done {int(state.step)} steps, and epochs={self.config.epochs} are "
-                    f"only {self.total}; give more epochs."
-                )
             return state
         if restored is None:
             return self.experiment.init()
@@ -179,14 +166,10 @@ class _Run:
                 f"{self.total}."
             )
         self.evaluated, self.scores = meta["evaluated"], meta["scores"]
-        self.patience.remember(meta.get("patience", {}))
-        if self.patience.is_over:
-            self.total = int(state.step)
         if self.evaluated == int(state.step) == self.total:
             self.screen.print(
                 f"{self.workdir} is finished at step {self.total} of {self.total}: nothing is left to do. To go on "
-                f"with its weights, start a run with another --workdir and --config.model.weights={self.workdir}. Or "
-                f"with all of its state: --config.model.resume_run={self.workdir}."
+                f"with its weights, start a run with another --workdir and --config.model.weights={self.workdir}."
             )
         else:
             self.screen.print(f"continuing {self.workdir} at step {int(state.step)} of {self.total}")
@@ -231,8 +214,6 @@ class _Run:
                         state = self._evaluate(state, step)
                     with self.progress.paused():
                         self._save(state, step)
-                    if self._ends_early(step):
-                        break
                     self._stop_if_asked(step)
         except NonFiniteError as error:
             raise NonFiniteError(
@@ -244,14 +225,6 @@ class _Run:
     def _is_due(self, step: int) -> bool:
         """Whether an evaluation follows the step."""
         return step % self.eval_every == 0 or step == self.total
-
-    def _ends_early(self, step: int) -> bool:
-        """Whether the evaluation after a step was one too many without an improvement: it is the last step then."""
-        if not self.patience.is_over or self.evaluated != step:
-            return False
-        self.total = step
-        self.progress.print(f"stops early, after step {step}: {self.patience}")
-        return True
 
     def _stop_if_asked(self, step: int) -> None:
         """Raise `Stopped` if the run was asked to stop, unless nothing is left to do."""
@@ -286,7 +259,6 @@ class _Run:
         total = {key: sum(float(part[key]) for part in sums) for key in sums[0]}
         self.scores = {f"test_{key}": total[key] / total["count"] for key in ("top1", "top5", "loss")}
         self.evaluated = step
-        self.patience.evaluated(step, self.scores)
         self.metrics.write(step, self.scores)
         few = experiment.model.num_classes <= 5  # of which top-5 is always 100 %
         self.progress.evaluated(step, {key: self.scores[key] for key in self.scores if not few or key != "test_top5"})
@@ -308,7 +280,6 @@ class _Run:
 
     def _save(self, state: State, step: int) -> None:
         meta = {"data": self._data_meta(), "evaluated": self.evaluated, "scores": self.scores}
-        meta["patience"] = self.patience.memory
         meta["model"] = hub_config(self.experiment.model)
         scores = {key.removeprefix("test_"): value for key, value in self.scores.items()}
         self.checkpoints.save(state, meta, scores if self.evaluated == step else None)

@@ -132,66 +132,6 @@ def test_the_last_and_the_best_model(whole, tmp_path, monkeypatch):
     assert any(best[key].tobytes() != value.tobytes() for key, value in weights(tmp_path).items())
 
 
-def scored(monkeypatch, *scores):
-    """Evaluations find these, one each."""
-    found = iter(scores)
-    monkeypatch.setattr(
-        "train.loop.make_eval_step",
-        lambda experiment: lambda params, batch: {"top1": next(found), "top5": 1.0, "loss": 1.0, "count": 1.0},
-    )
-    monkeypatch.setattr(data, "test_batches", lambda test, options, size: iter([{}]))
-
-
-def test_a_run_that_ends_early(tmp_path, monkeypatch):
-    """Two evaluations without an improvement end it; one that was killed between them ends at the same step."""
-    config = tiny(epochs=9, early_stop=c.EarlyStop(patience=2, min_delta=0.1))
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    scored(monkeypatch, 0.5, 0.59, 0.3)
-    assert (run(config, whole).steps, run(config, whole).steps) == (36, 36)  # the second time nothing is left to do
-    said = (whole / "log.txt").read_text()
-    assert "stops early, after step 36: test top1 has not improved by more than 0.1 in 2 evaluations; the best" in said
-    assert f"{whole / 'best'}, after step 24, the best by test top1" in said
-    assert f"{whole} is finished at step 36 of 36" in said
-    scored(monkeypatch, 0.5, 0.59)
-    with pytest.raises(StopIteration):
-        run(config, killed)
-    scored(monkeypatch, 0.3)
-    assert run(config, killed).steps == 36
-    assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    assert all(value.tobytes() == weights(whole)[key].tobytes() for key, value in weights(killed).items())
-
-
-def test_a_run_that_branches(whole, tmp_path):
-    """Half a run and a branch from there are the whole run, to the bit; with another schedule it is another one."""
-    workdir, again = whole[1], tmp_path / "again"
-    half = dataclasses.replace(tiny().model, resume_run=str(workdir / "checkpoints/12"))
-    constant = c.Schedule("constant")
-    branched = run(tiny(model=half, schedule=constant), again)
-    assert branched.steps == 24
-    record = json.loads((again / "branched.json").read_text())
-    assert (record["run"], record["step"]) == (str(workdir), 12)
-    assert [line["step"] for line in lines(again)] == [15, 20, 24, 24]
-    # The plateau of the whole run had not fallen by then: a constant rate is the same.
-    assert all(value.tobytes() == weights(workdir)[key].tobytes() for key, value in weights(again).items())
-    assert f"branches from {workdir} after step 12" in (again / "log.txt").read_text()
-    done = dataclasses.replace(half, resume_run=str(workdir))
-    with pytest.raises(ValueError, match=r"has done 24 steps, and epochs=2 are only 24; give more epochs"):
-        run(tiny(model=done), tmp_path / "done")
-    with pytest.raises(FileNotFoundError, match=r"has no checkpoint of step 7, but of 12, 24"):
-        run(tiny(model=dataclasses.replace(half, resume_run=str(workdir / "checkpoints/7"))), tmp_path / "none")
-    with pytest.raises(ValueError, match=r"is intact, but of another model or optimiser"):
-        run(tiny(model=half, optim=c.Optim("adamw")), tmp_path / "other")
-
-
-def test_the_classifier_begins_otherwise():
-    from nfjax.params import split
-
-    model = dataclasses.replace(tiny().model, head_init_scale=0.5, head_init_bias=-2.0)
-    plain, changed = (split(build(tiny(model=one)).model)[1] for one in (tiny().model, model))
-    np.testing.assert_array_equal(changed["head/kernel"], 0.5 * plain["head/kernel"])
-    assert np.all(changed["head/bias"] == -2)
-
-
 def test_timm_reads_the_final_model(whole):
     from nfjax.parity import oracle
 

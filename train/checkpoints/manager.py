@@ -179,7 +179,15 @@ class Checkpoints:
 
     def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
         """The checkpoint of a step; what it raises, it raises on all processes."""
-        return restored(self._workdir, step, like)
+        targets = flatten(like)
+        described = together(lambda: read_description(self._workdir, step), FAULTS)
+        _require_same_run(described.leaves, leaves(targets), folder_of(self._workdir, step))
+        together(lambda: require_files(self._workdir, described), FAULTS)
+        structs = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in targets.items()}
+        found = together(lambda: read_arrays(self._workdir, step, structs), FAULTS)
+        verify_arrays(described, found)
+        state: State = jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in targets])
+        return state, described.meta
 
     def _put_aside(self, step: int) -> Path:
         folder = self._workdir / "checkpoints_damaged"
@@ -260,25 +268,6 @@ class Checkpoints:
             f"the checkpoint of step {step} could not be written to {self._folder} ({free:.0f} MiB free); {good}. "
             f"{GOES_ON} The cause: {cause}"
         )
-
-
-def restored(workdir: Path, step: int, like: State, only: tuple[str, ...] = ()) -> tuple[State, dict[str, Any]]:
-    """The state that a checkpoint holds, checked, and its meta; what it raises, it raises on all processes.
-
-    Args:
-        like: shapes and shardings.
-        only: parts of the state that are read, `like` having no others; all if there are none.
-    """
-    targets = flatten(like)
-    described = together(lambda: read_description(workdir, step), FAULTS)
-    there = {name: leaf for name, leaf in described.leaves.items() if not only or name.split("/")[0] in only}
-    _require_same_run(there, leaves(targets), folder_of(workdir, step))
-    together(lambda: require_files(workdir, described), FAULTS)
-    structs = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in targets.items()}
-    found = together(lambda: read_arrays(workdir, step, structs), FAULTS)
-    verify_arrays(described, found)
-    state: State = jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in targets])
-    return state, described.meta
 
 
 def _require_same_run(there: dict[str, str], here: dict[str, str], path: Path) -> None:
