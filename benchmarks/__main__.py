@@ -16,8 +16,10 @@ WHAT = {  # one module each
     "program": "what a GPU that is not there would have to do: kernels, bytes and operations of the compiled programs",
     "right": "whether this device computes the CPU's logits and gradients; on a GPU cuDNN's attention and exports too",
     "routes": "ways to compute grouped convolutions, timed on this device",
+    "onnx": "every architecture as an ONNX file, and onnxruntime beside nfjax.compile",
     "data": "training images from JPEG files: ours and timm's loader of uint8 batches",
     "loop": "a step of the training loop, beside the compiled step alone",
+    "many": "what `nfjax embed` into a folder costs beside reading and computing, as images and processes grow",
     "checkpoint": "how long the loop waits for a checkpoint, of the time until it is complete",
 }
 

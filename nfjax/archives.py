@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from nfjax.images import JUNK, image_suffixes
+from port.stores import open_place
 from port.text import cut, one_line
 
 ZIP_HEADER = 30  # bytes of a zip file before a member's name; the lengths of the name and of what follows it are last
@@ -46,18 +47,18 @@ class Member(NamedTuple):
         return not self.fault and not self.hidden and os.path.splitext(self.name)[1].lower() in image_suffixes()
 
 
-def members(file: Path) -> Iterator[Member]:
-    """The members of a tar or zip file, in its order, without folders.
+def members(file: Path | str) -> Iterator[Member]:
+    """The members of a tar or zip file, in its order, without folders; a tar file may be in an object store.
 
     Raises:
         ValueError: it is none, is compressed as a whole, or is damaged or cut off.
     """
-    yield from _zip_members(file) if file.suffix.lower() == ".zip" else _tar_members(file)
+    yield from _zip_members(Path(file)) if os.path.splitext(file)[1].lower() == ".zip" else _tar_members(file)
 
 
-def _tar_members(file: Path) -> Iterator[Member]:
+def _tar_members(file: Path | str) -> Iterator[Member]:
     try:
-        with tarfile.open(file, "r:") as tar:
+        with open_place(file) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 vars(tar)["members"] = []  # it would keep them all
                 if member.isdir():
@@ -70,7 +71,7 @@ def _tar_members(file: Path) -> Iterator[Member]:
             end = tar.offset
     except tarfile.TarError as error:
         raise ValueError(f"{file} cannot be read as a tar file without compression: {error}.") from None
-    with file.open("rb") as stream:
+    with open_place(file) as stream:
         stream.seek(end)
         if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"{file} is damaged or was cut off at byte {end}: the mark of its end is not there.")

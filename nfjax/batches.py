@@ -12,12 +12,17 @@ import numpy as np
 from nfjax.infer import compile
 from nfjax.meter import Meter
 from nfjax.models.base import ImageModel
+from nfjax.onnx.reading import OnnxModel
 
 T = TypeVar("T")
 
 
 def outputs(
-    model: ImageModel, items: Sequence[T], read: Callable[[T], np.ndarray | None], batch_size: int, what: str = "images"
+    model: ImageModel | OnnxModel,
+    items: Sequence[T],
+    read: Callable[[T], np.ndarray | None],
+    batch_size: int,
+    what: str = "images",
 ) -> Iterator[tuple[T, np.ndarray]]:
     """Yield each item with the model's float32 output for it; how far it is, is told on standard error.
 
@@ -39,7 +44,7 @@ def outputs(
                 padded = np.zeros((batch_size, *batch.shape[1:]), np.float32)
                 padded[: len(batch)] = batch
                 if compiled is None:
-                    compiled = compile(model, jnp.asarray(padded))
+                    compiled = model if isinstance(model, OnnxModel) else compile(model, jnp.asarray(padded))
                 found = jax.device_get(compiled(jnp.asarray(padded)))
                 for (item, _), output in zip(loaded, found, strict=False):
                     yield item, np.asarray(output, np.float32)

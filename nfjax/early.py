@@ -3,27 +3,31 @@
 import glob
 import re
 from pathlib import Path
+from typing import NoReturn
 
-from port.paths import no_weights, user_path
+from port.paths import SCHEMES, is_remote, no_weights, user_path
+from port.stores import Store, readable
 
 SUFFIX = {"zip": ".zip", "stablehlo-text": ".mlir", "onnx": ".onnx"}  # of the files of `nfjax export`, by format
 
 
 ARCHIVES = (".tar", ".zip")  # of files that stand for a folder of images
 STDIN = "-"  # the name of standard input
-Place = Path | str  # of an image: a path; or a web address or `STDIN`, as text
+Place = Path | str  # of an image: a path; or an address, on the web or in an object store, or `STDIN`, as text
 
 
 def is_url(text: str) -> bool:
-    """Whether a name is an address on the web.
+    """Whether a name is an address, on the web or in an object store.
 
     Raises:
         ValueError: it is an address of another kind.
     """
     scheme = re.match("([a-z][a-z0-9+.-]+)://", text.lower())
-    if scheme and scheme[1] not in ("http", "https"):
-        raise ValueError(f"{text}: addresses are http:// or https://; download the file, and name that.")
-    return bool(scheme)
+    if scheme and scheme[1] not in ("http", "https", "file", *SCHEMES):
+        raise ValueError(
+            f"{text}: addresses are http://, https://, s3://, gs:// or file://; download the file, and name that."
+        )
+    return bool(scheme) and text[:7] != "file://"
 
 
 def place(text: str) -> Place:
@@ -39,17 +43,20 @@ def find(pattern: str) -> list[Place]:
     """
     path = place(pattern)
     if isinstance(path, str):
-        return [path]
+        found = Store(path).matching() if is_remote(path) and set("*?[") & set(path) else [path]
+        return [*found] or _nothing(pattern)
     paths: list[Place] = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-    if not paths:
-        raise FileNotFoundError(f"{pattern} is no file, folder or pattern.")
-    return paths
+    return paths or _nothing(pattern)
+
+
+def _nothing(pattern: str) -> NoReturn:
+    raise FileNotFoundError(f"{pattern} is no file, folder or pattern.")
 
 
 def require_weights(weights: str | None) -> None:
     """Refuse a file or folder of weights that there is not; "pretrained" and None are none."""
-    if weights not in ("pretrained", None) and not user_path(weights).exists():
-        raise no_weights(user_path(weights))
+    if weights not in ("pretrained", None) and not readable(weights).exists():
+        raise no_weights(weights)
 
 
 def format_of(path: Path | None, format: str | None) -> str:

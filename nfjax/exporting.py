@@ -170,6 +170,7 @@ def described(model: ImageModel) -> dict[str, Any]:
         **{field: getattr(data, field) for field in ("mean", "std", "interpolation", "crop_pct", "crop_mode")},
         "num_classes": model.num_classes,
         "label_names": data.label_names,
+        **({"problem_type": data.problem_type} if data.problem_type is not None else {}),
         "license": data.license,
         "compute_dtype": str(model.dtype),
     }

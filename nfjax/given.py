@@ -1,4 +1,4 @@
-"""Images as people give them: files, addresses on the web, standard input, arrays and Pillow's own."""
+"""Images as people give them: files, addresses, standard input, arrays and Pillow's own."""
 
 import io
 import os
@@ -15,6 +15,8 @@ from PIL import Image
 
 from nfjax.early import STDIN, is_url
 from nfjax.images import ImageError, ImageFile, Mode, convert, load_image
+from port.paths import is_remote, user_path
+from port.stores import Store
 from port.text import cut, file_size, one_line
 
 Given: TypeAlias = "Image.Image | np.ndarray | ImageFile"
@@ -36,8 +38,9 @@ def read_image(given: Any, mode: Mode = "RGB", *, exif: bool = False) -> Image.I
     """An image, decoded: `load_image` of what has to be fetched or wrapped first, too.
 
     Args:
-        given: a path, also as `pathlib.Path`; an http:// or https:// address; an open file; a PIL image; or an array
-            of uint8, `(height, width, 3)`, with 4 channels (the last is dropped), with 1, or `(height, width)`.
+        given: a path, also as `pathlib.Path`; an http://, https://, s3://, gs:// or file:// address; an open
+            file; a PIL image; or an array of uint8, `(height, width, 3)`, with 4 channels (the last is dropped), with
+            1, or `(height, width)`.
         mode: "RGB", or "L" for one channel.
         exif: turn the image as its EXIF orientation says.
 
@@ -50,6 +53,8 @@ def read_image(given: Any, mode: Mode = "RGB", *, exif: bool = False) -> Image.I
         return convert(given, mode, exif=exif)
     if isinstance(given, str) and is_url(given):
         return load_image(fetch(given), mode, exif=exif)
+    if isinstance(given, str) and given.startswith("file://"):
+        given = user_path(given)
     if isinstance(given, str | os.PathLike | bytes) or hasattr(given, "read"):
         return load_image(given, mode, exif=exif)
     if hasattr(given, "__array__"):
@@ -83,7 +88,7 @@ def standard_input() -> Named:
 
 
 def fetch(url: str) -> Named:
-    """What an http:// or https:// address has; redirections are followed, to such addresses only.
+    """What an address has; redirections on the web are followed, to such addresses only.
 
     Raises:
         ConnectionError: it cannot be reached, answers with an error, or has not sent everything after `TIME` seconds.
@@ -96,6 +101,9 @@ def fetch(url: str) -> Named:
             found.append(_get(url))
         except BaseException as error:  # raised below
             found.append(error)
+
+    if is_remote(url):  # where it is tried again, and only one answers for the time
+        return Named(_stored(url), cut(one_line(url), 300))
 
     # A thread, because the limit is of everything: looking up the name, and a server that sends a byte now and then.
     thread = threading.Thread(target=get, daemon=True)
@@ -140,6 +148,12 @@ def _get(url: str) -> bytes:
     except urllib.error.HTTPError as error:  # it is an open file, too
         error.close()
         raise
+
+
+def _stored(address: str) -> bytes:
+    """The file of an address in an object store."""
+    data = Store(address).read()
+    return _limited(io.BytesIO(data), address)
 
 
 def _limited(stream: IO[bytes], what: str) -> bytes:

@@ -7,18 +7,27 @@ import dataclasses
 import functools
 import gzip
 from importlib import resources
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from nfjax.models.base import ImageModel
-from nfjax.models.data_config import DataConfig
+from nfjax.models.data_config import MULTI_LABEL, DataConfig
 
 # Number of classes -> letter of the subset in nfjax/data/synsets.tsv.gz.
 _SUBSETS = {1000: "1", 11221: "m", 11821: "t", 21841: "w", 21843: "g"}
 _FOCALNET = 21842  # the classes of ImageNet-1k come first, then the others of ImageNet-22k
 
 CLASS_COUNTS = (*_SUBSETS, _FOCALNET)
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A model, or an ONNX file of one."""
+
+    data_config: DataConfig
+
+    @property
+    def num_classes(self) -> int: ...
 
 
 def synsets(num_classes: int) -> tuple[str, ...]:
@@ -45,13 +54,13 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     return tuple(table[synset][1] for synset in synsets(num_classes))
 
 
-def label_names(model_or_data_config: ImageModel | DataConfig) -> tuple[str, ...] | None:
+def label_names(model_or_data_config: Classifier | DataConfig) -> tuple[str, ...] | None:
     """Names of the classes: the data config's own `label_names`, or ImageNet's by their number, or None.
 
     The number is a guess, as it is in timm: 1000 classes of something else need their own `label_names`.
     """
     config = model_or_data_config
-    if isinstance(config, ImageModel):
+    if not isinstance(config, DataConfig):
         model, config = config, config.data_config
         if model.num_classes != config.num_classes:  # the classifier was replaced, and the labels are not its own
             config = dataclasses.replace(config, num_classes=model.num_classes, label_names=None)
@@ -61,9 +70,11 @@ def label_names(model_or_data_config: ImageModel | DataConfig) -> tuple[str, ...
 
 
 def top_k(
-    logits: Any, k: int = 5, model_or_data_config: ImageModel | DataConfig | None = None
+    logits: Any, k: int = 5, model_or_data_config: Classifier | DataConfig | None = None
 ) -> list[list[tuple[str, float, int]]]:
     """The most probable classes of each image, the most probable first.
+
+    Probabilities add up to 1; those of a model of several labels an image, by its `problem_type`, are each class's own.
 
     Args:
         logits: floating array of shape `(batch, classes)`, of any library.
@@ -91,10 +102,25 @@ def top_k(
         raise ValueError(
             f"logits for {logits.shape[1]} classes, but {len(names)} label names; pass those of the model."
         )
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probs = exp / exp.sum(axis=1, keepdims=True)
+    probs = probabilities(logits, config)
     order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return [[(names[i], float(p[i]), int(i)) for i in best] for p, best in zip(probs, order, strict=True)]
+
+
+def probabilities(logits: np.ndarray, model_or_data_config: Classifier | DataConfig) -> np.ndarray:
+    """Of each class, from logits `(batch, classes)`: softmax, or the sigmoid where an image may have several labels."""
+    if problem_type(model_or_data_config) == MULTI_LABEL:
+        return np.exp(-np.logaddexp(0, -logits))
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def problem_type(model_or_data_config: Classifier | DataConfig) -> str | None:
+    """What the outputs are, by the data config; None where the classifier was replaced."""
+    if isinstance(model_or_data_config, DataConfig):
+        return model_or_data_config.problem_type
+    model, config = model_or_data_config, model_or_data_config.data_config
+    return config.problem_type if model.num_classes == config.num_classes else None
 
 
 @functools.cache

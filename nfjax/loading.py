@@ -18,7 +18,7 @@ from nfjax.planning import LoadOptions, Plan, make_plan
 from nfjax.sources import Read, Weights, place_of, read
 from nfjax.which import unnamed
 from port.errors import listed
-from port.layouts import Layout, require_layout
+from port.layouts import require_layout
 from port.unwrap import require_one_kind
 
 logger = logging.getLogger("nfjax")
@@ -131,7 +131,7 @@ def load(
         make_plan(source, asked).build()
     state, origin, known = read(place, source, weights_key, layout)
     if known is not None:
-        asked = _as_there(known, source, asked, origin)
+        asked = _as_there(known.options(state or {}), source, asked, origin)
     if state is not None:
         state = source.entry.family.own_names(source.entry.config, state)
     plan = make_plan(source, asked, state)
@@ -156,10 +156,11 @@ def load(
     return model
 
 
-def _as_there(layout: Layout, source: ResolvedModel, asked: LoadOptions, origin: str) -> LoadOptions:
-    """The options, with those of a model that computes what the layout's own library does where timm's computes
+def _as_there(there: Mapping[str, Any], source: ResolvedModel, asked: LoadOptions, origin: str) -> LoadOptions:
+    """The options, with those of a model that computes what the layout's own library does, where timm's computes
     something else."""
-    own = {option: value for option, value in layout.options.items() if option in source.entry.options()}
+    usual, takes = vars(source.entry.config), source.entry.options()
+    own = {option: value for option, value in there.items() if option in takes and usual.get(option) != value}
     options = own | dict(asked.options)
     told = ", ".join(f"{option}={value!r}" for option, value in own.items() if options[option] == value)
     logger.warning(f"{origin}" + (f", computed as there: {told}." if told else "."))

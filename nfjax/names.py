@@ -13,7 +13,8 @@ from nfjax.models.data_config import DataConfig
 from nfjax.models.known import UnknownModelError
 from nfjax.models.options import shown
 from port.files import CHECKSUM, read_config
-from port.paths import no_folder, user_path
+from port.paths import is_remote, no_folder, user_path
+from port.stores import readable
 
 logger = logging.getLogger("nfjax")
 
@@ -35,8 +36,9 @@ def resolve(name: Name) -> ResolvedModel:
     """The architecture, data config and place of weights behind a name.
 
     A name is "arch", "arch.tag", "hf-hub:organisation/name[@revision]" (also "hf_hub:"), or a folder: its path as text,
-    as "local-dir:PATH" or as a `pathlib.Path`; a run's work folder means its `final`. A known model comes before a
-    folder of that name, with a warning if that holds a model; "./arch" is the folder.
+    as "local-dir:PATH", as a `pathlib.Path`, or its address in an object store; a run's work folder
+    means its `final`. A known model comes before a folder of that name, with a warning if that holds a model; "./arch"
+    is the folder.
 
     Raises:
         nfjax.UnknownModelError: no such name; the closest are suggested.
@@ -68,6 +70,8 @@ def folder_of(name: Name) -> Path | None:
     """The folder that a name stands for, as `resolve` understands it; None if it stands for something else."""
     if not isinstance(name, str):
         return user_path(name)
+    if is_remote(name):
+        return readable(name)
     scheme, _, rest = name.partition(":")
     if scheme.lower().replace("_", "-") == "local-dir":
         return user_path(rest)

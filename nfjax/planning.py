@@ -131,12 +131,14 @@ def make_plan(source: ResolvedModel, asked: LoadOptions, state: Mapping[str, Any
                 f"{data.name}: the weights are for images of {found}, and their position embedding is resampled for "
                 f"{wanted}; img_size={weights_size} keeps it as it is."
             )
-    names = data.label_names if classes == weights_classes else None
+    names, problem = (data.label_names, data.problem_type) if classes == weights_classes else (None, None)
     pixels = source.entry.family.first_pixels(config)
     return Plan(
         asked=asked,
         entry=source.entry,
-        data=dataclasses.replace(data, num_classes=classes, input_size=(chans, *size), label_names=names),
+        data=dataclasses.replace(
+            data, num_classes=classes, input_size=(chans, *size), label_names=names, problem_type=problem
+        ),
         options=options,
         fresh_classifier=classes != weights_classes,
         adapts_in_chans=chans != source_chans and source_chans * pixels == rows(state, f"{data.first_conv}.weight", 1),

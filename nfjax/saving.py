@@ -71,7 +71,8 @@ def save(model: ImageModel, path: str | os.PathLike[str], *, layout: str = "timm
 
     With `layout="transformers"` the folder is one of that library, for `AutoModel` and
     `AutoModelForImageClassification`, and for nfjax: DINOv2 with registers, for square images, as Dinov2WithRegisters;
-    everything else as TimmWrapper, which needs timm. Such a folder gets no card.
+    DINOv3 with `global_pool="token"` and no classifier as DINOv3ViT; everything else as TimmWrapper, which needs timm.
+    Such a folder gets no card.
 
     A README.md of somebody else's stays as it is. `about` is what the card says beyond what the model knows
     (`nfjax.card.About`).
@@ -111,16 +112,21 @@ def _of_transformers(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Weights and config.json as transformers has them."""
     classes, labels = config["num_classes"], config.get("label_names")
-    if type(model) is VisionTransformer:
-        args = dataclasses.asdict(model.config) | {
+    if isinstance(model, VisionTransformer) and type(model) in (VisionTransformer, Eva):
+        named = dataclasses.asdict(model.config) | {
             "global_pool": model.global_pool,
             "img_size": model.data_config.input_size[1:],
             "in_chans": config["pretrained_cfg"]["input_size"][0],
             "mlp_hidden": model.config.mlp_hidden,
             "fc_norm": model.fc_norm is not None,
         }
-        if configs.is_dinov2(args, classes):
-            return _written(state, configs.of_dinov2(args, classes, labels))
+        args = {model.timm_names.get(name, name): value for name, value in named.items()}
+        if type(model) is VisionTransformer and configs.is_dinov2(args, classes):
+            written = configs.of_dinov2(args, classes, labels)
+            problem = {name: config[name] for name in ("problem_type",) if name in config}
+            return _written(state, written | problem)
+        if type(model) is Eva and configs.is_dinov3(args, classes):
+            return _written(state, configs.of_dinov3(args))
     if lacking := _beyond_timm(model):
         raise ValueError(f"neither timm nor transformers has {lacking}; save the model with layout='timm', for nfjax.")
     return _written(state, configs.of_wrapper(config))
@@ -157,6 +163,8 @@ def hub_config(model: ImageModel) -> dict[str, Any]:
         config["global_pool"] = model.global_pool
     if data.label_names is not None and len(data.label_names) == classes:
         config["label_names"] = list(data.label_names)
+    if data.problem_type is not None:
+        config["problem_type"] = data.problem_type
     # What timm's constructor must be told beyond what it reads from the pretrained cfg.
     if model_args := model.model_args(registry.MODELS[data.architecture].config):
         config["model_args"] = model_args

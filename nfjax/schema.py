@@ -62,7 +62,7 @@ def _data_config(config: Mapping[str, Any], cfg: Mapping[str, Any], own: DataCon
     """What the file says beside the architecture's own data config, without what is wrong; and a word about that."""
     kinds = get_type_hints(DataConfig, include_extras=True)
     del kinds["architecture"]
-    above = {field: config[field] for field in ("num_classes", "label_names") if field in config}
+    above = {field: config[field] for field in ("num_classes", "label_names", "problem_type") if field in config}
     given = {field: cfg[field] for field in kinds if field in cfg} | above
     if "label_names" in given:
         given["label_names"] = _in_order(given["label_names"])

@@ -11,7 +11,8 @@ from nfjax.names import Name, ResolvedModel
 from port import messages
 from port.files import CHECKSUM, read_with_metadata
 from port.layouts import Layout, flat, read_as
-from port.paths import require_path, user_path
+from port.paths import is_remote, require_path
+from port.stores import readable
 from port.text import cut, one_line
 from port.unwrap import state_in
 
@@ -38,10 +39,10 @@ def place_of(
             f"weights={cut(one_line(repr(weights)), 80)}; expected 'pretrained', None, the path of a file or folder, "
             "or a mapping from names to arrays." + (" Pass its state_dict()." if hasattr(weights, "state_dict") else "")
         )
-    if str(weights).lower() == "none" and not user_path(weights).exists():
+    if str(weights).lower() == "none" and not readable(weights).exists():
         raise ValueError(f"weights={weights!r} is text; fresh weights are weights=None.")
     if weights != "pretrained":
-        return require_path(weights)
+        return readable(weights) if is_remote(weights) else require_path(weights)
     if source.location is None:
         others = [d.name for d in source.entry.data if d.hf_hub_id] or registry.list_models(
             f"*{source.data.architecture.split('_')[-1]}*", pretrained=True

@@ -17,7 +17,7 @@ from nfjax.params import named_params
 from nfjax.planning import LoadOptions, make_plan, rows
 from nfjax.sources import Read, read
 from port.errors import Shape, listed
-from port.paths import user_path
+from port.stores import readable
 from port.unwrap import require_one_kind
 
 logger = logging.getLogger("nfjax")
@@ -110,9 +110,9 @@ def unnamed(
     """
     if not isinstance(weights, str | os.PathLike | Mapping) or str(weights) == "pretrained":
         raise ValueError("no name was given: then the weights say which model it is, weights=FILE or a mapping.")
-    found = read(weights if isinstance(weights, Mapping) else user_path(weights), None, weights_key, layout)
+    found = read(weights if isinstance(weights, Mapping) else readable(weights), None, weights_key, layout)
     fit = the_one(found.state or {}, found.origin)
-    beside = not isinstance(weights, Mapping) and (user_path(weights) / "config.json").is_file()
+    beside = not isinstance(weights, Mapping) and (readable(weights) / "config.json").is_file()
     hint = f" Its config.json is passed over; nfjax.load({str(weights)!r}) follows it." if beside else ""
     logger.warning(f"{found.origin}: loaded as {fit}.{hint}")
     sizes = {option: size for option, size in fit.options.items() if getattr(asked, option) is None}

@@ -1,5 +1,6 @@
 """Paths as people give them."""
 
+import argparse
 import contextlib
 import os
 import stat
@@ -8,9 +9,38 @@ from typing import BinaryIO
 
 from port.text import cut, one_line
 
+# Object stores, by the beginning of their addresses: the package that each needs, and nfjax's extra that brings it.
+SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", "train")}
+
+
+class RemoteError(ValueError, argparse.ArgumentTypeError):
+    """An address in an object store where none is taken; argparse shows its message."""
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is an address in an object store, as s3://BUCKET/NAME; see `port.stores`."""
+    return isinstance(path, str) and path.partition("://")[0].lower() in SCHEMES and "://" in path
+
+
+def user_place(path: str) -> Path | str:
+    """A path that was given as text, where an address in an object store, which stays text, is taken too."""
+    return path if is_remote(path) else user_path(path)
+
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """A path that was given as text or as a `pathlib.Path`; ~ and ~name at its start are home folders."""
+    """A path that was given as text or as a `pathlib.Path`; ~ and ~name at its start are home folders.
+
+    Raises:
+        RemoteError: it is an address in an object store, which is not taken here.
+    """
+    text = os.fspath(path)
+    scheme = text.partition(":/")[0].lower()
+    if scheme in SCHEMES and text.startswith(f"{scheme}:/"):
+        told = "is in an object store, which is not taken here: give a path of this machine"
+        if not is_remote(path):  # pathlib has made one slash of two
+            told = "is an address in an object store: give it as text"
+        raise RemoteError(f"{_shown(path)} {told}.")
+    path = text.removeprefix("file://")
     with contextlib.suppress(RuntimeError):  # there is no such user: then it is a name like any other
         return Path(path).expanduser()
     return Path(path)
@@ -43,7 +73,7 @@ def require_folder(path: Path) -> None:
         raise no_folder(path)
 
 
-def no_weights(path: Path) -> FileNotFoundError:
+def no_weights(path: str | os.PathLike[str]) -> FileNotFoundError:
     """The error that there are no weights where they were said to be."""
     return FileNotFoundError(f"no weights at {_shown(path)}: there is no such file.")
 

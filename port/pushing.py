@@ -1,5 +1,6 @@
 """Files to a repository of the Hugging Face hub, in one commit."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -49,9 +50,29 @@ def push(
     _told(parsed, lambda: api.create_repo(parsed, private=private or None, exist_ok=True))
     if revision is not None:
         _told(parsed, lambda: api.create_branch(parsed, branch=revision, exist_ok=True))
-    added = [CommitOperationAdd(name, path) for name, path in files.items()]
-    found = _told(parsed, lambda: api.create_commit(parsed, added, commit_message=message, revision=revision))
-    return str(found.commit_url)
+
+    def commit() -> str:
+        added = [CommitOperationAdd(name, path) for name, path in files.items()]
+        return str(api.create_commit(parsed, added, commit_message=message, revision=revision).commit_url)
+
+    return _told(parsed, lambda: _with_or_without_xet(commit))
+
+
+def _with_or_without_xet(act: Callable[[], R]) -> R:
+    """What `act` returns; of a hub without Xet storage, such as a mirror, large files go by plain HTTP.
+
+    Where hf_xet is installed, the client asks for its storage whether the hub has it or not.
+    """
+    try:
+        return act()
+    except (OSError, RuntimeError) as error:
+        if constants.HF_HUB_DISABLE_XET or not re.search(r"\b404\b.*/xet-write-token/", str(error)):
+            raise
+    constants.HF_HUB_DISABLE_XET = True
+    try:
+        return act()
+    finally:
+        constants.HF_HUB_DISABLE_XET = False
 
 
 def _told(repo: str, act: Callable[[], R]) -> R:

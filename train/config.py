@@ -12,6 +12,7 @@ from nfjax.augment.options import Augment
 from port.ranges import Count, CountOrZero, Length, NotNegative, Positive, Range, Seed, Share, ShareAbove0, ShareBelow1
 from train.settings.optim import Ema, Optim, Schedule
 from train.settings.optim import Group as Group
+from train.settings.teaching import Distill, Lora
 
 
 @dataclasses.dataclass
@@ -59,7 +60,9 @@ class Data:
         val_share: of the images of each class.
         class_map: file with a class name a line, in the order of the model's outputs; None for the source's own order.
         input_key: column or feature with the image; None for the usual names.
-        target_key: column or feature with the label; None for the usual names.
+        target_key: column or feature with the label; None for the usual names. With `multi_label` the column of lists,
+            or several with commas between, a class each; None also for all columns but path and split.
+        multi_label: an image may have several labels, or none, or unknown ones: see docs/multilabel.md.
         in_chans: 3 for RGB, 1 for greyscale; None for what the data set has.
         image_size: side of the training images in pixels; None for the model's own.
         test_size: side of the test images in pixels; None for `image_size` where it is given, and otherwise for the
@@ -91,6 +94,7 @@ class Data:
     class_map: str | None = None
     input_key: str | None = None
     target_key: str | None = None
+    multi_label: bool = False
     in_chans: Literal[1, 3] | None = None
     image_size: Count | None = None
     test_size: Count | None = None
@@ -145,19 +149,29 @@ class Loss:
     """What is minimised.
 
     Attributes:
-        name: "ce", softmax cross-entropy, or "bce", binary cross-entropy of each class.
-        smoothing: share of the targets that is spread evenly over all classes.
+        name: "ce", softmax cross-entropy; "bce", binary cross-entropy of each class; or "asl", the asymmetric loss of
+            several labels an image (2009.14119).
+        smoothing: share of the targets that is spread evenly over all classes; of several labels, by which each is
+            moved towards a half.
         bce_target_thresh: targets above it become 1 and the others 0; None leaves them as they are.
         bce_sum: add the classes up instead of averaging over them.
+        pos_weight: of bce and asl, factor on the loss where a label is there: one number, or one for each class.
+        asl_gamma_neg: of asl, power of the focus on labels that are not there; the larger, the less easy ones count.
+        asl_gamma_pos: likewise on those that are there.
+        asl_clip: of asl, probability up to which a label that is not there costs nothing.
         class_weights: factor on the loss of each class, in the order of the classes; empty for 1.
         balance: 1 makes such factors of the sizes of the classes in training, so that small ones count as much as large
             ones (n^-1), 0.5 is between (n^-0.5), 0 none; of all images their mean is 1.
     """
 
-    name: Literal["ce", "bce"] = "ce"
+    name: Literal["ce", "bce", "asl"] = "ce"
     smoothing: ShareBelow1 = 0.0
     bce_target_thresh: float | None = None
     bce_sum: bool = False
+    pos_weight: tuple[Positive, ...] | None = None
+    asl_gamma_neg: NotNegative = 4.0
+    asl_gamma_pos: NotNegative = 1.0
+    asl_clip: ShareBelow1 = 0.05
     class_weights: tuple[NotNegative, ...] = ()
     balance: Share = 0.0
 
@@ -183,13 +197,13 @@ class Checkpoint:
         every_epochs: epochs between checkpoints; fractions are fine.
         keep_last: how many of the newest stay. Better two than one: should the newest be damaged, there is another.
         keep_best: how many of the best stay besides.
-        metric: that the best ones are best in, and that a plateau is measured by.
+        metric: that the best ones are best in, and that a plateau is measured by; map and f1 are of several labels.
     """
 
     every_epochs: NotNegative = 1.0
     keep_last: Count = 2
     keep_best: CountOrZero = 1
-    metric: Literal["top1", "top5", "loss"] = "top1"
+    metric: Literal["top1", "top5", "map", "f1", "loss"] = "top1"
 
 
 @dataclasses.dataclass
@@ -235,6 +249,8 @@ class Config:
     mix: Mix = dataclasses.field(default_factory=Mix)
     loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
+    lora: Lora = dataclasses.field(default_factory=Lora)
+    distill: Distill = dataclasses.field(default_factory=Distill)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     ema: Ema = dataclasses.field(default_factory=Ema)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)

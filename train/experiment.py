@@ -5,6 +5,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,17 +15,20 @@ from flax import nnx
 
 import nfjax
 from nfjax.params import named_params, split
-from port.paths import user_path
+from port.stores import readable
 from train.checkpoints.averages import run_weights
 from train.cli.mistakes import check
 from train.config import Config, Model
 from train.data import Dataset, for_config
 from train.device.batch_transform import BatchTransform, make_batch_transform
 from train.device.normalize import Normalize
+from train.distill.answers import require_unchanged, sender
+from train.distill.teacher import Teacher, load_teacher, make_teacher, projection
 from train.machine.mesh import make_mesh, state_shardings
+from train.optim.lora import merged, scale_of, split_off
 from train.optim.losses import class_weights, make_loss
 from train.optim.optimizer import base_lr, make_optimizer
-from train.optim.parameters import CLASSIFIER, Treatments, treatments
+from train.optim.parameters import BESIDE, CLASSIFIER, Treatments, treatments
 from train.optim.schedules import LearningRate, make_schedule
 from train.optim.state import Arrays, State
 
@@ -38,12 +42,28 @@ class Experiment:
     mesh: jax.sharding.Mesh
     model: nfjax.ImageModel  # with its first weights, for its architecture and data config
     graphdef: nnx.GraphDef  # of the model; `nfjax.params.merge(graphdef, params)` is the model with other weights
-    params: Arrays  # the first weights
+    params: Arrays  # the first weights, of what may be trained
+    base: Arrays  # weights that stay as they are: those beside adapters, those of a teacher
     treatments: Treatments  # what each parameter is due
     tx: optax.GradientTransformationExtraArgs
     learning_rate: LearningRate  # it knows how long the run is
     loss: Callable[[jax.Array, jax.Array], jax.Array]  # `(logits, targets) -> scalar`
     transform: BatchTransform  # of a training batch
+    teacher: Teacher | None  # that the model learns from, too
+
+    @property
+    def several(self) -> bool:
+        """May an image have several labels?"""
+        return self.dataset.train.source.several
+
+    def adapted(self, params: Arrays) -> Arrays:
+        """The model's parameters, from all that there are: with its adapters, if it has any, merged."""
+        params = {path: value for path, value in params.items() if not path.startswith(BESIDE)}
+        return merged(params, scale_of(self.config.lora)) if self.config.lora.rank else params
+
+    def sender(self, workdir: Path, say: Callable[[str], Any]) -> Callable[[Any], dict[str, Any]]:
+        """What of a training batch goes to the devices, see `train.distill.answers.sender`."""
+        return sender(self.config, self.dataset, self.mesh, self.transform.normalize, self.teacher, workdir, say)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -63,7 +83,7 @@ class Experiment:
     def state_shapes(self) -> State:
         """Shapes, dtypes and shardings of the training state."""
         axes = {path: treatment.fsdp_axes for path, treatment in self.treatments.items()}
-        shapes = jax.eval_shape(self._first_state, self.params)
+        shapes = jax.eval_shape(self._first_state, self.params, self.base)
         shardings = state_shardings(self.mesh, shapes, axes)
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
 
@@ -75,13 +95,23 @@ class Experiment:
     def init(self) -> State:
         """The state before the first step, on the mesh."""
         shardings = self.shardings
-        return jax.jit(self._first_state, out_shardings=shardings)(jax.device_put(self.params, shardings.params))
+        first = jax.device_put((self.params, self.base), (shardings.params, shardings.base))
+        return jax.jit(self._first_state, out_shardings=shardings)(*first)
 
-    def _first_state(self, params: Arrays) -> State:
-        params = jax.tree.map(jnp.copy, params)  # the steps consume theirs; the caller's stay
+    def based(self, base: Arrays) -> Arrays:
+        """Weights that stay, on the mesh, for a state that was read without."""
+        if not base:
+            return {}
+        shardings = self.shardings.base
+        return jax.jit(lambda base: jax.tree.map(jnp.copy, base), out_shardings=shardings)(
+            jax.device_put(base, shardings)
+        )
+
+    def _first_state(self, params: Arrays, base: Arrays) -> State:
+        params, base = jax.tree.map(jnp.copy, (params, base))  # the steps consume theirs; the caller's stay
         ema = jax.tree.map(jnp.copy, params) if self.config.ema.decay else {}
         key = jax.random.key_data(jax.random.key(self.config.seed))
-        return State(jnp.zeros((), jnp.int32), params, self.tx.init(params), ema, key, self.learning_rate.init())
+        return State(jnp.zeros((), jnp.int32), params, self.tx.init(params), ema, key, self.learning_rate.init(), base)
 
 
 def build(
@@ -89,6 +119,7 @@ def build(
     *,
     model: nfjax.ImageModel | None = None,
     dataset: Dataset | None = None,
+    teacher: nfjax.ImageModel | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Experiment:
     """Check a config against the data and the devices, and make everything that a run needs; nothing is computed yet.
@@ -97,6 +128,7 @@ def build(
         config: what is asked for.
         model: with its first weights, instead of the one that the config names.
         dataset: instead of the one that the config names.
+        teacher: likewise; without `distill.teacher` too.
         devices: those of another machine, to compile for it; this one's by default.
 
     Raises:
@@ -116,7 +148,9 @@ def build(
         raise ValueError(
             f"data.batch_size={batch_size} is more than the {images} training images that {config.data.name} has."
         )
-    if dataset.num_classes == 1 and config.model.num_classes is None:
+    several = dataset.train.source.several
+    _check_measures(config, dataset, several)
+    if dataset.num_classes == 1 and config.model.num_classes is None and not several:
         raise ValueError(
             f"{config.data.name} has one class, {dataset.class_names[0]!r}: there is nothing to tell apart. Is "
             "data.root one folder too high or too low? To train on it nevertheless, set model.num_classes=1."
@@ -129,7 +163,11 @@ def build(
         )
     weights = class_weights(config.loss, model.num_classes, dataset.train.source.labels())
     graphdef, params = split(model)
-    due = treatments(config.optim, params)
+    base, params = _divided(config, params)
+    taught = _teacher(config, dataset, teacher)
+    if taught is not None:
+        params = params | projection(taught, model.head_hidden_size, config.seed, model.param_dtype)
+    due = _due(config, base, params)
     per_epoch, peak = math.ceil(images / batch_size), base_lr(config.optim, batch_size)
     normalize = Normalize(dataset.data_config.mean, dataset.data_config.std, model.param_dtype)
     return Experiment(
@@ -139,14 +177,71 @@ def build(
         model=model,
         graphdef=graphdef,
         params=params,
+        base=base if taught is None or config.distill.cache else base | taught.params,
         treatments=due,
         tx=make_optimizer(config.optim, due),
         learning_rate=make_schedule(config.schedule, lr=peak, epochs=config.epochs, steps_per_epoch=per_epoch),
-        loss=make_loss(config.loss, weights),
+        loss=make_loss(config.loss, weights, several=several),
         transform=make_batch_transform(
-            config, normalize, num_classes=model.num_classes, steps_per_epoch=per_epoch, policy=dataset.policy
+            config,
+            normalize,
+            num_classes=model.num_classes,
+            steps_per_epoch=per_epoch,
+            policy=dataset.policy,
+            several=several,
         ),
+        teacher=taught,
     )
+
+
+def _teacher(config: Config, dataset: Dataset, model: nfjax.ImageModel | None) -> Teacher | None:
+    distill = config.distill
+    if distill.teacher is None and model is None:
+        if distill != type(distill)():
+            raise ValueError("config.distill says how to learn from a teacher, not from which: distill.teacher=NAME.")
+        return None
+    if config.model.resume_timm is not None:
+        raise ValueError("model.resume_timm continues a training without a teacher; leave distill.teacher out.")
+    if distill.cache:
+        require_unchanged(config)
+    model = load_teacher(distill, dataset, config.model.dtype) if model is None else model
+    return make_teacher(distill, dataset, model)
+
+
+def _divided(config: Config, params: Arrays) -> tuple[Arrays, Arrays]:
+    """What stays as it is beside adapters, and what may be trained."""
+    if config.lora.rank:
+        if config.model.resume_timm is not None:
+            raise ValueError("model.resume_timm continues a training of all weights; set lora.rank=0.")
+        return split_off(config.lora, params, config.seed)
+    if config.lora.targets:
+        raise ValueError("lora.targets means nothing with lora.rank=0; set lora.rank=8, for example.")
+    return {}, params
+
+
+def _due(config: Config, base: Arrays, params: Arrays) -> Treatments:
+    """What each parameter is due; those that stay as they are have the treatment of frozen ones."""
+    due = treatments(config.optim, base | params)
+    due |= {path: due[path]._replace(frozen=True) for path in base}
+    if all(due[path].frozen for path in params):
+        raise ValueError("optim.freeze and optim.groups freeze the classifier and every adapter; leave one of them.")
+    return due
+
+
+def _check_measures(config: Config, dataset: Dataset, several: bool) -> None:
+    """Refuse a metric that is not measured, and weights of other classes."""
+    measured = ("map", "f1", "loss") if several else ("top1", "top5", "loss")
+    if config.checkpoint.metric not in measured:
+        labels = "several labels" if several else "one label"
+        raise ValueError(
+            f"checkpoint.metric={config.checkpoint.metric!r} is not measured where images have {labels} each; expected "
+            f"one of {', '.join(measured)}."
+        )
+    weights, classes = config.loss.pos_weight, config.model.num_classes or dataset.num_classes
+    if weights is not None and len(weights) not in (1, classes):
+        raise ValueError(
+            f"loss.pos_weight has {len(weights)} numbers; expected one, or one for each of {classes} classes."
+        )
 
 
 def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
@@ -163,8 +258,8 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
     if options.resume_timm is not None and options.weights_key is not None:
         raise ValueError("model.resume_timm takes both of its file's weights, raw and averaged: leave out weights_key.")
     weights: Any = None if options.resume_timm else options.weights  # the loop puts that file's in
-    if weights is not None and (user_path(weights) / "checkpoints").is_dir():
-        weights = run_weights(user_path(weights))
+    if weights is not None and (readable(weights) / "checkpoints").is_dir():
+        weights = run_weights(readable(weights))
     model = nfjax.load(
         options.name,
         weights=weights,

@@ -16,8 +16,10 @@ from nfjax.saving import hub_config
 from port.interrupts import INTERRUPTED
 from train import data
 from train.checkpoints import averages
+from train.checkpoints.base import kept_base
 from train.checkpoints.files import best_first, load_weights
 from train.checkpoints.manager import Checkpoints
+from train.checkpoints.mirror import Mirror, mirrored
 from train.cli.options import Profile
 from train.config import Config
 from train.crossing.reading import resumed
@@ -26,29 +28,17 @@ from train.experiment import Experiment, build
 from train.machine.before_jax import require_deterministic_operations
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
+from train.optim.lora import scale_of
+from train.optim.scores import scores_of
 from train.optim.state import State
 from train.report import card, curves, summary
 from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError, Watch
 from train.report.progress import Progress
+from train.report.result import RunResult
 from train.report.screen import Screen, expendable
 from train.report.workdir import claim, locked, other_devices, record_environment, require_space
 from train.step import compile_train_step, make_eval_step
-
-DEVICE_KEYS = ("image", "label")  # of a batch; the rest stays on the host
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """Test accuracies in [0, 1], and how many steps led to them."""
-
-    top1: float
-    top5: float
-    steps: int
-    workdir: Path
-
-    def __str__(self) -> str:
-        return f"top1={self.top1:.4f} top5={self.top5:.4f} steps={self.steps} workdir={self.workdir}"
 
 
 class Stopped(Exception):
@@ -64,12 +54,12 @@ class Stopped(Exception):
         return INTERRUPTED if self.signal is signal.SIGINT else 0
 
 
-def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> RunResult:
+def run(config: Config, workdir: Path | str, *, profile: Profile | None = None) -> RunResult:
     """Train, or continue the run that `workdir` holds, and save the last and the best model in it, `final` and `best`.
 
     Args:
         config: of the run.
-        workdir: receives all that docs/training.md lists.
+        workdir: receives all that docs/training.md lists; a folder, or as text an address in an object store.
         profile: steps of which a trace is written to `workdir/profile`.
 
     Raises:
@@ -83,21 +73,39 @@ def run(config: Config, workdir: Path, *, profile: Profile | None = None) -> Run
             require_deterministic_operations()
         experiment = build(config)
         require_images(experiment.dataset.test.source, config.data.stall_seconds)
-        with locked(workdir):
-            claim(workdir, dataclasses.asdict(config))
-            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes))
-            require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
-            record_environment(workdir)
-            screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE))
-            interrupt.log = screen.log
-            try:
-                with Checkpoints(workdir, config.checkpoint) as checkpoints, checkpoints.named():
-                    result = _Run(experiment, workdir, checkpoints, interrupt, screen, profile).run()
-            except BaseException as error:
-                screen.log(str(error) or type(error).__name__)
-                raise
-            screen.log(str(result))
-            return result
+        with mirrored(workdir) as mirror:
+            result = _run(config, experiment, mirror, mirror.folder if mirror else Path(workdir), interrupt, profile)
+        return dataclasses.replace(result, workdir=workdir)
+
+
+def _run(
+    config: Config,
+    experiment: Experiment,
+    mirror: Mirror | None,
+    workdir: Path,
+    interrupt: Interrupt,
+    profile: Profile | None,
+) -> RunResult:
+    with locked(workdir):
+        claim(workdir, dataclasses.asdict(config))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes.kept))
+        require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
+        record_environment(workdir)
+        base = kept_base(workdir, experiment.base, experiment.model)
+        experiment = dataclasses.replace(experiment, base=base)
+        screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE), mirror.told if mirror else str)
+        interrupt.log = screen.log
+        sealed = mirror.try_to_send if mirror else lambda: None
+        if mirror is not None:
+            mirror.say = screen.print
+        try:
+            with Checkpoints(workdir, config.checkpoint, sealed) as checkpoints, checkpoints.named():
+                result = _Run(experiment, workdir, checkpoints, interrupt, screen, profile).run()
+        except BaseException as error:
+            screen.log(str(error) or type(error).__name__)
+            raise
+        screen.log(str(result))
+        return result
 
 
 class _Run:
@@ -143,11 +151,12 @@ class _Run:
                 self._stop_if_asked(start)
             state = self._train(state, start)
         self._export(state)
-        return RunResult(self.scores["test_top1"], self.scores["test_top5"], self.total, self.workdir)
+        scores = {key.removeprefix("test_"): value for key, value in self.scores.items()}
+        return RunResult(scores, self.total, self.workdir)
 
     def _first_state(self) -> State:
         """The newest checkpoint, or the state before the first step; of a run that began with timm, the one there."""
-        restored = self.checkpoints.restore(self.experiment.state_shapes, self.screen.print)
+        restored = self.checkpoints.restore(self.experiment.state_shapes.kept, self.screen.print)
         if restored is None and self.config.model.resume_timm:
             state, said = resumed(self.experiment)
             self.screen.print(said)
@@ -155,6 +164,7 @@ class _Run:
         if restored is None:
             return self.experiment.init()
         state, meta = restored
+        state = dataclasses.replace(state, base=self.experiment.based(self.experiment.base))
         if meta["data"] != self._data_meta():
             raise ValueError(
                 f"{self.workdir}: the run was trained on {meta['data']}, and now there is {self._data_meta()}; "
@@ -194,13 +204,14 @@ class _Run:
         if told := summary.costs(experiment, train_step):
             self.progress.print(told)
         train, report = experiment.dataset.train, self.workdir / data.REPORT
+        sent = experiment.sender(self.workdir, self.progress.print)
         batches = data.train_batches(train, self.config.data, self.config.seed, start, report)
         try:
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                 for step in range(start + 1, self.total + 1):
                     self._trace(step, traced, state)
                     batch = next(batches)
-                    state, metrics = train_step(state, put_batch(experiment.mesh, {k: batch[k] for k in DEVICE_KEYS}))
+                    state, metrics = train_step(state, put_batch(experiment.mesh, sent(batch)))
                     self.interrupt.nothing_to_save = False
                     self.progress.step(step)
                     for done, values in watch.add(step, batch, metrics):
@@ -256,8 +267,8 @@ class _Run:
     def _evaluated(self, state: State, step: int, sums: list[Any]) -> State:
         """Tell everyone what an evaluation found."""
         experiment = self.experiment
-        total = {key: sum(float(part[key]) for part in sums) for key in sums[0]}
-        self.scores = {f"test_{key}": total[key] / total["count"] for key in ("top1", "top5", "loss")}
+        found = scores_of(sums, several=experiment.several)
+        self.scores = {f"test_{key}": value for key, value in found.items()}
         self.evaluated = step
         self.metrics.write(step, self.scores)
         few = experiment.model.num_classes <= 5  # of which top-5 is always 100 %
@@ -281,13 +292,17 @@ class _Run:
     def _save(self, state: State, step: int) -> None:
         meta = {"data": self._data_meta(), "evaluated": self.evaluated, "scores": self.scores}
         meta["model"] = hub_config(self.experiment.model)
+        if self.config.lora.rank:
+            meta["lora_scale"] = scale_of(self.config.lora)
         scores = {key.removeprefix("test_"): value for key, value in self.scores.items()}
-        self.checkpoints.save(state, meta, scores if self.evaluated == step else None)
+        self.checkpoints.save(state.kept, meta, scores if self.evaluated == step else None)
 
     def _data_meta(self) -> dict[str, Any]:
         """What the batches follow from, besides the config."""
         train = self.experiment.dataset.train.source
-        return {"images": len(train), "fingerprint": train.fingerprint()}
+        taught = self.experiment.teacher
+        told = {} if taught is None else {"teacher": taught.identity}
+        return {"images": len(train), "fingerprint": train.fingerprint()} | told
 
     def _trace(self, step: int, steps: range, state: State) -> None:
         """Start the profiler before the first of the steps that were asked for, and stop it after the last one."""
@@ -300,7 +315,7 @@ class _Run:
 
     def _export(self, state: State) -> None:
         """Write what was evaluated last, and what was best, as folders that timm and nfjax load."""
-        gather = jax.jit(lambda params: params, out_shardings=replicated(self.experiment.mesh))
+        gather = jax.jit(self.experiment.adapted, out_shardings=replicated(self.experiment.mesh))
         params = gather(state.eval_params)
         if jax.process_index() == 0:
             model = merge(self.experiment.graphdef, params)

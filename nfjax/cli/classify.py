@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 import nfjax
-from nfjax.cli.common import Images, find_images, load_model
+from nfjax.cli.common import Images, find_images, load_model, load_onnx_model
 from nfjax.cli.many import in_parts, require_file_options
 from nfjax.cli.output import Row, print_tables, rows_to, table_of, write_parquet
 from nfjax.early import Place
+from nfjax.labels import Classifier
+from nfjax.models.known import is_onnx
 from nfjax.pictures import make_figure, require_picture, save_figure
 from port.atomic import replaced, require_writable
+from port.paths import user_path
 from port.text import counted, cut, one_line
 
 COLUMNS = ("file", "rank", "index", "name", "probability")
@@ -28,13 +31,15 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "parts":
         return _in_parts(args)
     require_file_options(args)
+    if args.output is not None:
+        args.output = user_path(args.output)
     form = _format(args.format, args.output)
     if args.output is not None:
         require_writable(args.output)
     if args.plot is not None:
         args.plot = require_picture(args.plot)
     files = find_images(args.images)
-    model, transform = load_model(args)
+    model, transform = load_onnx_model(args) if is_onnx(args.model) else load_model(args)
     if args.weights is None:
         print("--weights none: the weights are random, and so are the classes.", file=sys.stderr)
     topk = _topk(args, model)
@@ -51,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 plotted[file] = best
             for row in _rows(str(file), best):
                 write(row)
-    if form == "parquet":
+    if form == "parquet" and args.output is not None:
         write_parquet({key: [row[key] for row in kept] for key in COLUMNS}, args.output)
     elif form == "table":
         _table(kept)
@@ -70,6 +75,8 @@ def _in_parts(args: argparse.Namespace) -> int:
     """Parts in a folder, with the same columns."""
     if args.output is None or args.plot is not None:
         raise ValueError("--format parts needs -o DIR, and draws no --plot.")
+    if is_onnx(args.model):
+        raise ValueError(f"--format parts is for models of nfjax, and {args.model} is an ONNX file.")
 
     def writer(model: nfjax.ImageModel) -> Callable[[list[str], np.ndarray, Path], None]:
         topk = _topk(args, model)
@@ -84,10 +91,10 @@ def _in_parts(args: argparse.Namespace) -> int:
     return in_parts(args, "classify", "classification", writer)
 
 
-def _topk(args: argparse.Namespace, model: nfjax.ImageModel) -> int:
+def _topk(args: argparse.Namespace, model: Classifier) -> int:
     topk: int = min(5, model.num_classes) if args.topk is None else args.topk
     if not 1 <= topk <= model.num_classes:
-        raise ValueError(f"--topk={topk}; {model.name} has {model.num_classes} classes.")
+        raise ValueError(f"--topk={topk}; {args.model} has {model.num_classes} classes.")
     return topk
 
 

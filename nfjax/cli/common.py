@@ -1,6 +1,7 @@
 """What the commands that read images share: which files, which model, and a stream of batches through it."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -15,6 +16,9 @@ from nfjax.batches import outputs
 from nfjax.early import STDIN, Place, find
 from nfjax.given import read_image, standard_input
 from nfjax.images import Mode, image_suffixes, passed_over, walk
+from nfjax.onnx.reading import OnnxModel, load_onnx
+from port.paths import is_remote
+from port.stores import Store
 from port.text import counted, one_line
 
 SMALL = 448  # pixels of the longer side of a picture that is drawn
@@ -27,6 +31,15 @@ def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageMod
     cache.enable()
     model = nfjax.load(args.model, args.weights, weights_key=args.weights_key, **options)
     return model, nfjax.create_transform(model, use_test_size=args.test_size)
+
+
+def load_onnx_model(args: argparse.Namespace) -> tuple[OnnxModel, Any]:
+    """The ONNX file that the options name, and the transform that it expects."""
+    given = ("--weights", args.weights != "pretrained"), ("--img-size", args.img_size), ("--test-size", args.test_size)
+    for option in [name for name, there in (*given, ("--weights-key", args.weights_key)) if there]:
+        raise ValueError(f"{args.model} is as it was written; leave out {option}.")
+    model = load_onnx(args.model)
+    return model, nfjax.create_transform(model.data_config)
 
 
 def img_size_of(args: argparse.Namespace) -> tuple[int, int] | None:
@@ -67,9 +80,26 @@ def each_image(patterns: Sequence[str]) -> Iterator[Place]:
 
 
 def _files(path: Place, passed: Counter[str]) -> Iterator[Place]:
-    if isinstance(path, str) or not path.is_dir():
+    if isinstance(path, str):
+        return iter([path]) if not is_remote(path) or _is_image(path) else _in_store(path, passed)
+    if not path.is_dir():
         return iter([path])
     return (path / name for name, _ in walk(path, passed))
+
+
+def _in_store(folder: str, passed: Counter[str]) -> Iterator[str]:
+    store = Store(folder)
+    for name in store.files():
+        if any(part.startswith(".") for part in name.split("/")):
+            passed["hidden"] += 1
+        elif _is_image(name):
+            yield f"{store.address}/{name}"
+        else:
+            passed[os.path.splitext(name)[1].lower() or "without an ending"] += 1
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in image_suffixes()
 
 
 def read_place(place: Place, mode: Mode = "RGB", *, exif: bool = False) -> Image.Image:
@@ -99,7 +129,7 @@ class Images:
         self.failed: list[tuple[Place, str]] = []  # skipped files, and why
         self.small: dict[Place, Image.Image | None] = dict.fromkeys(shown)
 
-    def run(self, model: nfjax.ImageModel) -> Iterator[tuple[Place, np.ndarray]]:
+    def run(self, model: nfjax.ImageModel | OnnxModel) -> Iterator[tuple[Place, np.ndarray]]:
         """Yield every readable file with the model's float32 output for it."""
         for file, output in outputs(model, self.files, self._read, self.batch_size):
             if np.isfinite(output).all():

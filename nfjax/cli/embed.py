@@ -10,6 +10,7 @@ from nfjax.cli.common import Images, find_images, load_model
 from nfjax.cli.many import in_parts, require_file_options
 from nfjax.cli.output import rows_to, write_parquet
 from port.atomic import replaced, replacing, require_writable
+from port.paths import user_path
 from port.text import counted, encodable
 
 FILES = (".npz", ".parquet", ".csv")
@@ -20,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     if is_folder(args.output):
         return in_parts(args, "embed", "embedding", lambda _: functools.partial(_write, args.normalize), num_classes=0)
     require_file_options(args)
+    args.output = user_path(args.output)
     require_writable(args.output, FILES)
     files = find_images(args.images)
     model, transform = load_model(args, num_classes=0)
@@ -48,9 +50,10 @@ def run(args: argparse.Namespace) -> int:
     return images.report()
 
 
-def is_folder(output: Path) -> bool:
+def is_folder(output: Path | str) -> bool:
     """Whether the output is a folder: there is one, or the name does not end as that of a file."""
-    return output.is_dir() or output.suffix.lower() not in (*FILES, *OTHERS)
+    there = isinstance(output, Path) and output.is_dir()
+    return there or Path(output).suffix.lower() not in (*FILES, *OTHERS)
 
 
 def _normalized(embeddings: np.ndarray) -> np.ndarray:

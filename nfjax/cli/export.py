@@ -2,6 +2,8 @@
 
 import argparse
 import hashlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,17 @@ import numpy as np
 
 import nfjax
 from nfjax import cache
-from nfjax.cli.common import img_size_of
+from nfjax.cli.common import find_images, img_size_of, read_place
 from nfjax.early import SUFFIX
 from nfjax.models.base import ImageModel
 from port.atomic import replaced
 from port.commands import one_model
-from port.text import file_size
+from port.text import counted, file_size
 
 # Of a batch, relative to the largest output. XLA folds constants, so that the rounding differs; beyond float32 on a
 # CPU it differs by the last bits of bfloat16, to which GPU and TPU round the factors of a product.
 TOLERANCE, REDUCED_TOLERANCE = 1e-5, 2e-2
+MAX_CALIBRATED = 512  # images
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,15 +62,34 @@ def _onnx(model: ImageModel, output: Path, args: argparse.Namespace) -> int:
         again = ""
     else:
         again = replaced(output)
-        found = nfjax.export_onnx(model, output, img_size=size, batch=args.batch_size, uint8=args.uint8)
+        options = {"img_size": size, "batch": args.batch_size, "uint8": args.uint8}
+        found = nfjax.export_onnx(model, output, **options, calibrate=_calibration(model, args))
     with found.path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     print(f"{found.path}{again}: {file_size(found.path.stat().st_size)}, sha256 {digest}")
     shape, dtype = found.inputs
     outputs = ", ".join(f"{name} {_shape([*each])}" for name, each in found.outputs.items())
     print(f"ONNX opset {found.opset}, images {_shape([*shape])} {dtype}, {outputs}")
-    print(f"in onnxruntime: relative difference to the model {found.difference:.1e} <= {TOLERANCE:.0e} pass")
+    beside = "in onnxruntime" if found.int8 is None else "in float32"
+    print(f"{beside}: relative difference to the model {found.difference:.1e} <= {TOLERANCE:.0e} pass")
+    if found.int8 is not None:
+        images, changed, layers, kept = found.int8
+        print(f"int8: {changed} of {counted(images, 'image')} changed {'its' if changed == 1 else 'their'} class")
+        print(f"{layers - len(kept)} of {counted(layers, 'layer')} in int8, in float32: {', '.join(kept) or 'none'}")
     return 0
+
+
+def _calibration(model: ImageModel, args: argparse.Namespace) -> np.ndarray | None:
+    """The images of --calibrate as the file takes them: at most so many, evenly chosen."""
+    if args.calibrate is None:
+        return None
+    files = find_images(args.calibrate)
+    files = files[:: max(1, -(-len(files) // MAX_CALIBRATED))]
+    transform = nfjax.create_transform(model, img_size=img_size_of(args))
+    prepare = transform.pixels if args.uint8 else transform
+    print(f"calibrating on {counted(len(files), 'image')}", file=sys.stderr)
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(lambda file: prepare(read_place(file, transform.mode)), files)))
 
 
 def _verify(model: ImageModel, path: Path) -> int:

@@ -90,7 +90,7 @@ def in_parts(
     if count:
         were = "was" if count == 1 else "were"
         total = counted(len(inputs), "image")
-        print(f"{count} of {total} {were} skipped; all are in {args.output / 'skipped'}.", file=sys.stderr)
+        print(f"{count} of {total} {were} skipped; all are in {args.output}/skipped.", file=sys.stderr)
     return 1 if count else 0
 
 
@@ -100,7 +100,7 @@ def _sources(patterns: Sequence[str], column: str | None) -> Iterator[Source]:
         raise ValueError(f"{STDIN} is read once, and an output in parts may be gone on with: give a file.")
     for many, some in itertools.groupby(patterns, lambda name: os.path.splitext(name)[1].lower() in ENDINGS):
         if many:
-            files = dict.fromkeys(Path(place) for pattern in some for place in find(pattern))
+            files = dict.fromkeys(place for pattern in some for place in find(pattern))
             yield from (open_file(file, column) for file in files)
         else:
             yield Files(Strings(dict.fromkeys(map(str, each_image(list(some))))))

@@ -75,6 +75,8 @@ def _described(data: DataConfig, counted: Iterable[Counts]) -> dict[str, Any]:
     all_data = MODELS[data.architecture].data
     known = dataclasses.asdict(data)
     del known["label_names"]
+    if known["problem_type"] is None:
+        del known["problem_type"]
     return {
         "name": data.name,
         "tags": [other.tag for other in all_data if other.hf_hub_id],

@@ -11,7 +11,7 @@ from typing import Any
 from nfjax.early import SUFFIX, Place, find, format_of, place, require_export, require_weights
 from nfjax.models.known import architectures, require_model, unknown
 from port.commands import Parser, one_model, pixels, weights
-from port.paths import no_file, user_path
+from port.paths import no_file, user_path, user_place
 
 MODEL = "name, folder with a model or of a run, or hf-hub:organisation/name"
 WEIGHTS = "file or folder with the weights, instead of the published ones; none for fresh ones"
@@ -58,12 +58,12 @@ def classify(parser: Parser) -> None:
     )
     parser.epilog = """example:
   %(prog)s photos/ cat.jpg 'more/*.png' --model nfnet_l0 --topk 3 --plot top3.png"""
-    _images(parser)
+    _images(parser, onnx=True)
     parser.add_argument("--topk", type=int, help="classes per image (default: 5, or as many as there are)")
     form = "default: as FILE ends, or table; parts: parquet files in a folder, for very many images"
     parser.add_argument("--format", choices=("table", "json", "csv", "parquet", "parts"), help=form)
     endings = ".json, .csv, .parquet, .tsv or .txt; a folder for parts"
-    parser.add_argument("-o", "--output", type=user_path, metavar="FILE", help=endings)
+    parser.add_argument("-o", "--output", type=user_place, metavar="FILE", help=endings)
     _parts(parser)
     parser.add_argument("--plot", type=user_path, metavar="PNG", help="draw each image beside the bars of its classes")
 
@@ -80,7 +80,7 @@ def embed(parser: Parser) -> None:
   %(prog)s 'shards/*.tar' --model vit_base_patch14_reg4_dinov2 --img-size 224 --batch-size 256 -o embeddings/"""
     _images(parser)
     where = "file name ending in .npz, .parquet or .csv; or a folder, for very many images"
-    parser.add_argument("-o", "--output", type=user_path, required=True, metavar="FILE|DIR", help=where)
+    parser.add_argument("-o", "--output", type=user_place, required=True, metavar="FILE|DIR", help=where)
     parser.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
     _parts(parser)
 
@@ -94,7 +94,7 @@ def doctor(parser: Parser) -> None:
   %(prog)s
   srun %(prog)s --workdir runs/pictures --hub"""
     add = parser.add_argument
-    add("--workdir", type=user_path, metavar="DIR", help="of a run: can it be written, is it shared, is there space")
+    add("--workdir", type=user_place, metavar="DIR", help="of a run: can it be written, is it shared, is there space")
     add("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells: can it be reached")
     add("--hub", action="store_true", help="whether the Hugging Face hub can be reached")
     _json(parser)
@@ -185,6 +185,7 @@ def export(parser: Parser) -> None:
     parser.epilog = """examples:
   %(prog)s eca_nfnet_l0 -o eca_nfnet_l0.zip --uint8
   %(prog)s eca_nfnet_l0 -o eca_nfnet_l0.onnx
+  %(prog)s eca_nfnet_l0 -o eca_nfnet_l0.onnx --int8 --calibrate photos/
   %(prog)s eca_nfnet_l0 --page site
 
 After the first, on a machine with jax and flatbuffers but without nfjax:
@@ -209,6 +210,9 @@ After the first, on a machine with jax and flatbuffers but without nfjax:
     add("--batch-size", type=int, metavar="N", help="fixed batch size (default: any)")
     parser.hidden("--batch", instead_of="--batch-size")
     add("--uint8", action="store_true", help="take RGB of 0 to 255, normalise it in the program")
+    add("--int8", action="store_true", help="of ONNX: convolutions and products with weights in int8")
+    ranges = f"for --int8: {IMAGES}; some hundred of those that the model is for"
+    add("--calibrate", nargs="+", metavar="IMAGES", help=ranges)
     add("--platforms", nargs="+", choices=PLATFORMS, help="default: cpu cuda tpu (stablehlo-text: cpu)")
     add("--num-classes", type=int, metavar="N", help="0 for embeddings (default: the weights' own)")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="to compute in")
@@ -241,22 +245,23 @@ def _parts(parser: Parser) -> None:
     group.add_argument("--patience", type=float, metavar="SECONDS", help=dead)
 
 
-def _images(parser: Parser) -> None:
-    _places(parser)
+def _images(parser: Parser, *, onnx: bool = False) -> None:
+    _places(parser, onnx=onnx)
     at_a_time = "images at a time (default: %(default)s)"
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help=at_a_time)
 
 
-def _places(parser: Parser) -> None:
+def _places(parser: Parser, *, onnx: bool = False) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGES)
     parser.checks.append(lambda args: list(map(find, args.images)))
-    model_options(parser)
+    model_options(parser, onnx=onnx)
 
 
-def model_options(parser: Parser) -> None:
+def model_options(parser: Parser, *, onnx: bool = False) -> None:
     """Which model, with which weights, for images of which size."""
-    parser.add_argument("--model", default="eca_nfnet_l0", metavar="NAME", help=f"{MODEL} (default: %(default)s)")
-    parser.checks.append(lambda args: require_model(args.model))
+    what = f"{MODEL}{', or FILE.onnx' if onnx else ''} (default: %(default)s)"
+    parser.add_argument("--model", default="eca_nfnet_l0", metavar="NAME", help=what)
+    parser.checks.append(lambda args: require_model(args.model, onnx=onnx))
     _weights(parser)
     size = parser.add_mutually_exclusive_group()
     _img_size(size)
@@ -292,6 +297,12 @@ def _require_export(args: argparse.Namespace) -> None:
         raise ValueError("--runtime is of a page: give --page DIR too.")
     args.format = "onnx" if args.page is not None else format_of(args.output, args.format)
     require_export(args.output, args.format)
+    if args.int8 != (args.calibrate is not None):
+        raise ValueError("--int8 and --calibrate IMAGES go together: images say how large activations become.")
+    if args.int8 and (args.format != "onnx" or args.page is not None):
+        raise ValueError("--int8 is for an ONNX file alone: -o FILE.onnx.")
+    for pattern in args.calibrate or ():
+        find(pattern)
     for option, (name, usual) in NOT_ONNX.items() if args.format == "onnx" else ():
         if getattr(args, name) != usual:
             raise ValueError(f"{option} is not for ONNX files; leave it out, or write a .zip.")

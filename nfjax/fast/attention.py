@@ -1,4 +1,8 @@
-"""Attention by the fused kernel where there is one, and on a CPU head by head."""
+"""Attention by the fused kernel where there is one, on a CPU head by head, and never with its weights kept.
+
+The weights of all heads are three arrays in a backward pass, each as large as tokens times tokens. They are computed
+anew from queries and keys, as fused kernels do, rather than kept from the forward pass.
+"""
 
 from typing import Literal
 
@@ -31,16 +35,21 @@ def attend(q: Queries, k: Keys, v: Keys, mask: Mask | None = None) -> Queries:
 @attend.faster
 def _attend(q: Queries, k: Keys, v: Keys, mask: Mask | None = None) -> Queries:
     if q.dtype == jnp.float64 or mask is not None:  # the softmax of JAX's function is float32
-        return attend.plain(q, k, v, mask)
-    if backend() == "cpu" and q.dtype == jnp.float32 and q.shape[1] * k.shape[1] >= MAP:
-        return _by_head(q, k, v)
-    return _at_once(q, k, v)
+        return jax.checkpoint(attend.plain)(q, k, v, mask)
+    if backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0:
+        even = q.shape[1] % 2 == k.shape[1] % 2 == 0  # JAX refuses the derivative of others
+        return _fused(q, k, v) if even else jax.checkpoint(_fused_forward)(q, k, v)
+    many = backend() == "cpu" and q.dtype == jnp.float32 and q.shape[1] * k.shape[1] >= MAP
+    return jax.checkpoint(_by_head if many else _at_once)(q, k, v)
 
 
 def _at_once(q: Queries, k: Keys, v: Keys) -> Queries:
-    flash = backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0
-    implementation: Literal["cudnn", "xla"] | None = "cudnn" if flash else "xla" if backend() == "any" else None
+    implementation: Literal["xla"] | None = "xla" if backend() == "any" else None
     return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+
+
+def _fused(q: Queries, k: Keys, v: Keys) -> Queries:
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
 
 @jax.custom_jvp
@@ -63,3 +72,7 @@ def _by_head(q: Queries, k: Keys, v: Keys) -> Queries:
 @_by_head.defjvp
 def _of_all_heads(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
     return jax.jvp(_at_once, primals, tangents)
+
+
+_fused_forward = jax.custom_jvp(_fused)
+_fused_forward.defjvp(_of_all_heads)

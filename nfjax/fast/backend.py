@@ -1,15 +1,18 @@
 """What the program that is being traced will run on, and what its compiler is told."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 
 from nfjax.fast.operation import operation
 
 _TRACED_FOR: ContextVar[str | None] = ContextVar("traced_for", default=None)
+Gather = Callable[[Any], Any]
+_GATHER: ContextVar[Gather | None] = ContextVar("gather", default=None)
 _ROUTE: ContextVar[str | None] = ContextVar("route", default=None)
 
 
@@ -36,6 +39,24 @@ def route(name: str) -> Iterator[None]:
 def asked_route() -> str | None:
     """What `route` says, if anything."""
     return _ROUTE.get()
+
+
+@contextmanager
+def gathered_where_used(gather: Gather) -> Iterator[None]:
+    """What is traced within gathers a kernel, which devices hold a part of each, for its product alone.
+
+    And once more for the product of the backward pass, when that is due: no device keeps it meanwhile.
+    """
+    token = _GATHER.set(gather)
+    try:
+        yield
+    finally:
+        _GATHER.reset(token)
+
+
+def gathering() -> Gather | None:
+    """What `gathered_where_used` says, if anything."""
+    return _GATHER.get()
 
 
 def backend() -> str:

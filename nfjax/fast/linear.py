@@ -1,11 +1,13 @@
 """Products, scales and biases of the last axis."""
 
+import functools
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nfjax.fast.backend import backend
+from nfjax.fast.backend import Gather, backend, gathering
 from nfjax.fast.operation import operation
 from nfjax.fast.rows import spread_rows
 from nfjax.params import Value
@@ -19,11 +21,34 @@ def matmul(x: Float[Array, "*axes channels"], kernel: Float[Value, "channels out
 
 @matmul.faster
 def _matmul(x: Float[Array, "*axes channels"], kernel: Float[Value, "channels out"]) -> Float[Array, "*axes out"]:
+    gather = gathering()
+    return _product(x, kernel) if gather is None else _gathered_product(gather, x, kernel)
+
+
+def _product(x: Array, kernel: Value) -> Array:
     if backend() != "cpu":
         return x @ kernel
     # As a product of matrices: for the kernel's gradient, a sum over several axes of x, XLA's CPU backend would write
     # one of the two factors transposed first (3 to 10 % of a training step of eca_nfnet_l0).
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gathered_product(gather: Gather, x: Array, kernel: Value) -> Array:
+    return _product(x, gather(kernel))
+
+
+def _forward(gather: Gather, x: Array, kernel: Value) -> tuple[Array, tuple[Array, Value]]:
+    return _product(x, gather(kernel)), (x, kernel)
+
+
+def _backward(gather: Gather, kept: tuple[Array, Value], d_y: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    kernel, d_y = jax.lax.optimization_barrier((kernel, d_y))  # gathered anew, and not before the gradient is there
+    return jax.vjp(_product, x, gather(kernel))[1](d_y)
+
+
+_gathered_product.defvjp(_forward, _backward)
 
 
 @operation

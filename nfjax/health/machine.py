@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nfjax.clusters import is_cluster
 from nfjax.health.check import Check, Status
+from port.stores import Store
 from port.text import file_size
 
 GB = 10**9
@@ -54,8 +55,11 @@ def memory() -> Iterator[Check]:
         yield Check("huge pages", "warning" if chosen == "never" else "ok", chosen, todo if chosen == "never" else "")
 
 
-def folder(path: Path, environment: Mapping[str, str]) -> Iterator[Check]:
+def folder(path: Path | str, environment: Mapping[str, str]) -> Iterator[Check]:
     """Whether the work folder can be made and written, its space, whether others see it, and its clock."""
+    if isinstance(path, str):
+        yield from _stored(path)
+        return
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
     probe = path / f".doctor-{secrets.token_hex(4)}"
     try:
@@ -91,6 +95,26 @@ def folder(path: Path, environment: Mapping[str, str]) -> Iterator[Check]:
         yield Check("clock", "warning", f"{skew:.1f} s away from the clock of {there}", "Have both set by NTP.")
     else:
         yield Check("clock", "ok", f"within {max(skew, 0.1):.1f} s of the clock of {there}")
+
+
+def _stored(address: str) -> Iterator[Check]:
+    """The same of an address in an object store."""
+    probe = f".doctor-{secrets.token_hex(4)}"
+    try:
+        store = Store(address)
+        before = time.time()
+        store.write(probe, b"x")
+        after, seen = time.time(), store.modified(probe)
+        store.remove(probe)
+    except (OSError, ImportError) as error:
+        todo = "Credentials and endpoints come from the environment, as s3fs and gcsfs take them."
+        yield Check("work folder", "problem", f"{address} cannot be written: {error}", todo)
+        return
+    yield Check("work folder", "ok", f"{address} can be written")
+    skew = max(before - 1 - seen, seen - after, 0.0)  # stores tell whole seconds
+    status: Status = "warning" if skew > SKEW else "ok"
+    todo = "Have both set by NTP: requests with another time are refused." if skew > SKEW else ""
+    yield Check("clock", status, f"within {max(skew, 1.0):.1f} s of the clock of {address}", todo)
 
 
 def _file_system(path: Path) -> str:

@@ -10,28 +10,26 @@ exact about who is dead, and no lock is needed.
 """
 
 import contextlib
-import errno
 import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from port.text import read_json
+from nfjax.many.places import Bucket, Disk, Place
+from port.text import one_line
 
 PART = re.compile(r"part-(\d+)\.parquet")
 PLAN, SKIPPED, WORK = "plan.json", "skipped", ".work"
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without hard links
 MACHINE = "machine"  # the entry of a plan that may differ
 
 
 class Folder:
-    """Parts, numbered from 0, of a folder.
+    """Parts, numbered from 0, of a folder, or of an address in an object store.
 
     Args:
         patience: seconds after which a process that has shown no sign of life is taken for dead. One of this machine
@@ -42,13 +40,14 @@ class Folder:
         FileExistsError: it holds something else.
     """
 
-    def __init__(self, path: Path, parts: int, patience: float):
+    def __init__(self, path: Path | str, parts: int, patience: float):
         self.path, self.parts, self.patience = path, parts, patience
-        self._work, self._token = path / WORK, secrets.token_hex(6)
-        self._me = self._work / f"process-{self._token}"
+        self._place: Place = Bucket(path) if isinstance(path, str) else Disk(path, WORK)
+        self._token = secrets.token_hex(6)
+        self._me = f"{WORK}/process-{self._token}"
         with self._told():
-            (path / SKIPPED).mkdir(parents=True, exist_ok=True)
-            others = [name for name in os.listdir(path) if name != SKIPPED and not name.startswith(".")]
+            self._place.make(SKIPPED)
+            others = [name for name in self._place.names() if name != SKIPPED and not name.startswith(".")]
         if others and PLAN not in others:
             raise FileExistsError(f"{path} holds other things, as {others[0]}; expected a new folder, or one of nfjax.")
 
@@ -61,10 +60,11 @@ class Folder:
         Raises:
             ValueError: something else is computed there.
         """
+        text = json.dumps(plan, indent=2) + "\n"
         with self._told():
-            self._publish(PLAN, lambda file: file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8"))
-        found = read_json(self.path / PLAN, dict, "Choose another folder.")
-        ours = json.loads(json.dumps(plan))
+            self._place.create(PLAN, lambda file: file.write_text(text, encoding="utf-8"))
+            found = _object(self._place.text(PLAN) or "", f"{self.path}/{PLAN}")
+        ours = json.loads(text)
         unequal = [key for key in {**ours, **found} if found.get(key) != ours.get(key)]
         told = [f"{key} is {found.get(key)} there and {ours.get(key)} here" for key in unequal if key != MACHINE]
         if told:
@@ -77,7 +77,8 @@ class Folder:
 
     def finished(self) -> set[int]:
         """The parts that are there."""
-        names = (entry.name for entry in os.scandir(self.path))
+        with self._told():
+            names = self._place.names()
         found = {int(match[1]) for name in names if (match := PART.fullmatch(name))}
         return {part for part in found if part < self.parts}
 
@@ -89,11 +90,11 @@ class Folder:
         def beat() -> None:
             while not stop.wait(min(self.patience / 4, 10.0)):
                 with contextlib.suppress(OSError):  # as while the last process of all clears up
-                    os.utime(self._me)
+                    self._place.touch(self._me)
 
         with self._told():
-            self._work.mkdir(exist_ok=True)
-            self._me.write_text(json.dumps(_myself()))
+            self._place.make(WORK)
+            self._place.create(self._me, lambda file: file.write_text(json.dumps(_myself())))
         thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
         thread.start()
         try:
@@ -101,29 +102,25 @@ class Folder:
         finally:
             stop.set()
             thread.join()
-            self._me.unlink(missing_ok=True)
+            self._place.remove(self._me)
 
     def claim(self, part: int) -> bool:
         """Whether this process is to compute a part: it is not there, and nobody who lives has claimed it."""
-        file = self._work / self.name(part)
-        if self._file(part).exists():
-            return False
-        owner = _text(file)
-        if owner is not None and self._lives(owner):
-            return False
+        claim = f"{WORK}/{self.name(part)}"
         with self._told():
-            claim = self._temporary(file.name)
+            if self._place.exists(self._file(part)):
+                return False
+            owner = self._place.text(claim)
+            if owner is not None and self._lives(owner):
+                return False
             try:
-                claim.write_text(self._token)
                 if owner is not None:
-                    os.replace(claim, file)
-                elif not _appears(claim, file):
+                    self._place.replace(claim, self._token)
+                elif not self._place.create(claim, lambda file: file.write_text(self._token)):
                     return False
             except FileNotFoundError:  # the last process of all has cleared up
                 return False
-            finally:
-                claim.unlink(missing_ok=True)
-        return _text(file) == self._token  # of two that replaced a dead one's claim, the later has it
+            return self._place.text(claim) == self._token  # of two that replaced a dead one's, the later has it
 
     def publish(self, part: int, write: Callable[[Path], object], skipped: str) -> bool:
         """Write a part; whether it was not there yet.
@@ -135,55 +132,35 @@ class Folder:
         name = self.name(part)
         with self._told():
             if skipped:
-                report = f"{SKIPPED}/{name}.jsonl"
-                self._publish(report, lambda file: file.write_text(skipped, encoding="utf-8"))
-            is_new = self._publish(self._file(part).name, write)
-            (self._work / name).unlink(missing_ok=True)
+                self._publish(f"{SKIPPED}/{name}.jsonl", lambda file: file.write_text(skipped, encoding="utf-8"))
+            is_new = self._publish(self._file(part), write)
+            self._place.remove(f"{WORK}/{name}")
         return is_new
 
     def skipped(self) -> Iterator[tuple[str, str]]:
         """The images that were skipped, in their order, and why."""
-        for file in sorted((self.path / SKIPPED).glob("*.jsonl")):
-            with file.open(encoding="utf-8") as lines:
-                for line in lines:
-                    row = json.loads(line)
-                    yield row["file"], row["reason"]
+        for name in sorted(self._place.names(SKIPPED)):
+            for line in (self._place.text(f"{SKIPPED}/{name}") or "").splitlines():
+                row = json.loads(line)
+                yield row["file"], row["reason"]
 
     def clear(self) -> None:
         """Remove what is not needed any more when all parts are there."""
-        shutil.rmtree(self._work, ignore_errors=True)
+        self._place.remove(WORK)
 
-    def _file(self, part: int) -> Path:
-        return self.path / f"{self.name(part)}.parquet"
-
-    def _temporary(self, name: str) -> Path:
-        return self._work / f"{self._token}-{name.replace('/', '-')}"
+    def _file(self, part: int) -> str:
+        return f"{self.name(part)}.parquet"
 
     def _publish(self, name: str, write: Callable[[Path], object]) -> bool:
-        """Write a file that is then there whole, unless there is one."""
-        if (self.path / name).exists():
-            return False
-        self._work.mkdir(exist_ok=True)
-        temporary = self._temporary(name)
-        try:
-            write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            return _appears(temporary, self.path / name)
-        except FileNotFoundError:
-            if (self.path / name).exists():  # another process was sooner, and the last one has cleared up
-                return False
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+        return not self._place.exists(name) and self._place.create(name, write)
 
     def _lives(self, token: str) -> bool:
         """Whether the process of a token may still be at work."""
-        file = self._work / f"process-{token}"
+        process = f"{WORK}/process-{token}"
         try:
-            os.utime(self._me)  # by the clock of the file system, which all share
-            silent = self._me.stat().st_mtime - file.stat().st_mtime
-            return token == self._token or (silent < self.patience and not _ended(_text(file)))
+            self._place.touch(self._me)  # by the clock of the file system, which all share
+            silent = self._place.modified(self._me) - self._place.modified(process)
+            return token == self._token or (silent < self.patience and not _ended(self._place.text(process)))
         except FileNotFoundError:
             return False
 
@@ -199,26 +176,15 @@ class Folder:
             ) from error
 
 
-def _appears(temporary: Path, file: Path) -> bool:
-    """Give a finished file its name, unless there is one of this name."""
+def _object(text: str, name: str) -> dict[str, Any]:
+    """What a JSON file of ours holds."""
     try:
-        os.link(temporary, file)
-    except FileExistsError:
-        return temporary.stat().st_nlink == 2  # over a network it may have worked before it was tried again
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        if file.exists():
-            return False
-        os.rename(temporary, file)
-    return True
-
-
-def _text(file: Path) -> str | None:
-    try:
-        return file.read_text()
-    except FileNotFoundError:
-        return None
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged ({error}). Choose another folder.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is damaged (found {one_line(repr(found))[:40]}). Choose another folder.")
+    return found
 
 
 def _myself() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -9,11 +10,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from nfjax.archives import members
-from nfjax.early import Place, is_url
+from nfjax.early import Place, is_url, place
 from nfjax.tables import PATH_COLUMNS, Strings, column, read_table
 from port.errors import listed
 from port.messages import require
 from port.paths import no_file
+from port.stores import open_place, readable
 
 IMAGE_COLUMNS = ("image", "img", "bytes", "jpg", "jpeg", "png", "webp")
 ENDINGS = (".csv", ".jsonl", ".parquet", ".tar")  # of files that stand for many images
@@ -57,13 +59,13 @@ class Files:
     def items(self, start: int, stop: int) -> Iterator[Item]:
         for index in range(start, stop):
             name = self._names[index]
-            yield Item(name, name if is_url(name) else Path(name))
+            yield Item(name, place(name))
 
 
 class ParquetImages:
     """Image files in a column of a parquet file, as bytes or as `{"bytes": ..., "path": ...}`; named `FILE#ROW`."""
 
-    def __init__(self, file: Path, name: str, counts: Sequence[int]):
+    def __init__(self, file: Place, name: str, counts: Sequence[int]):
         self._file, self._column = file, name
         self._starts = np.cumsum([0, *counts])  # of the row groups
 
@@ -72,7 +74,7 @@ class ParquetImages:
 
     def digest(self) -> str:
         """Of the file's name, size and footer, which has the places and sizes of its columns."""
-        with self._file.open("rb") as file:
+        with open_place(self._file) as file:
             size = file.seek(-8, os.SEEK_END)
             length = int.from_bytes(file.read(4), "little")
             file.seek(size - length)
@@ -84,7 +86,10 @@ class ParquetImages:
             return
         first = int(np.searchsorted(self._starts, start, "right")) - 1
         row, groups = int(self._starts[first]), range(first, len(self._starts) - 1)
-        with parquet.ParquetFile(self._file, pre_buffer=False, buffer_size=1 << 20) as file:
+        with (
+            open_place(self._file) as opened,
+            parquet.ParquetFile(opened, pre_buffer=False, buffer_size=1 << 20) as file,
+        ):
             for batch in file.iter_batches(AT_ONCE, row_groups=list(groups), columns=[self._column]):
                 for value in batch.column(0)[max(start - row, 0) : max(stop - row, 0)]:
                     index = max(row, start)
@@ -98,14 +103,14 @@ class ParquetImages:
         if not isinstance(value, dict):
             return value or b""
         if not value.get("bytes") and value.get("path"):
-            return self._file.parent / value["path"]
+            return place(_beside(self._file, value["path"]))
         return value.get("bytes") or b""
 
 
 class TarImages:
     """The image files in a tar file, as WebDataset has them; named `FILE/MEMBER`. Other members are passed over."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Place):
         self._file = file
         names, places = [], []
         for member in members(file):
@@ -123,7 +128,7 @@ class TarImages:
         return _hash(str(self._file), self._names.digest(), hashlib.sha256(self._places.tobytes()).hexdigest())
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
-        with self._file.open("rb") as file:
+        with open_place(self._file) as file:
             for index in range(start, stop):
                 offset, size = map(int, self._places[index])
                 file.seek(offset)
@@ -149,7 +154,7 @@ class Inputs:
                 yield from source.items(max(start - begin, 0), min(stop, end) - begin)
 
 
-def open_file(file: Path, name: str | None = None) -> Source:
+def open_file(file: Place, name: str | None = None) -> Source:
     """The images that a file with one of `ENDINGS` stands for.
 
     Args:
@@ -160,20 +165,22 @@ def open_file(file: Path, name: str | None = None) -> Source:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or has no such column.
     """
-    if not file.is_file():
+    if isinstance(file, Path) and not file.is_file():
         raise no_file(file)
-    if file.suffix.lower() == ".tar":
+    ending = os.path.splitext(file)[1].lower()
+    if ending == ".tar":
         return TarImages(file)
-    if file.suffix.lower() == ".parquet":
+    if ending == ".parquet":
         return _open_parquet(file, name)
-    _, values = column(read_table(file), file, "--column", name, PATH_COLUMNS)
+    table = readable(file)
+    _, values = column(read_table(table), table, "--column", name, PATH_COLUMNS)
     return _paths(file, values)
 
 
-def _open_parquet(file: Path, name: str | None) -> Source:
+def _open_parquet(file: Place, name: str | None) -> Source:
     pyarrow, parquet = (require(module, "parquet files") for module in ("pyarrow", "pyarrow.parquet"))
     try:
-        with parquet.ParquetFile(file) as opened:
+        with open_place(file) as content, parquet.ParquetFile(content) as opened:
             fields = {field.name: field.type for field in opened.schema_arrow}
             usual = (*IMAGE_COLUMNS, *PATH_COLUMNS) if name is None else (name,)
             found = next((one for one in usual if one in fields), None)
@@ -190,9 +197,16 @@ def _open_parquet(file: Path, name: str | None) -> Source:
         raise ValueError(f"{file}: {' '.join(str(error).split())[:300]}.") from None
 
 
-def _paths(file: Path, values: Sequence[Any]) -> Files:
+def _paths(file: Place, values: Sequence[Any]) -> Files:
     """Paths as a table has them, relative to its folder."""
-    return Files(Strings(str(value) if is_url(str(value)) else str(file.parent / str(value)) for value in values))
+    return Files(Strings(_beside(file, str(value)) for value in values))
+
+
+def _beside(file: Place, path: str) -> str:
+    """A path that is relative to the folder of a file."""
+    if is_url(path):
+        return path
+    return posixpath.join(posixpath.dirname(file), path) if isinstance(file, str) else str(file.parent / path)
 
 
 def _hash(*texts: str) -> str:

@@ -10,6 +10,7 @@ HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 Interpolation = Literal["random", "nearest", "bilinear", "bicubic", "lanczos", "hamming", "box"]
+MULTI_LABEL = "multi_label_classification"  # a problem type, in the words of transformers
 CROP_MODES = ("center", "squash", "border")
 MAX_CLASSES, MAX_CHANS = 1_000_000, 1024
 
@@ -25,7 +26,7 @@ _KEEP_NULL = {"pool_size", "first_conv", "classifier"}
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Pretrained cfg of one architecture and tag; fields and meanings are timm's `PretrainedCfg`.
+    """Pretrained cfg of one architecture and tag; fields and meanings are timm's `PretrainedCfg`, but `problem_type`.
 
     Sizes are (channels, height, width) in pixels; mean and std refer to RGB in [0, 1].
     """
@@ -48,6 +49,7 @@ class DataConfig:
     classifier: Layer | None = None
     license: Annotated[str, Length(0, 1000)] | None = None
     label_names: Annotated[tuple[str, ...], Length(0, MAX_CLASSES)] | None = None
+    problem_type: Annotated[str, Length(0, 200)] | None = None  # `MULTI_LABEL` where each class has its own probability
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class DataConfig:
     def to_json(self) -> dict[str, Any]:
         """The `pretrained_cfg` entry of a hub config.json: no source, no architecture, few nulls."""
         fields = dataclasses.asdict(self)
-        del fields["architecture"], fields["hf_hub_id"], fields["label_names"]
+        del fields["architecture"], fields["hf_hub_id"], fields["label_names"], fields["problem_type"]
         return {k: v for k, v in fields.items() if v is not None or k in _KEEP_NULL}
 
 

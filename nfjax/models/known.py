@@ -6,7 +6,7 @@ from collections.abc import Collection
 from importlib import resources
 
 from port.messages import hint
-from port.paths import no_folder, user_path
+from port.paths import no_file, no_folder, user_path
 
 
 class UnknownModelError(ValueError):
@@ -25,15 +25,26 @@ def unknown(name: str, known: Collection[str]) -> UnknownModelError:
     return UnknownModelError(f"unknown model {name!r}; {close}")
 
 
-def require_model(name: str) -> None:
+def require_model(name: str, *, onnx: bool = False) -> None:
     """Refuse a name that is surely none: an architecture or a folder that there is not.
 
     Tags, what a folder holds, and the hub are `nfjax.names.resolve`'s.
 
+    Args:
+        onnx: an ONNX file will do as well.
+
     Raises:
-        UnknownModelError: no such architecture; the closest are suggested.
-        FileNotFoundError: no such folder.
+        UnknownModelError: no such architecture; the closest are suggested. Or an ONNX file where none will do.
+        FileNotFoundError: no such folder or file.
     """
+    if is_onnx(name):
+        if not user_path(name).is_file():
+            raise no_file(user_path(name))
+        if not onnx:
+            raise UnknownModelError(
+                f"{name} is an ONNX file; `nfjax classify` and `nfjax evaluate` take such as a model."
+            )
+        return
     scheme, colon, rest = name.partition(":")
     local = scheme.lower().replace("_", "-") == "local-dir"
     if colon and len(scheme) > 1 and not local:
@@ -45,6 +56,11 @@ def require_model(name: str) -> None:
         raise no_folder(folder)
     if name.partition(".")[0] not in architectures():
         raise unknown(name, architectures())
+
+
+def is_onnx(name: str) -> bool:
+    """Whether a model's name is that of an ONNX file."""
+    return name.lower().endswith(".onnx")
 
 
 @functools.cache

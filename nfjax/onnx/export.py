@@ -18,8 +18,10 @@ from nfjax.infer import fold
 from nfjax.labels import label_names
 from nfjax.models.base import ImageModel, sides
 from nfjax.onnx.graph import BATCH, INPUT, OPSET, Constant, Graph, Unsupported, Value, convert
+from nfjax.onnx.int8 import Int8, quantise, require_calibration
 from nfjax.onnx.operators import RULES
-from nfjax.params import merge, split
+from nfjax.onnx.reading import load_session
+from nfjax.params import merge, named_params, split
 from port.atomic import replacing
 from port.paths import user_path
 
@@ -36,6 +38,7 @@ class OnnxFile(NamedTuple):
         opset: of its operators.
         inputs: shape and dtype of the images, as ("b", 224, 224, 3) and "float32".
         outputs: names and shapes.
+        int8: what became of it in int8; None if it is float32.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class OnnxFile(NamedTuple):
     opset: int
     inputs: tuple[tuple[int | str, ...], str]
     outputs: dict[str, tuple[int | str, ...]]
+    int8: Int8 | None = None
 
 
 def export_onnx(
@@ -52,6 +56,7 @@ def export_onnx(
     img_size: int | tuple[int, int] | None = None,
     batch: int | None = None,
     uint8: bool = False,
+    calibrate: np.ndarray | None = None,
 ) -> OnnxFile:
     """Write a model as ONNX, for onnxruntime and others: images `(batch, height, width, channels)` in, outputs out.
 
@@ -66,6 +71,10 @@ def export_onnx(
         img_size: height and width of the images, in pixels; None for the model's own.
         batch: a fixed number of images; None for any.
         uint8: take RGB from 0 to 255, and normalise it in the graph.
+        calibrate: images as the file takes them, `(images, height, width, channels)`, some hundred of those that the
+            model is for: then the file computes its convolutions and products with weights in int8. Half of the images
+            set the ranges of activations; of the others at most 1 % change their most probable class beside float32,
+            and layers stay in float32 until that is so. The difference is that of the float32 file before.
 
     Raises:
         ValueError: a model or an option that cannot be exported, and why; or the file would give something else: by
@@ -83,6 +92,10 @@ def export_onnx(
     if batch is not None and batch < 1:
         raise ValueError(f"batch={batch}; expected at least 1, or None for any number of images.")
     size = model.data_config.input_size[1:] if img_size is None else sides(img_size)
+    if calibrate is not None:
+        require_calibration(calibrate, ((batch or "b", *size, model.in_chans), "uint8" if uint8 else "float32"))
+        if not model.num_classes or model.out_indices is not None:
+            raise ValueError(f"{model.name} has no classifier, and int8 is judged by classes; export it in float32.")
     content, inputs, outputs = _written(model, (*size, model.in_chans), batch, uint8)
     difference = _difference(model, content, inputs[0][1:], batch, uint8)
     if not difference <= TOLERANCE:  # also if it is NaN
@@ -90,9 +103,12 @@ def export_onnx(
             f"{path} is not written: onnxruntime's outputs differ from those of {model.name} by {difference:.1e} of "
             f"the largest; expected {TOLERANCE:.0e} or less. `nfjax.export` writes a file that jax runs."
         )
+    int8 = None
+    if calibrate is not None:
+        content, int8 = quantise(content, calibrate, batch)
     with replacing(path) as partial:
         partial.write_bytes(content)
-    return OnnxFile(path, difference, OPSET, inputs, outputs)
+    return OnnxFile(path, difference, OPSET, inputs, outputs, int8)
 
 
 def _written(model: ImageModel, shape: tuple[int, ...], batch: int | None, uint8: bool) -> tuple[bytes, Any, Any]:
@@ -140,6 +156,7 @@ def _written(model: ImageModel, shape: tuple[int, ...], batch: int | None, uint8
         producer_version=nfjax.__version__,
     )
     meta = described(model) | {"label_names": label_names(model), "input_size": [*shape], "normalised": not uint8}
+    meta["param_count"] = sum(variable.get_value().size for variable in named_params(model).values())
     helper.set_model_props(written, {k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()})
     onnx.checker.check_model(written, full_check=True)
     return written.SerializeToString(deterministic=True), inputs, outputs
@@ -167,13 +184,3 @@ def _difference(model: ImageModel, content: bytes, shape: Any, batch: int | None
             largest = np.max(np.abs(expected[:count])) or 1
             found = float(np.maximum(found, np.max(np.abs(output - expected[:count])) / largest))  # NaN stays
     return found
-
-
-def load_session(content: bytes | Path) -> Any:
-    """A file in onnxruntime, on the CPU, as fast as it can."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    source = content if isinstance(content, bytes) else str(content)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nfjax.cache import folder_for
-from nfjax.labels import label_names
+from nfjax.labels import label_names, problem_type
 from nfjax.models.base import ImageModel
+from nfjax.models.data_config import MULTI_LABEL
 from nfjax.onnx.export import OnnxFile, export_onnx
 from nfjax.transforms import EvalTransform, create_transform
 from port.atomic import replacing
@@ -55,6 +56,7 @@ def write_page(
         "license": model.data_config.license,
         **settings(transform),
         "labels": label_names(model),
+        "independent": problem_type(model) == MULTI_LABEL,
     }
     _write(folder / "labels.json", json.dumps(config, ensure_ascii=False).encode())
     for name, place in FILES.items():

@@ -13,8 +13,8 @@ import numpy as np
 
 from port import messages
 from port.errors import LINES, WeightsError, listed
-from port.layouts import big_vision, configs, deepmind, dinov2
-from port.layouts.table import State, convert
+from port.layouts import big_vision, configs, deepmind, dinov2, dinov3
+from port.layouts.table import Misfit, State, convert
 
 TIMM = "timm"
 WRAPPED = "timm_model."  # before each name of timm's model inside transformers' TimmWrapper
@@ -30,7 +30,8 @@ class Layout:
         marks: patterns of names; a state dict is of this layout where each is the beginning of a name.
         read: the state dict under timm's names; raises `port.WeightsError` naming every array that does not fit.
         write: the inverse. `heads` is the number of attention heads, which some layouts have an axis for.
-        options: of a model that computes what the layout's own library does, where timm computes something else.
+        options: for weights of timm's names: those of a model that computes what the layout's own library does, where
+            timm's of that name computes something else.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Layout:
     marks: tuple[str, ...]
     read: Callable[[State], dict[str, Any]]
     write: Callable[[State, int | None], dict[str, Any]]
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    options: Callable[[State], Mapping[str, Any]] = lambda state: {}
 
     def to_timm(self, state: State) -> dict[str, Any]:
         """`{timm name: array}`; arrays are views where their numbers stay as they are."""
@@ -87,6 +88,28 @@ def _transformers(prefix: str) -> Layout:
     return Layout("transformers", title, tuple(marks), read, write)
 
 
+def _read_meta3(state: State) -> dict[str, Any]:
+    try:
+        own = dinov3.of_meta(state)
+    except Misfit as error:
+        raise WeightsError(f"cannot be read as {_META3.title}: {error}.") from error
+    masked = any(name.endswith(".bias_mask") for name in own)
+    return convert(own, dinov3.meta(gate=any(".mlp.w1." in name for name in own), masked=masked), _META3.title)
+
+
+def _write_meta3(state: State, heads: int | None) -> dict[str, Any]:
+    return convert(state, dinov3.meta(gate=dinov3.gated(state), heads=heads), _META3.title, back=True)
+
+
+def _read_transformers3(state: State) -> dict[str, Any]:
+    rules = dinov3.transformers(gate=any(".mlp.gate_proj." in name for name in state))
+    return convert(state, rules, _TRANSFORMERS3.title)
+
+
+def _write_transformers3(state: State, heads: int | None) -> dict[str, Any]:
+    return convert(state, dinov3.transformers(gate=dinov3.gated(state)), _TRANSFORMERS3.title, back=True)
+
+
 def _read_nfnet(state: State) -> dict[str, Any]:
     by_stage, names = deepmind.by_stage(state)
     return convert(by_stage, deepmind.RULES, _NFNET, called=names)
@@ -121,16 +144,34 @@ _WRAPPER = Layout(
     _read_wrapped,
     lambda state, heads: {WRAPPED + name: array for name, array in state.items()},
 )
+_META3 = Layout(
+    "meta",
+    "Meta's DINOv3",
+    ("storage_tokens$", r"blocks\.0\.attn\.qkv\.weight$"),
+    _read_meta3,
+    _write_meta3,
+    # The files have biases where timm has a model with and one without.
+    lambda state: {"qkv_bias": "blocks.0.attn.q_bias" in state},
+)
+_TRANSFORMERS3 = Layout(
+    "transformers",
+    "transformers' DINOv3ViT",
+    (r"embeddings\.register_tokens$", r"embeddings\.patch_embeddings\.weight$"),
+    _read_transformers3,
+    _write_transformers3,
+)
 # By the class that a config.json of transformers names.
 OF_TRANSFORMERS = {
     configs.BACKBONE: _transformers(""),
     configs.CLASSIFIER: _transformers("dinov2_with_registers."),
+    configs.BACKBONE3: _TRANSFORMERS3,
     **dict.fromkeys(configs.WRAPPERS, _WRAPPER),
 }
 
 LAYOUTS: tuple[Layout, ...] = (
     _meta(""),
     _meta("backbone."),
+    _META3,
     _meta("vision_encoder.", "TIPSv2 in Meta's layout", others=True),  # beside that of texts
     *dict.fromkeys(OF_TRANSFORMERS.values()),
     Layout(
@@ -140,7 +181,7 @@ LAYOUTS: tuple[Layout, ...] = (
         _read_nfnet,
         lambda state, heads: deepmind.by_number(convert(state, deepmind.RULES, _NFNET, back=True)),
         # Its code has the approximate GELU, and another guard against filters without variance.
-        {"act_layer": "gelu_tanh", "std_conv_floor": 1e-4},
+        lambda state: {"act_layer": "gelu_tanh", "std_conv_floor": 1e-4},
     ),
     _google(True, "big_vision's ViT", "pos_embedding"),
     _google(False, "vit_jax's ViT", "Transformer/posembed_input/pos_embedding"),

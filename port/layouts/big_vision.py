@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from port.layouts.table import KERNEL, SAME, Arrays, Form, Misfit, Rule, State, joined, renamed, require_rank
+from port.layouts.table import (
+    KERNEL,
+    SAME,
+    Arrays,
+    Form,
+    Misfit,
+    Rule,
+    State,
+    joined,
+    renamed,
+    require_heads,
+    require_rank,
+)
 
 # Where the parameters are in a checkpoint; what else is in it belongs to the optimiser, or to a text model.
 PREFIXES = ("", "opt/target/", "params/", "params/img/")
@@ -27,7 +39,7 @@ def heads_joined(parts: int, heads: int | None) -> Form:
         return array.reshape(dim, count * width).T
 
     def split(array: np.ndarray) -> np.ndarray:
-        count = _known(heads)
+        count = require_heads(heads)
         if array.ndim not in (1, 2) or array.shape[0] % count:
             raise Misfit(f"shape {array.shape}, expected {parts} times {count} heads")
         width = array.shape[0] // count
@@ -50,18 +62,12 @@ def _out(heads: int | None) -> Form:
         return [kernel.reshape(heads * width, dim).T]
 
     def split(arrays: Arrays) -> Arrays:
-        kernel, count = require_rank(arrays[0], 2), _known(heads)
+        kernel, count = require_rank(arrays[0], 2), require_heads(heads)
         if kernel.shape[1] % count:
             raise Misfit(f"shape {kernel.shape}, expected {count} heads")
         return [kernel.T.reshape(count, kernel.shape[1] // count, kernel.shape[0])]
 
     return Form(merged, split)
-
-
-def _known(heads: int | None) -> int:
-    if heads is None:
-        raise Misfit("timm's names do not say how many heads there are: pass heads=")
-    return heads
 
 
 def rules(big_vision: bool = True, heads: int | None = None) -> tuple[Rule, ...]:

@@ -52,6 +52,12 @@ def require_rank(array: np.ndarray, *ranks: int) -> np.ndarray:
     return array
 
 
+def require_heads(heads: int | None) -> int:
+    if heads is None:
+        raise Misfit("timm's names do not say how many heads there are: pass heads=")
+    return heads
+
+
 def join(arrays: Arrays) -> Arrays:
     """Equal arrays, one after the other along their first axis."""
     if arrays[0].ndim not in (1, 2) or any(a.shape != arrays[0].shape or a.dtype != arrays[0].dtype for a in arrays):

@@ -22,6 +22,12 @@ def write(folder):
     state = layout_of("Meta's DINOv2").from_timm(nfjax.state_dict(dinov2))
     torch.save({n: torch.from_numpy(np.array(a)) for n, a in state.items()}, folder / "dinov2_vits14_reg4_pretrain.pth")
 
+    dinov3 = nfjax.load("vit_small_patch16_dinov3", None, qkv_bias=True, global_pool="token")
+    state = layout_of("Meta's DINOv3").from_timm(nfjax.state_dict(dinov3), heads=dinov3.config.num_heads)
+    path = folder / "dinov3_vits16_pretrain_lvd1689m-08c60483.pth"
+    torch.save({n: torch.from_numpy(np.array(a)) for n, a in state.items()}, path)
+    nfjax.save(dinov3, folder / "my-dinov3", layout="transformers")
+
     options = {"num_classes": 3, "global_pool": "cattokenavg"}
     classifier = nfjax.load("vit_small_patch14_reg4_dinov2", None, **options)
     names = ("cat", "dog", "eel")

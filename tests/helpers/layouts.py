@@ -7,16 +7,22 @@ from port.layouts import LAYOUTS
 
 DINOV2 = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 28}
 GIANT = {**DINOV2, "embed_dim": 48, "depth": 1}
+DINOV3 = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32}
 PLAIN = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32}
 NFNET = {"depths": (1, 2), "channels": (32, 64), "stem_chs": 16, "num_features": 64, "group_size": 8}
 
 # By the layout's title: models and their options.
 MODELS = {
     "Meta's DINOv2": [("vit_small_patch14_reg4_dinov2", DINOV2), ("vit_giant_patch14_reg4_dinov2", GIANT)],
+    "Meta's DINOv3": [("vit_small_patch16_dinov3_qkvb", DINOV3), ("vit_7b_patch16_dinov3", DINOV3 | {"depth": 1})],
     "TIPSv2 in Meta's layout": [("vit_base_patch14_reg1_tipsv2", DINOV2)],
     "transformers' Dinov2WithRegisters": [
         ("vit_small_patch14_reg4_dinov2", DINOV2 | {"num_classes": 3, "global_pool": "cattokenavg"}),
         ("vit_giant_patch14_reg4_dinov2", GIANT | {"qkv_bias": False}),
+    ],
+    "transformers' DINOv3ViT": [
+        ("vit_small_patch16_dinov3_qkvb", DINOV3),
+        ("vit_small_plus_patch16_dinov3", DINOV3 | {"depth": 1}),
     ],
     "transformers' TimmWrapper": [("test_vit2", {"depth": 1})],
     "DeepMind's NFNet": [("dm_nfnet_f0", NFNET)],

@@ -26,6 +26,29 @@ def config(name: str, fsdp: int, parts: int):
     )
 
 
+def taught(config, name):
+    """The same with several labels an image, adapters, and a teacher; of images that are drawn here."""
+    import nfjax
+    from train import config as c
+    from train import data
+    from train.experiment import build
+
+    rng, classes = np.random.default_rng(3), tuple("abcdefgh")
+    images = rng.integers(0, 256, (64, 32, 32, 3), np.uint8)
+    source = data.Arrays(images, rng.choice([-1, 0, 1], (64, len(classes))), classes)
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, multi_label=True),
+        loss=c.Loss("asl"),
+        lora=c.Lora(4),
+        distill=c.Distill(kind="features", weight=0.5),
+        checkpoint=c.Checkpoint(metric="map"),
+    )
+    dataset = data.load_dataset(config.data, nfjax.data_config(name), config.augment, images=(source, source))
+    teacher = nfjax.load("test_vit3", weights=None, num_classes=8, img_size=16, dtype="float64", seed=5)
+    return build(config, dataset=dataset, teacher=teacher)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
@@ -33,6 +56,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, help="of this process")
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--taught", action="store_true")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--coordinator")
     parser.add_argument("--process_id", type=int)
@@ -49,7 +73,8 @@ def main() -> None:
     from train.step import make_train_step
 
     jax.config.update("jax_transfer_guard", "disallow")
-    experiment = build(config(args.model, args.fsdp, args.parts))
+    asked = config(args.model, args.fsdp, args.parts)
+    experiment = taught(asked, args.model) if args.taught else build(asked)
     # No parameter stays at 0 or 1, where it could hide a mistake.
     random = np.random.default_rng(0)
     params = {k: v + 0.1 * random.standard_normal(v.shape) for k, v in jax.device_get(experiment.params).items()}

@@ -57,3 +57,31 @@ def make_folder(root: Path, *, train: int, val: int, size: int = 96, classes: in
                 piece = np.ascontiguousarray(region[top : top + height, start : start + width])
                 Image.fromarray(piece).save(folder / f"{number:04}.jpg", quality=90)
     return root
+
+
+def make_pairs(root: Path, *, train: int, val: int, size: int = 64) -> Path:
+    """Pieces of two of the photographs `ALIKE` side by side, `size` pixels high and wide, and `labels.csv`: of both.
+
+    Args:
+        root: folder to make.
+        train: pairs for training, from the left of the photographs.
+        val: pairs for testing, from the right.
+        size: of the pictures; a piece has once to twice that side in its photograph.
+    """
+    rng, photos = np.random.default_rng(0), photographs()
+    root.mkdir(parents=True)
+    rows = ["path,labels,split"]
+    for split, (left, right), count in (("train", TRAIN, train), ("val", VAL, val)):
+        for number in range(count):
+            names, picture = rng.choice(ALIKE, 2), Image.new("RGB", (size, size))
+            for place, name in enumerate(names):
+                photo = photos[name]
+                region = photo[:, int(left * photo.shape[1]) : int(right * photo.shape[1])]
+                height, width = (int(rng.integers(min(size, s), min(2 * size, s) + 1)) for s in region.shape[:2])
+                top, start = (int(rng.integers(s - n + 1)) for s, n in zip(region.shape, (height, width), strict=False))
+                piece = Image.fromarray(np.ascontiguousarray(region[top : top + height, start : start + width]))
+                picture.paste(piece.convert("RGB").resize((size // 2, size)), (place * size // 2, 0))
+            picture.save(root / f"{split}{number:04}.png")
+            rows.append(f"{split}{number:04}.png,{'|'.join(sorted(set(names.tolist())))},{split}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return root

@@ -102,7 +102,8 @@ def test_what_was_compiled_is_kept_until_the_model_changes(photo, tmp_path, monk
         ("URL/large", ImageError, "/large: it has more than 2 kB"),
         ("URL/slow", ConnectionError, "/slow was not there within 0.3 seconds"),
         ("http://exa mple:x/a", ConnectionError, "cannot be fetched"),
-        ("file:///etc/passwd", ValueError, "addresses are http:// or https://"),
+        ("file:///etc/passwd", ImageError, "/etc/passwd is not an image that Pillow can read"),
+        ("ftp://x/a.png", ValueError, "addresses are http://, https://, s3://"),
         (b"\x89PNG", ImageError, "wrap contents as io.BytesIO"),
         (3, ImageError, "found int, expected an image: a path"),
         (np.zeros((4, 4, 3)), ImageError, r"shape \(4, 4, 3\) and float64, expected uint8"),
@@ -167,4 +168,4 @@ def test_commands_take_addresses_and_standard_input(saved, photo, server, tmp_pa
     with pytest.raises(SystemExit):
         main(["features", "ftp://x/y.png"])
     assert main(["classify", "ftp://x/y.png"]) == 2
-    assert capsys.readouterr().err.count("ftp://x/y.png: addresses are http:// or https://") == 2
+    assert capsys.readouterr().err.count("ftp://x/y.png: addresses are http://, https://, s3://, gs:// or file://") == 2

@@ -1,13 +1,16 @@
 """Class names against timm's `ImageNetInfo`; the most probable classes against torch."""
 
+import dataclasses
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 import nfjax
-from nfjax.labels import CLASS_COUNTS, label_names, synsets
-from nfjax.models.data_config import DataConfig
+from nfjax.labels import CLASS_COUNTS, label_names, problem_type, synsets
+from nfjax.models.data_config import MULTI_LABEL, DataConfig
 from nfjax.parity import oracle
 
 timm = oracle.timm()
@@ -68,6 +71,23 @@ def test_a_models_labels_follow_its_classifier():
     model.reset_classifier(3)
     assert label_names(model) is None
     assert [index for _, _, index in nfjax.top_k([[1.0, 3.0, 2.0]], 1, model)[0]] == [1]
+
+
+def test_classes_of_several_labels_have_probabilities_of_their_own(tmp_path):
+    """By the `problem_type` of a saved model, which another classifier does not have."""
+    config = DataConfig(num_classes=3, problem_type=MULTI_LABEL)
+    found = {index: p for _, p, index in nfjax.top_k([[2.0, -800.0, 800.0]], 3, config)[0]}
+    assert found == {0: pytest.approx(1 / (1 + np.exp(-2))), 1: 0.0, 2: 1.0}
+    model = nfjax.load("test_vit2", weights=None, num_classes=3)
+    model.data_config = dataclasses.replace(model.data_config, label_names=("a", "b", "c"), problem_type=MULTI_LABEL)
+    for layout in ("timm", "transformers"):
+        nfjax.save(model, tmp_path / layout, layout=layout)
+        assert json.loads((tmp_path / layout / "config.json").read_text())["problem_type"] == MULTI_LABEL
+        assert problem_type(nfjax.load(tmp_path / layout)) == MULTI_LABEL
+    assert oracle.timm().create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).num_classes == 3
+    assert problem_type(nfjax.load(tmp_path / "timm", num_classes=2)) is None
+    model.reset_classifier(4)
+    assert problem_type(model) is None
 
 
 def test_half_precision_and_large_logits():

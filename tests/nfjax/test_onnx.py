@@ -9,6 +9,7 @@ import pytest
 import nfjax
 from nfjax.__main__ import main
 from nfjax.onnx import export as module
+from nfjax.onnx.reading import load_session
 from tests.helpers.shallow import shallow
 
 onnx = pytest.importorskip("onnx")
@@ -43,7 +44,7 @@ def test_any_batch_gives_what_the_model_gives(model, tmp_path):
     assert found.difference <= 1e-5
     assert found.inputs == (("b", SIZE, SIZE, 3), "float32")
     assert found.outputs == {"logits": ("b", 10)}
-    session = module.load_session(found.path)
+    session = load_session(found.path)
     for count in (1, 5):
         (logits,) = session.run(None, {"images": random(count)})
         assert relative(logits, jax.jit(model)(random(count))) <= 1e-5

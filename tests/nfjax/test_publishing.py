@@ -80,6 +80,16 @@ def test_what_is_pushed_is_what_is_loaded(server, model, tmp_path, capsys):
     assert len([request for request in server.requests if request.method == "PUT"]) == sent
 
 
+def test_a_hub_without_xet(server, model, monkeypatch, tmp_path):
+    """The client's own way of sending large files, where the hub does not have what it asks for."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setenv("HF_XET_CACHE", str(tmp_path))
+    nfjax.push_to_hub(model, REPO)
+    assert constants.HF_HUB_DISABLE_XET is False
+    found = load_safetensors(content(server)["model.safetensors"])
+    assert all(np.array_equal(found[name], array) for name, array in nfjax.state_dict(model).items())
+
+
 def test_the_card_has_the_numbers_of_an_evaluation(server, model, tmp_path):
     folder = nfjax.save(model, tmp_path / "saved")
     assert PLACE in (folder / "README.md").read_text()

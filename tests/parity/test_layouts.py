@@ -11,7 +11,7 @@ from nfjax.parity import oracle
 from nfjax.parity.verify import relative
 from port import layouts
 from tests.helpers.both import images, logits, nchw, torch_logits
-from tests.helpers.layouts import DINOV2, GIANT, NFNET, PLAIN, random_numbers, timm_state
+from tests.helpers.layouts import DINOV2, DINOV3, GIANT, NFNET, PLAIN, random_numbers, timm_state
 
 timm = oracle.timm()
 BOUNDS = {"float32": 1e-5, "float64": 1e-12}
@@ -55,6 +55,40 @@ def test_meta(name, options, dtype, tmp_path):
     chunked = nfjax.load(name, meta_state(name, options, dtype, chunks=True), dtype=dtype, **options)
     again = nfjax.state_dict(chunked)
     assert all(np.array_equal(array, again[name]) for name, array in nfjax.state_dict(ours).items())
+
+
+def meta3_state(name, options, dtype):
+    """As Meta's own code names and shapes DINOv3, every number random but those that are not learned."""
+    shapes = {}
+    for key, array in timm_state(name, options).items():
+        key, shape = key.replace("reg_token", "storage_tokens").replace("gamma_", "ls"), array.shape
+        key = key.replace("ls1", "ls1.gamma").replace("ls2", "ls2.gamma")
+        key = key.replace("mlp.fc1_g", "mlp.w1").replace("mlp.fc1_x", "mlp.w2")
+        key = key.replace("mlp.fc2", "mlp.w3") if options.get("swiglu_mlp", "plus" in name) else key
+        if key.endswith(".q_bias"):
+            key, shape = key.replace("q_bias", "qkv.bias"), (3 * shape[0],)
+        if not key.endswith(".v_bias"):
+            shapes[key] = shape
+    state = random_numbers(shapes | {"mask_token": (1, options["embed_dim"])}, 1, dtype)
+    mask = np.repeat(np.array([1, 0, 1], dtype), options["embed_dim"])
+    for key in [key for key in state if key.endswith("qkv.bias")]:
+        state |= {key: state[key] * mask, f"{key}_mask": mask}
+    return state | {"rope_embed.periods": np.array([1, 100**0.25, 10, 100**0.75], "float32")}
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3_qkvb", "vit_small_plus_patch16_dinov3"])
+def test_meta_dinov3(name, dtype, tmp_path):
+    """timm's checkpoint_filter_fn converts the same .pth."""
+    path = tmp_path / "dinov3.pth"
+    torch.save({key: torch.from_numpy(array) for key, array in meta3_state(name, DINOV3, dtype).items()}, path)
+    theirs = oracle.build(name, **DINOV3)
+    converted = timm.models.eva.checkpoint_filter_fn(torch.load(path), theirs)
+    theirs.load_state_dict(converted, strict=True, assign=True)
+    x = images((32, 48), dtype=dtype)
+    ours = nfjax.load(name, path, dtype=dtype, **DINOV3)
+    if dtype == "float64":  # timm's is float32
+        oracle.replace_rope_table(theirs, ours.rope_table((2, 3)))
+    assert relative(logits(ours, x), torch_logits(theirs, x)) <= BOUNDS[dtype]
 
 
 def google_state(options, dtype, big_vision, stacked=False):

@@ -87,6 +87,50 @@ def test_dinov2(classifier, options, dtype, tmp_path):
     assert once_more.data_config.label_names == ours.data_config.label_names
 
 
+SHAPE3 = SHAPE | {"image_size": 32, "patch_size": 16, "num_register_tokens": 3, "intermediate_size": 72}
+GATED = {"use_gated_mlp": True, "hidden_act": "silu", "query_bias": False, "value_bias": False}
+
+
+@pytest.mark.parametrize("options", [{"rope_theta": 50.0}, GATED], ids=["plain", "gated"])
+def test_dinov3(options, dtype, tmp_path):
+    theirs = randomised(transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**SHAPE3, **options)), dtype)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = nfjax.load(tmp_path / "theirs", dtype=dtype)
+    assert (ours.global_pool, ours.config.rope_rescale_coords) == ("token", 2.0)
+    x = images((32, 48), dtype=dtype)
+
+    def exactly(model):
+        """transformers makes its table in float32."""
+        table = torch.from_numpy(ours.rope_table((2, 3)))
+        if dtype == "float64":
+            model.rope_embeddings.forward = lambda _: (table[1], table[0])
+        return output(model, x)
+
+    assert relative(logits(ours, x), exactly(theirs)) <= BOUNDS[dtype]
+    in_memory = nfjax.load("vit_small_patch16_dinov3", theirs.state_dict(), dtype=dtype, **ours_options(ours))
+    expected = nfjax.state_dict(ours)
+    assert all(np.array_equal(array, expected[name]) for name, array in nfjax.state_dict(in_memory).items())
+
+    nfjax.save(ours, tmp_path / "ours", layout="transformers")
+    back = strictly(tmp_path / "ours", dtype, classifier=False)
+    assert type(back) is type(theirs)
+    assert relative(exactly(back), exactly(theirs)) <= BOUNDS[dtype]
+    wanted, found = theirs.config.to_dict(), back.config.to_dict()
+    changed = {name for name in wanted if wanted[name] != found[name]}
+    assert changed <= {"_name_or_path", "transformers_version", "dtype"}
+    once_more = nfjax.load(tmp_path / "ours", dtype=dtype)
+    assert once_more.config == ours.config
+    ours.reset_classifier(0, "avg")  # which is no class of transformers
+    nfjax.save(ours, tmp_path / "wrapped", layout="transformers")
+    assert json.loads((tmp_path / "wrapped/config.json").read_text())["model_type"] == "timm_wrapper"
+
+
+def ours_options(model):
+    """What makes another architecture this one."""
+    names = ("depth", "embed_dim", "num_heads", "reg_tokens", "mlp_ratio", "swiglu_mlp", "swiglu_align_to", "qkv_bias")
+    return {name: getattr(model.config, name) for name in names} | {"img_size": 32}
+
+
 @pytest.mark.parametrize(("name", "classes"), [("test_vit2", 0), ("test_nfnet", 3)])
 def test_timm_wrapper(name, classes, tmp_path):
     """A folder of the wrapper's own, and one that nfjax writes; labels with it."""

@@ -14,7 +14,7 @@ import port
 from port import layouts
 from port.__main__ import main
 from port.npz import read_npz
-from tests.helpers.layouts import CASES, DINOV2, IDS, MODELS, NFNET, timm_state, written
+from tests.helpers.layouts import CASES, DINOV2, DINOV3, IDS, MODELS, NFNET, timm_state, written
 from tests.helpers.shallow import shallow
 
 
@@ -71,6 +71,29 @@ def test_parts_that_belong_together():
         layouts.recognise(theirs).to_timm(theirs)
     assert gone[0] in str(told.value)
     assert gone[-1] in str(told.value)
+
+
+def test_dinov3_of_meta_is_timms_or_refused(caplog):
+    """A mask, or no bias of the keys; periods of timm's base; biases also where the name is that of a model without."""
+    theirs, state = written(FIRST["Meta's DINOv3"])
+    layout = layouts.recognise(theirs)
+    theirs |= {"local_cls_norm.weight": np.ones(32), "projectors.0.weight": np.ones((2, 2))}
+    model = nfjax.load("vit_small_patch16_dinov3", theirs, **DINOV3)
+    assert "read as: Meta's DINOv3), computed as there: qkv_bias=True" in caplog.text
+    assert content(nfjax.state_dict(model)) == content(state)
+
+    bare = {name: a for name, a in theirs.items() if not name.endswith(("bias_mask", "periods", "mask_token"))}
+    assert content(layout.to_timm(bare)) == content(state)
+    bias = "blocks.1.attn.qkv.bias"
+    for wrong, told in (
+        (bare | {bias: np.ones(96, np.float32)}, f"{bias}: a bias of the keys, which timm's model does not have"),
+        (theirs | {f"{bias}_mask": np.ones(96)}, "bias_mask: expected a mask of the keys alone"),
+        (theirs | {"rope_embed.periods": np.ones(4)}, "periods are not those of base 100"),
+    ):
+        with pytest.raises(port.WeightsError, match=told):
+            layout.to_timm(wrong)
+    with pytest.raises(port.WeightsError, match="pass heads="):
+        layout.from_timm(state)
 
 
 def test_a_block_twice():
@@ -155,6 +178,9 @@ def test_what_timm_has_not_is_said_or_refused(tmp_path, caplog):
     nfjax.save(model, tmp_path)
     assert "timm has no norm_eps=1e-05, pos_embed_interp='bilinear', and so cannot load" in caplog.text
     assert nfjax.load(tmp_path).config.norm_eps == 1e-5
+    model = nfjax.load("vit_small_patch14_reg4_dinov2", None, **DINOV2, norm_eps=1e-5)
+    with pytest.raises(ValueError, match="neither timm nor transformers has norm_eps=1e-05"):
+        nfjax.save(model, tmp_path, layout="transformers")
     model = nfjax.load("dm_nfnet_f0", None, **NFNET, num_classes=3, act_layer="gelu_tanh")
     with pytest.raises(ValueError, match="neither timm nor transformers has act_layer='gelu_tanh'"):
         nfjax.save(model, tmp_path, layout="transformers")
@@ -166,7 +192,7 @@ CONFIG = {"model_type": "dinov2_with_registers", "hidden_size": 32, "num_attenti
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"model_type": "bert"}, "model_type is 'bert', expected dinov2_with_registers or timm_wrapper"),
+        ({"model_type": "bert"}, "model_type is 'bert', expected dinov2_with_registers, dinov3_vit or timm_wrapper"),
         ({"hidden_act": "relu"}, r"hidden_act='relu' \(expected 'gelu'\), which timm's model does not compute"),
         ({"layer_norm_eps": 1e-5}, "layer_norm_eps=1e-05"),
         ({"hidden_size": "wide"}, "embed_dim='wide'"),
@@ -179,6 +205,27 @@ CONFIG = {"model_type": "dinov2_with_registers", "hidden_size": 32, "num_attenti
 )
 def test_a_config_that_cannot_be_followed(fields, told, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | fields))
+    with pytest.raises(ValueError, match=told):
+        nfjax.load(tmp_path, None)
+
+
+CONFIG3 = {"model_type": "dinov3_vit", "hidden_size": 32, "num_attention_heads": 2, "num_register_tokens": 4}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"key_bias": True}, r"key_bias=True \(expected False\), which timm's model does not compute"),
+        ({"query_bias": False}, r"value_bias=True \(expected False\)"),
+        ({"use_gated_mlp": True}, r"hidden_act='gelu' \(expected 'silu'\)"),
+        ({"layer_norm_eps": 1e-6, "mlp_bias": False}, "layer_norm_eps=1e-06 .*mlp_bias=False"),
+        ({"query_bias": "yes", "value_bias": "yes"}, "query_bias='yes'"),
+        ({"intermediate_size": [8]}, "mlp_ratio"),
+        ({"rope_theta": "wide"}, "rope_temperature='wide'"),
+    ],
+)
+def test_a_config_of_dinov3_that_cannot_be_followed(fields, told, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG3 | fields))
     with pytest.raises(ValueError, match=told):
         nfjax.load(tmp_path, None)
 

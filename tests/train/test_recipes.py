@@ -15,6 +15,7 @@ from train.step import make_train_step
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
+OF_OURS = {"digits", "folder", "multilabel"}
 SMALL = ["batch_size=8", "name=noise", "val_split=none", "workers=0"]
 
 
@@ -23,7 +24,12 @@ def noise(monkeypatch):
     """A data set with the classes of ImageNet."""
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
     source = data.Arrays(images, np.arange(16), tuple(map(str, range(1000))))
-    monkeypatch.setitem(data.SOURCES, "noise", lambda *_: {"train": source, "test": source})
+    several = data.Arrays(images, np.eye(16, 1000), source.class_names)
+
+    def noise(config, _):
+        return dict.fromkeys(("train", "test"), several if config.multi_label else source)
+
+    monkeypatch.setitem(data.SOURCES, "noise", noise)
 
 
 def test_there_are_recipes():
@@ -36,7 +42,7 @@ def test_there_are_recipes():
         "vit_sbb",
         "vit_sbb_finetune",
     }
-    assert set(RECIPES) == published | {"digits", "folder"}
+    assert set(RECIPES) == published | OF_OURS
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -45,7 +51,7 @@ def test_a_recipe_opens_with_what_a_reader_needs(name):
     assert lines[2].split()[:3] == ["nfjax", "train", f"--config={name}"]
     text = "\n".join(lines)
     assert "Measured here: " in text
-    assert ("Published" in text) == (name not in ("digits", "folder"))
+    assert ("Published" in text) == (name not in OF_OURS)
     assert "ardware" in text
 
 
@@ -58,7 +64,7 @@ def experiment_of(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_can_be_built(name, noise):
     experiment = experiment_of(name)
-    if name not in ("digits", "folder"):
+    if name not in OF_OURS:
         assert experiment.config.data.image_size is None
         assert experiment.dataset.train.shape == (*experiment.model.data_config.input_size[1:], 3)
 
@@ -73,7 +79,7 @@ def test_a_recipe_can_be_traced(name, noise):
     size, shape = experiment.config.data.batch_size, experiment.dataset.train.shape
     batch = {
         "image": jax.ShapeDtypeStruct((size, *shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+        "label": jax.ShapeDtypeStruct((size, 1000) if experiment.several else (size,), jnp.int8),
     }
     state, metrics = jax.eval_shape(make_train_step(experiment), experiment.state_shapes, batch)
     assert metrics["loss"].shape == ()

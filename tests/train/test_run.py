@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import nfjax
+from port.stores import readable
 from tests.helpers.photos import make_folder
 from tests.helpers.shallow import shallow
 from train import config as c
@@ -172,6 +173,23 @@ def test_a_continued_run_is_the_same_to_the_bit(whole, tmp_path, killed_after_sa
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)
     assert lines(tmp_path) == lines(whole[1])
     assert (again.top1, again.top5) == (whole[0].top1, whole[0].top5)
+
+
+def test_a_run_in_an_object_store(whole, tmp_path, killed_after_save, capsys):
+    address = "memory://bucket/runs/one"
+    with pytest.raises(Killed):
+        run(tiny(), address)
+    again = run(tiny(), address)
+    assert (again.top1, again.workdir) == (whole[0].top1, address)
+    assert f"continuing {address} at step 12 of 24" in capsys.readouterr().out
+    copy = readable(address)
+    assert lines(copy) == lines(whole[1])
+    for model in ("final", "best"):
+        assert (copy / model / "model.safetensors").read_bytes() == (
+            whole[1] / model / "model.safetensors"
+        ).read_bytes()
+    first, second = run_weights(whole[1]), run_weights(copy)
+    assert all(first[key].tobytes() == second[key].tobytes() for key in first)
 
 
 def test_asked_to_stop_in_a_step(whole, tmp_path, monkeypatch):
@@ -404,10 +422,8 @@ def test_errors_on_the_command_line(tmp_path):
     result = command("--config=train/configs/digits.py", "--config.data.name=letters", f"--workdir={tmp_path}")
     loading = f"loading test_nfnet (fresh weights) and letters images; the work folder is {tmp_path}\n"
     assert (result.returncode, result.stdout) == (2, loading)
-    assert (
-        result.stderr
-        == "error: data.name='letters' is not known; expected digits, folder, manifest, tfds/NAME or hfds/ORG/NAME.\n"
-    )
+    expected = "digits, folder, manifest, tfds/NAME, hfds/ORG/NAME or wds/PATTERN"
+    assert result.stderr == f"error: data.name='letters' is not known; expected {expected}.\n"
 
 
 def test_sigterm_on_the_command_line(tmp_path):

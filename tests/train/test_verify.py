@@ -1,4 +1,4 @@
-"""`nfjax verify-training`: small models of its three recipes, and that it would notice."""
+"""`nfjax verify-training`: small models of its recipes, and that it would notice."""
 
 import dataclasses
 

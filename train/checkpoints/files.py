@@ -24,8 +24,11 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from port.text import one_line
+from train.checkpoints.base import load_base
 from train.checkpoints.checksums import checksums
 from train.checkpoints.description import DamagedError, Description, leaves, sealed, sha256, unsealed
+from train.optim.lora import merged
+from train.optim.parameters import BESIDE
 
 GROUPS = ("params", "ema", "opt_state")  # what else there is in a state is small, and goes into "rest"
 SMALL = 2**20  # bytes up to which a file has a hash
@@ -241,9 +244,13 @@ def load_weights(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
 
 
 def _load_weights(run: Path, step: int) -> dict[str, np.ndarray]:
-    groups = {name.split("/")[0] for name in read_description(run, step).leaves}
+    described = read_description(run, step)
+    groups = {name.split("/")[0] for name in described.leaves}
     prefix = "ema/" if "ema" in groups else "params/"
-    return {name.removeprefix(prefix): array for name, array in load_arrays(run, step, prefix).items()}
+    found = {name.removeprefix(prefix): array for name, array in load_arrays(run, step, prefix).items()}
+    found = {path: array for path, array in found.items() if not path.startswith(BESIDE)}
+    scale = described.meta.get("lora_scale")
+    return found if scale is None else merged(load_base(run) | found, scale)
 
 
 def load_arrays(run: Path, step: int, prefix: str = "") -> dict[str, np.ndarray]:

@@ -50,9 +50,13 @@ class Checkpoints:
 
     Use it as a context manager: leaving waits for the last write. Several processes make the same calls, on a file
     system that they share.
+
+    Args:
+        sealed: is called, in a thread, when there is a new one.
     """
 
-    def __init__(self, workdir: Path, config: config.Checkpoint):
+    def __init__(self, workdir: Path, config: config.Checkpoint, sealed: Callable[[], None] = lambda: None):
+        self._sealed = sealed
         self._workdir, self._folder, self._config = workdir, workdir / "checkpoints", config
         self._metrics: dict[int, dict[str, float]] = {}
         self._latest: int | None = None  # step of the last state saved or restored
@@ -227,6 +231,7 @@ class Checkpoints:
                 # Renamed first: deleting is not atomic, and what is half deleted must not look like a checkpoint.
                 (self._folder / str(old)).rename(self._folder / f"{old}.deleted")
             self._remove_partial()
+            self._sealed()
 
     def _superseded(self) -> list[int]:
         """Steps that are neither among the newest nor among the best."""

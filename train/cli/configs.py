@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from port.messages import did_you_mean
-from port.paths import user_path
+from port.paths import is_remote, user_path
+from port.stores import readable
 from port.text import read_json
 from train import configs
 from train.cli import mistakes
@@ -32,8 +33,8 @@ def load_config(source: str) -> Config:
     Raises:
         UsageError: there is none, it fails, or its values do not fit; with all of them, or file and line.
     """
-    path = recipes().get(source, user_path(source))
-    path = path / RUN if (path / RUN).is_file() else path
+    path = recipes().get(source) or of_run(source)
+    path = path if path.is_file() else readable(source)
     if not path.is_file():
         known = recipes()
         raise UsageError(
@@ -48,9 +49,17 @@ def load_config(source: str) -> Config:
     return config
 
 
+def of_run(folder: str) -> Path:
+    """The config.json of a run, by its work folder; it may be that there is none."""
+    try:
+        return readable(f"{folder.rstrip('/')}/{RUN}")
+    except FileNotFoundError:
+        return Path(folder, RUN)
+
+
 def workdir(source: str) -> Path:
     """Where a run goes that is told no other place: runs/NAME; of another run's config beside that one, as NAME-2."""
-    path = user_path(source)
+    path = Path(source.partition("://")[2]) if is_remote(source) else user_path(source)
     path = path.parent if path.name == RUN else path
     if source in recipes() or not (path / RUN).is_file():
         return Path("runs") / path.stem

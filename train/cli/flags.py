@@ -15,7 +15,7 @@ import tyro
 
 from nfjax.models.known import require_model
 from port.messages import MISTAKE
-from port.paths import user_path
+from port.paths import user_place
 from train.cli import configs, mistakes
 from train.cli.fields import Field, fields
 from train.cli.help import show
@@ -52,7 +52,7 @@ def flags() -> dict[str, Field]:
     return {"--" + re.sub("^source$", "config", path.removeprefix("options.")): paths[path] for path in paths}
 
 
-def parse(argv: Sequence[str]) -> tuple[Config, Path, Options]:
+def parse(argv: Sequence[str]) -> tuple[Config, Path | str, Options]:
     """The config, the work folder and the options of a command line: the command's name and its arguments.
 
     Ends the process like a command: `--help` prints the help, status 0; mistakes are told, status 2.
@@ -70,7 +70,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     return config, workdir, options
 
 
-def announce(config: Config, workdir: Path, options: Options) -> None:
+def announce(config: Config, workdir: Path | str, options: Options) -> None:
     """Say what is about to be loaded: the libraries and the data set take some seconds."""
     if options.process_id in (None, 0):
         weights = config.model.resume_timm or config.model.weights or "fresh weights"
@@ -79,7 +79,7 @@ def announce(config: Config, workdir: Path, options: Options) -> None:
         print(f"loading {config.model.name} ({weights}) and {images}; the work folder is {workdir}", flush=True)
 
 
-def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:
+def read_command(argv: Sequence[str]) -> tuple[Config, Path | str, Options]:
     """`parse`, but it raises UsageError: of each mistake what was given, what is expected, what may have been meant."""
     if argv[1:2] and argv[1].startswith("--tyro-"):
         show(Command(), argv[1:], "nfjax-train")
@@ -103,7 +103,7 @@ def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:
     options = Options(**{path.removeprefix("options."): values[path] for path in values if path.startswith("options.")})
     options.check()
     place = values.get("workdir")
-    if source is None and place and (user_path(place) / configs.RUN).is_file():
+    if source is None and place and configs.of_run(place).is_file():
         source = place  # the run that it holds goes on as it began
     if source is None:
         raise UsageError(f"--config is missing: a recipe ({', '.join(configs.recipes())}), FILE.py or a run.")
@@ -112,7 +112,7 @@ def read_command(argv: Sequence[str]) -> tuple[Config, Path, Options]:
         section, _, name = path.removeprefix("config.").rpartition(".")
         if path.startswith("config."):
             setattr(getattr(config, section) if section else config, name, value)
-    return config, user_path(values.get("workdir") or configs.workdir(source)), options
+    return config, user_place(place) if place else configs.workdir(source), options
 
 
 def _given(arguments: Sequence[str], known: Mapping[str, Field]) -> tuple[dict[str, list[str]], list[str]]:

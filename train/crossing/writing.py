@@ -85,6 +85,14 @@ def checkpoint(
         arrays: all of it, by name.
         per_epoch: steps of an epoch.
     """
+    if config.data.multi_label:
+        raise ValueError(
+            "several labels an image (data.multi_label) do not go on in timm's train.py; it can load the final."
+        )
+    if config.distill.teacher is not None:
+        raise ValueError("timm's train.py does not continue a run with a teacher; what it can load is the run's final.")
+    if config.lora.rank:
+        raise ValueError("timm's train.py has no adapters (lora.rank); what it can load is the run's final.")
     paths = {
         kind: {n.removeprefix(kind): a for n, a in arrays.items() if n.startswith(kind)} for kind in ("params/", "ema/")
     }

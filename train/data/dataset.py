@@ -10,20 +10,20 @@ from PIL import Image
 
 from nfjax.augment import create_train_transform
 from nfjax.augment.policies import Policy
-from nfjax.models.data_config import DataConfig
+from nfjax.models.data_config import MULTI_LABEL, DataConfig
 from nfjax.names import resolve
 from nfjax.transforms import EvalTransform, create_transform
-from port.paths import user_path
+from port.stores import readable
 from port.text import counted, read_text
 from train.config import Augment, Config, Data
 from train.data.pipeline import Decoded, Split, Transform
 from train.data.sampling import at_most, chances
 from train.data.sources import slices
-from train.data.sources.around import Relabelled
-from train.data.sources.base import Source, Splits, select, stratify
+from train.data.sources.base import Relabelled, Source, Splits, brief, select
+from train.data.sources.chance import stratify
 from train.data.sources.folder import open_folder
 from train.data.sources.hfds import open_hfds
-from train.data.sources.manifest import open_manifest
+from train.data.sources.manifest import open_folder_of_tables, open_manifest
 from train.data.sources.shards import open_shards
 from train.data.sources.tfds import open_tfds
 
@@ -80,7 +80,7 @@ def load_dataset(
         train = at_most(train, data.max_per_class)
     chances(train, data)  # what is wrong with them is told here, and not by a thread
     own = {} if images else _OWN.get(data.name, {})
-    config = _data_config(data, own, model or DataConfig(), train.class_names)
+    config = _data_config(data, own, model or DataConfig(), train)
     channels, *size = config.input_size
     augmentation = create_train_transform(config, **dataclasses.asdict(augment or Augment(no_aug=True)))
     transform: Transform = Shifted(augmentation, data.shift) if data.shift else augmentation
@@ -143,6 +143,11 @@ def _splits(data: Data) -> tuple[Mapping[str, Source], tuple[str, ...]]:
         known = "digits, folder, manifest, tfds/NAME, hfds/ORG/NAME or wds/PATTERN"
         raise ValueError(f"data.name={data.name!r} is not known; expected {known}.")
     splits = SOURCES[kind](data, name)
+    if single := [split for split, source in splits.items() if source.several != data.multi_label]:
+        found, wanted = ("one label", "true") if data.multi_label else ("several labels", "false")
+        raise ValueError(
+            f"data.multi_label={wanted}, and the images of {data.name} ({brief(single)}) have {found} each."
+        )
     notes = splits.notes if isinstance(splits, Splits) else ()
     if data.class_map is not None:
         names = _class_map(data.class_map)
@@ -153,7 +158,7 @@ def _splits(data: Data) -> tuple[Mapping[str, Source], tuple[str, ...]]:
 def _root(data: Data) -> Path:
     if data.root is None:
         raise ValueError(f"data.name={data.name!r} needs data.root, the {data.name}.")
-    return user_path(data.root)
+    return readable(data.root)
 
 
 def _optional_root(data: Data) -> Path | None:
@@ -179,10 +184,16 @@ def _digits(data: Data, name: str) -> Mapping[str, Source]:
 
 SOURCES: dict[str, Opener] = {
     "digits": _digits,
-    "folder": lambda data, name: open_folder(_root(data)),
-    "manifest": lambda data, name: open_manifest(_root(data), data.input_key, data.target_key, data.weight_key),
+    "folder": lambda data, name: (
+        open_folder_of_tables(_root(data), data.input_key, data.target_key)
+        if data.multi_label
+        else open_folder(_root(data))
+    ),
+    "manifest": lambda data, name: open_manifest(
+        _root(data), data.input_key, data.target_key, data.weight_key, data.multi_label
+    ),
     "tfds": lambda data, name: open_tfds(name, _optional_root(data), data.input_key, data.target_key),
-    "hfds": lambda data, name: open_hfds(name, _optional_root(data), data.input_key, data.target_key),
+    "hfds": lambda data, name: open_hfds(name, _optional_root(data), data.input_key, data.target_key, data.multi_label),
     "wds": lambda data, name: open_shards(name, _optional_root(data), data.input_key, data.target_key),
 }
 
@@ -192,7 +203,7 @@ _OWN: dict[str, dict[str, Any]] = {"digits": {"in_chans": 1, "mean": (0.5,), "st
 
 def _class_map(file: str) -> list[str]:
     """The names in a file, one a line."""
-    names = [line.strip() for line in read_text(user_path(file)).splitlines()]
+    names = [line.strip() for line in read_text(readable(file)).splitlines()]
     names = [name for name in names if name]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -200,7 +211,7 @@ def _class_map(file: str) -> list[str]:
     return names
 
 
-def _data_config(data: Data, own: Mapping[str, Any], model: DataConfig, class_names: tuple[str, ...]) -> DataConfig:
+def _data_config(data: Data, own: Mapping[str, Any], model: DataConfig, train: Source) -> DataConfig:
     """The model's data config with everything put in that the data set or the config decides."""
     given: dict[str, Any] = {
         name: own.get(name) if getattr(data, name) is None else getattr(data, name)
@@ -228,8 +239,9 @@ def _data_config(data: Data, own: Mapping[str, Any], model: DataConfig, class_na
         interpolation=transform.interpolation,
         mean=transform.mean,
         std=transform.std,
-        num_classes=len(class_names),
-        label_names=class_names,
+        num_classes=len(train.class_names),
+        label_names=train.class_names,
+        problem_type=MULTI_LABEL if train.several else None,
     )
 
 

@@ -18,7 +18,7 @@ from port.text import counted, cut, file_size, one_line, plural, printable
 from train.data.dataset import Dataset
 from train.data.decode import decode
 from train.data.pipeline import Split
-from train.data.sources.base import Source, brief
+from train.data.sources.base import Source, brief, label_at
 
 CLASSES = 40  # with more, only the smallest and the largest are listed
 BLOCK = 256  # images that are looked at together
@@ -32,7 +32,7 @@ class Look:
     """What one image turned out to be."""
 
     key: str
-    label: int
+    label: int | np.ndarray
     hash: bytes  # of its file
     bytes: int  # how many it has
     kind: str  # file format and mode of the pixels, such as "JPEG RGB"
@@ -46,7 +46,7 @@ def look_at(source: Source, index: int) -> Look:
         example = source[index]
     except OSError as error:
         labels = source.labels()
-        return Look(source.key(index), -1 if labels is None else int(labels[index]), b"", 0, "", None, str(error))
+        return Look(source.key(index), -1 if labels is None else label_at(labels, index), b"", 0, "", None, str(error))
     key, label, data = example["key"], example["label"], example["image"]
     content = data if isinstance(data, bytes) else data.tobytes()
     kind, hashed = "array", hashlib.sha256(content).digest()
@@ -98,6 +98,8 @@ def classes(splits: Mapping[str, Split], looks: Mapping[str, list[Look]]) -> lis
     for name, split in splits.items():
         labels = split.source.labels()
         found = [look.label for look in looks[name]] if labels is None else labels.tolist()
+        if split.source.several and labels is not None:
+            found = np.nonzero(labels == 1)[1].tolist()
         counts.append(Counter(found))
     names = list(map(one_line, next(iter(splits.values())).source.class_names))
     order = sorted(range(len(names)), key=lambda label: counts[0][label])
@@ -141,7 +143,7 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
         reads += [split.read(index, np.random.default_rng((seed, index, column))) for column in range(columns)]
         tiles = [whole, *(Image.fromarray(read["image"].squeeze()) for read in reads)]
         top = TITLE + row * (height + TITLE + MARGIN)
-        heading = one_line(f"{split.source.class_names[example['label']]}   {example['key']}")
+        heading = one_line(f"{_named(split.source, example['label'])}   {example['key']}")
         draw.text((2, top), cut(heading, int(sheet.width / LETTER)), "black")
         for column, tile in enumerate(tiles):
             tile.thumbnail((width, height))
@@ -149,13 +151,19 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
     return sheet
 
 
+def _named(source: Source, label: int | np.ndarray) -> str:
+    """The class of an image, or all that it has."""
+    labels = np.flatnonzero(label == 1).tolist() if isinstance(label, np.ndarray) else [label]
+    return ", ".join(source.class_names[label] for label in labels) or "no label"
+
+
 def _varied(source: Source, count: int, seed: int) -> list[int]:
     """Indices of images that can be read, of as many classes as there are."""
-    found: dict[int, list[int]] = {}
+    found: dict[str, list[int]] = {}
     for index in np.random.default_rng(seed).permutation(len(source))[: max(64, 8 * count)].tolist():
         look = look_at(source, index)
         if look.size:
-            found.setdefault(look.label, []).append(index)
+            found.setdefault(_named(source, look.label), []).append(index)
     turns = [own[turn] for turn in range(count) for own in found.values() if turn < len(own)]
     return turns[:count]
 

@@ -1,7 +1,8 @@
 """From a source to batches: order, rows of this process, decoding and transforms, on the host.
 
-A batch is a dict of numpy arrays: `image` `(rows, height, width, channels)` uint8, `label` `(rows,)` int32, and `index`
-`(rows,)` int64, the images' places in the split. Of several processes each gets its own rows of every batch.
+A batch is a dict of numpy arrays: `image` `(rows, height, width, channels)` uint8; `label` `(rows,)` int32, or of
+several labels an image `(rows, classes)` int8, -1 where unknown; and `index` `(rows,)` int64, the images' places in the
+split. Of several processes each gets its own rows of every batch.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 NEIGHBOURS = 100  # broken images in a row that are put up with
 
 
-class Decoded(dict[int, tuple[np.ndarray, int]]):
+class Decoded(dict[int, tuple[np.ndarray, Any]]):
     """Images and labels of a source by index, as far as they were read; worker processes start without any."""
 
     def __reduce__(self) -> Any:
@@ -55,7 +56,7 @@ class Split:
     def read(self, index: int, rng: np.random.Generator) -> Element:
         """One image, ready for a batch; an ImageError or OSError if it cannot be read."""
         image, label = self._image(index)
-        if not 0 <= label < len(self.source.class_names):
+        if not self.source.several and not 0 <= label < len(self.source.class_names):
             raise ValueError(
                 f"{self.source.key(index)} has the label {label}, expected 0 to {len(self.source.class_names) - 1}; "
                 "leave images without a label out, for example with data.train_split."
@@ -65,9 +66,10 @@ class Split:
         except Exception as error:
             error.add_note(f"The image was {self.source.key(index)}.")
             raise
-        return {"image": pixels, "label": np.int32(label), "index": np.int64(index)}
+        label = label if self.source.several else np.int32(label)
+        return {"image": pixels, "label": label, "index": np.int64(index)}
 
-    def _image(self, index: int) -> tuple[np.ndarray, int]:
+    def _image(self, index: int) -> tuple[np.ndarray, Any]:
         """The pixels of an image before it is transformed, and its label."""
         if self.decoded is not None and index in self.decoded:
             return self.decoded[index]
@@ -183,8 +185,9 @@ class _Test:
 
     def __call__(self, index: int) -> Element:
         valid, broken = index < len(self.split), False
-        blank = np.zeros(self.split.shape, np.uint8)
-        element = {"image": blank, "label": np.int32(0), "index": np.int64(index if valid else -1)}
+        blank, source = np.zeros(self.split.shape, np.uint8), self.split.source
+        label = np.zeros(len(source.class_names), np.int8) if source.several else np.int32(0)
+        element = {"image": blank, "label": label, "index": np.int64(index if valid else -1)}
         if valid:
             try:
                 element = self.split.read(index, np.random.default_rng(0))

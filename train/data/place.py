@@ -4,7 +4,8 @@ from typing import Any
 
 from nfjax.early import ARCHIVES
 from port.messages import hint
-from port.paths import no_file, no_folder, user_path
+from port.paths import no_file, no_folder
+from port.stores import readable
 from train.config import Data
 
 KINDS = ("digits", "tfds", "hfds", "wds")  # of data sets that need no folder
@@ -15,7 +16,7 @@ def require_root(data: Data) -> None:
     """Refuse a folder or a table that is not there: a FileNotFoundError."""
     if data.root is None or data.name not in ("folder", "manifest"):
         return
-    path = user_path(data.root)
+    path = readable(data.root)
     if data.name == "folder" and not path.is_dir() and not (path.is_file() and path.suffix.lower() in ARCHIVES):
         raise FileNotFoundError(f"data.root: {no_folder(path)}")
     if data.name == "manifest" and not path.exists():
@@ -28,7 +29,7 @@ def place(text: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: it is none of them.
     """
-    path = user_path(text)
+    path = readable(text)
     if path.is_dir():
         kinds = {"features.json": "tfds", "dataset_dict.json": "hfds"}
         return {"name": next((kind for file, kind in kinds.items() if (path / file).is_file()), "folder"), "root": text}

@@ -7,7 +7,8 @@ import grain
 import numpy as np
 
 from train.config import Data
-from train.data.sources.base import Selection, Source, by_chance
+from train.data.sources.base import Selection, Source
+from train.data.sources.chance import by_chance
 
 PASSES = 2  # that are remembered: batches are made ahead into the next one
 
@@ -37,6 +38,8 @@ def require_labels(source: Source, field: str) -> np.ndarray:
     labels = source.labels()
     if labels is None:
         raise ValueError(f"{field} needs all labels at once, which these images tell only as they are read.")
+    if labels.ndim == 2:
+        raise ValueError(f"{field} is for images with one label each, and these may have several.")
     return labels
 
 

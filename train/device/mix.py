@@ -12,15 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int32, Integer, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int32, Integer, Num, PRNGKeyArray
 
 from train.config import Mix
 from train.device.normalize import Images, Inputs
 
 ATTEMPTS = 10  # at a rectangle that fits
 
-Labels = Integer[Array, "batch"]
-Targets = Float[Array, "batch classes"]  # add up to 1
+Labels = Integer[Array, "batch"] | Num[Array, "batch classes"]  # the latter of several labels an image
+Targets = Float[Array, "batch classes"]  # add up to 1, unless there are several labels
 Step = Integer[Array, ""] | int
 Shares = Float[Array, "rows"]
 Chosen = Bool[Array, "rows"]
@@ -51,7 +51,9 @@ class Erasing:
 MixFn = Callable[[Images, Labels, PRNGKeyArray, Step], tuple[Inputs, Targets]]
 
 
-def make_mix(mix: Mix, num_classes: int, *, smoothing: float = 0.0, off_step: int | None = None) -> MixFn | None:
+def make_mix(
+    mix: Mix, num_classes: int, *, smoothing: float = 0.0, off_step: int | None = None, several: bool = False
+) -> MixFn | None:
     """Mixup and cutmix of a batch (timm `Mixup`); None if the options say that nothing is ever mixed.
 
     Each image is mixed with its mirror image in the order of the batch, the last with the first. Batches may be
@@ -63,6 +65,7 @@ def make_mix(mix: Mix, num_classes: int, *, smoothing: float = 0.0, off_step: in
         num_classes: of the targets.
         smoothing: share of the targets that is spread evenly over all classes, also where nothing is mixed.
         off_step: step from which on nothing is mixed; None for never.
+        several: labels are targets of each class already, smoothed, NaN where unknown.
 
     Raises:
         ValueError: for sides of rectangles in the wrong order.
@@ -80,10 +83,26 @@ def make_mix(mix: Mix, num_classes: int, *, smoothing: float = 0.0, off_step: in
         if off_step is not None:
             on = step < off_step
             mixing = dataclasses.replace(mixing, lam=jnp.where(on, mixing.lam, 1), cut=mixing.cut & on)
+        if several:
+            return apply_mixing(mixing, images, labels, several=True)
         targets = jax.nn.one_hot(labels, num_classes, dtype=mixing.lam.dtype)
         return apply_mixing(mixing, images, targets * (1 - smoothing) + smoothing / num_classes)
 
     return apply
+
+
+def make_targets(num_classes: int, smoothing: float, dtype: Any) -> Callable[[Any], Targets]:
+    """From several labels an image, int8 `(batch, classes)`, to targets: moved towards a half by the smoothing.
+
+    -1, unknown, becomes NaN; so do classes of the model that the data set does not have.
+    """
+
+    def targets(labels: Num[Array, "batch classes"]) -> Float[Array, "batch outputs"]:
+        labels = jnp.pad(labels, [(0, 0), (0, num_classes - labels.shape[1])], constant_values=-1)
+        known = jnp.where(labels < 0, jnp.nan, labels.astype(dtype))
+        return known * (1 - smoothing) + 0.5 * smoothing
+
+    return targets
 
 
 def make_erase(mix: Mix) -> Callable[[Inputs, PRNGKeyArray], Inputs] | None:
@@ -140,12 +159,18 @@ def corrected(lam: Shares, cut: Chosen, box: Rectangles, height: int, width: int
     return jnp.where(cut, 1 - area / (height * width), lam)
 
 
-def apply_mixing(mixing: Mixing, images: Images, targets: Targets) -> tuple[Inputs, Targets]:
-    """Images and targets, each mixed with its mirror image in the order of the batch."""
+def apply_mixing(mixing: Mixing, images: Images, targets: Targets, *, several: bool = False) -> tuple[Inputs, Targets]:
+    """Images and targets, each mixed with its mirror image in the order of the batch.
+
+    Of `several` labels an image, one that is unknown (NaN) in either is unknown, unless that one has no share.
+    """
     lam, cut = mixing.lam[:, None, None], mixing.cut[:, None, None]
     own = jnp.where(cut, ~inside(mixing.box, *images.shape[1:3]), lam)[..., None].astype(lam.dtype)
-    share = mixing.lam[:, None]
-    return images * own + images[::-1] * (1 - own), targets * share + targets[::-1] * (1 - share)
+    share, other = mixing.lam[:, None], targets[::-1]
+    mixed = targets * share + other * (1 - share)
+    if several:
+        mixed = jnp.where(share == 1, targets, jnp.where(share == 0, other, mixed))
+    return images * own + images[::-1] * (1 - own), mixed
 
 
 def draw_erasing(key: PRNGKeyArray, mix: Mix, shape: tuple[int, ...], dtype: Any) -> Erasing:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import nfjax
+from nfjax.models.known import is_onnx
 from nfjax.names import folder_of, resolve
 from port.files import weights_file
-from port.paths import user_path
+from port.stores import readable
 from train.checkpoints.averages import architecture, run_weights
 from train.checkpoints.files import steps
 from train.cli.configs import load_config
@@ -25,7 +26,7 @@ class Origin:
     """Where a model comes from."""
 
     name: str  # for `nfjax.load`
-    weights: Any  # likewise
+    weights: Any  # likewise; None for an ONNX file
     identity: str  # changes when the weights or the architecture do
 
 
@@ -37,7 +38,7 @@ def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        if not set("*?[") & set(name) or ":" in name or user_path(name).exists():
+        if not set("*?[") & set(name) or ":" in name or readable(name).exists():
             found.append(name)
             continue
         matching = nfjax.list_models(name, pretrained=pretrained)
@@ -52,7 +53,7 @@ def expand(names: Sequence[str], *, pretrained: bool = True) -> list[str]:
 
 def run_of(name: str) -> Path | None:
     """The work folder that a name stands for; None if it names something else."""
-    folder = folder_of(name)
+    folder = None if is_onnx(name) else folder_of(name)
     if folder is None or not ((folder / "final").is_dir() or (folder / "checkpoints").is_dir()):
         return None
     return folder
@@ -79,6 +80,11 @@ def opened(name: str, weights: str | None = "pretrained", weights_key: str | Non
     Raises:
         ValueError, OSError: there is no such model, or what there is cannot be read.
     """
+    if is_onnx(name):
+        if weights != "pretrained":
+            raise ValueError(f"{name} has its weights; leave out --weights.")
+        yield Origin(name, None, _hash(readable(name)))
+        return
     run = run_of(name)
     if run is not None and weights == "pretrained" and not (run / "final" / "config.json").is_file():
         state = run_weights(run)
@@ -92,8 +98,8 @@ def opened(name: str, weights: str | None = "pretrained", weights_key: str | Non
     if weights is None:
         identity += " fresh"
     elif weights != "pretrained":
-        weights_file(weights)  # there must be one
-        identity += _hash(user_path(weights)) + (weights_key or "")
+        weights_file(readable(weights))  # there must be one
+        identity += _hash(readable(weights)) + (weights_key or "")
     yield Origin(name, weights, identity)
 
 

@@ -29,8 +29,8 @@ classes, accuracy of each), confusion.png and mistakes.png. The exit status is 1
 """
 # Fields of the config's data section that matter to an evaluation.
 DATA_FIELDS = (
-    "name", "root", "val_split", "class_map", "input_key", "target_key", "test_size", "crop_pct", "crop_mode",
-    "interpolation", "mean", "std", "batch_size", "workers", "stall_seconds",
+    "name", "root", "val_split", "class_map", "input_key", "target_key", "multi_label", "test_size", "crop_pct",
+    "crop_mode", "interpolation", "mean", "std", "batch_size", "workers", "stall_seconds",
 )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def require_found(args: argparse.Namespace, given: dict[str, Any]) -> None:
     """
     for name in args.model:
         if not set("*?[") & set(name):
-            require_model(name)
+            require_model(name, onnx=True)
     if args.weights != "none":
         require_weights(args.weights)
     if "root" in given:
@@ -70,7 +70,7 @@ def options(parser: Parser) -> None:
     """Add the options to a parser."""
     add = parser.add_argument
     add("--model", nargs="+", action="extend", required=True, metavar="NAME",
-        help="names or patterns of nfjax's models, hf-hub:ORG/NAME, local-dir:PATH, work folders of runs")  # fmt: skip
+        help="names or patterns of nfjax's models, hf-hub:ORG/NAME, local-dir:PATH, runs, FILE.onnx")  # fmt: skip
     add("-o", "--output", dest="out", type=user_path, default=Path("evaluation"), metavar="DIR",
         help="for the results (%(default)s)")  # fmt: skip
     parser.hidden("--out", instead_of="--output")

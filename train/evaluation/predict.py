@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 import nfjax
 from nfjax.fast.backend import compiler_options
 from nfjax.images import ImageError
+from nfjax.onnx.reading import OnnxModel
 from nfjax.params import merge, split
 from train.config import Data
 from train.data import Batch, Split, test_batches
@@ -22,10 +23,12 @@ from train.machine.mesh import batch_sharding, put_batch, replicated
 from train.machine.processes import from_any_process
 
 T = TypeVar("T")
+Rows = dict[str, Any]  # arrays of a batch, a row an image
+Step = Callable[[Rows], Rows]
 
 
 def predict(
-    model: nfjax.ImageModel,
+    model: nfjax.ImageModel | OnnxModel,
     test: Split,
     data: Data,
     mesh: jax.sharding.Mesh,
@@ -39,7 +42,7 @@ def predict(
     """The predictions for each batch, in order; every image once, on every process.
 
     Args:
-        model: with a classifier; float32 parameters, any compute dtype.
+        model: with a classifier; float32 parameters, any compute dtype. An ONNX file runs in the one process there is.
         test: what to read.
         data: `workers` and `stall_seconds` matter here.
         mesh: of the devices.
@@ -54,11 +57,9 @@ def predict(
         ValueError: while iterating: logits that are not finite.
     """
     allowed = np.isin(np.arange(model.num_classes), places) if restrict else None
-    graphdef, params = split(model)
-    whole, k = replicated(mesh), min(TOP, model.num_classes)
+    k = min(TOP, model.num_classes)
 
-    def step(params: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        logits = merge(graphdef, params)(normalize(batch["image"])).astype(normalize.dtype)
+    def judged(logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         finite = jnp.isfinite(logits).all(axis=-1)
         if allowed is not None:
             logits = jnp.where(allowed, logits, -jnp.inf)
@@ -74,19 +75,41 @@ def predict(
             "probabilities": jnp.exp(best - total[:, None]),
         }
 
-    spread, options = batch_sharding(mesh), compiler_options()
-    compiled = jax.jit(step, in_shardings=(whole, spread), out_shardings=whole, compiler_options=options)
-    params = jax.device_put(params, whole)
+    step = (
+        _in_onnxruntime(model, normalize, judged)
+        if isinstance(model, OnnxModel)
+        else _in_jax(model, normalize, judged, mesh)
+    )
     rest = Split(Selection([(test.source, np.arange(start, len(test)))]), test.transform, test.shape)
     steps = math.ceil(len(rest) / batch_size)
-    fed = _fed(test_batches(rest, data, batch_size), rest, steps, batch_size)
-    found = (compiled(params, put_batch(mesh, _device_rows(batch, places))) for batch in fed)
+    batches = fed(test_batches(rest, data, batch_size), rest, steps, batch_size)
+    found = (step(_device_rows(batch, places)) for batch in batches)
     for number, rows in enumerate(_ahead(found)):
         part = _on_host(rows, rest)
         if len(part) < min(batch_size, len(rest) - number * batch_size):
             for later in found:  # a process met an image that it cannot read: go on to the end, to hear of all
                 jax.block_until_ready(later)
         yield part
+
+
+def _in_jax(
+    model: nfjax.ImageModel, normalize: Normalize, judged: Callable[..., Rows], mesh: jax.sharding.Mesh
+) -> Step:
+    """One program on all devices, from pixels to what is said of them."""
+    graphdef, params = split(model)
+    whole, spread, options = replicated(mesh), batch_sharding(mesh), compiler_options()
+
+    def step(params: dict[str, jax.Array], batch: Rows) -> Rows:
+        return judged(merge(graphdef, params)(normalize(batch["image"])).astype(normalize.dtype), batch)
+
+    compiled = jax.jit(step, in_shardings=(whole, spread), out_shardings=whole, compiler_options=options)
+    params = jax.device_put(params, whole)
+    return lambda batch: compiled(params, put_batch(mesh, batch))
+
+
+def _in_onnxruntime(model: OnnxModel, normalize: Normalize, judged: Callable[..., Rows]) -> Step:
+    prepare, judge = jax.jit(normalize), jax.jit(judged)
+    return lambda batch: judge(model(prepare(batch.pop("image"))), batch)
 
 
 def _device_rows(batch: Batch, places: np.ndarray) -> dict[str, np.ndarray]:
@@ -103,7 +126,7 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
     yield from before
 
 
-def _fed(batches: Iterator[Batch], split: Split, steps: int, size: int) -> Iterator[Batch]:
+def fed(batches: Iterator[Batch], split: Split, steps: int, size: int) -> Iterator[Batch]:
     """The batches; where images cannot be read, this process works on padding, lest others wait for it in vain.
 
     Raises:

@@ -21,15 +21,17 @@ from nfjax import cache
 from nfjax.images import ImageError
 from nfjax.labels import synsets
 from nfjax.meter import Meter
+from nfjax.models.known import is_onnx
+from nfjax.onnx.reading import OnnxModel, load_onnx
 from nfjax.params import named_params
 from port.text import counted, printable
 from train import config
 from train.config import Data
-from train.data import Source, Split, find_sources
+from train.data import Source, Split, classes, find_sources
 from train.data.dataset import Evaluation, evaluation_source
 from train.data.sources.base import digest
 from train.device.normalize import Normalize
-from train.evaluation import classes, models, real, report
+from train.evaluation import models, real, report, several
 from train.evaluation.predict import predict
 from train.evaluation.predictions import TOP, Predictions, PredictionsFile
 from train.evaluation.table import Table
@@ -74,7 +76,9 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
     labels = real.read_labels(args.real, map(source.key, range(len(source)))) if args.real else None
     task = Task(data, source, args.out, weights, args.weights_key, args.dtype, args.restrict_classes, labels)
     args.out.mkdir(parents=True, exist_ok=True)
-    table = Table(args.out / "results.csv")
+    if source.several and (args.real or args.restrict_classes):
+        raise ValueError("--real and --restrict-classes are for images with one label; these may have several.")
+    table = Table(args.out / several.RESULTS, several.COLUMNS) if source.several else Table(args.out / "results.csv")
     failed = []
     for name in names:
         try:
@@ -86,7 +90,7 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> int:
             failed.append(name)
             _say(f"{name}: FAILED: {_reason(error)}", sys.stderr)
     if len(failed) < len(names):
-        _say(f"all results: {args.out / 'results.csv'}")
+        _say(f"all results: {table.path}")
     if failed and len(names) > 1:
         _say(f"{len(failed)} of {len(names)} models failed: {', '.join(failed)}", sys.stderr)
     return 1 if failed else 0
@@ -101,33 +105,30 @@ def evaluate(name: str, task: Task, table: Table) -> None:
     """
     with contextlib.ExitStack() as stack:
         origin = _together(lambda: stack.enter_context(models.opened(name, task.weights, task.weights_key)))
-        transform = _together(lambda: _transform(origin.name, task.data))
+        onnx = load_onnx(origin.name) if is_onnx(origin.name) else None
+        transform = _together(lambda: _transform(onnx.data_config if onnx else origin.name, task.data))
         images = task.source.fingerprint()
         fingerprint = digest([origin.identity, images, repr(transform), task.dtype, str(task.restrict)])
         row = table.find(fingerprint)
         known = row is not None and (task.real is None or bool(row["real_count"]))
         if from_first_process([int(known)])[0]:
-            _say(f"{name}: passed over, {task.out / 'results.csv'} has it with these images and this preprocessing")
+            _say(f"{name}: passed over, {table.path} has it with these images and this preprocessing")
             return
-        model = _together(lambda: _load(origin, transform, task))
+        model = _together(lambda: _checked(onnx, transform, task) if onnx else _load(origin, transform, task))
     places = classes.outputs(task.source.class_names, model, in_order=task.data.class_map is not None)
     names = classes.display_names(task.source.class_names, model, places)
     word = re.sub("[^A-Za-z0-9_.-]+", "_", name)[-60:].lstrip("._-")  # no hidden folder, for "../run"
     folder = task.out / f"{word or 'model'}-{fingerprint[:8]}"
+    if task.source.several:
+        if isinstance(model, OnnxModel):
+            raise ValueError(f"{name}: an ONNX file is evaluated on images with one label each; these have several.")
+        _several(name, model, transform, task, places, folder, table, fingerprint)
+        return
     file = PredictionsFile(folder / "predictions.csv", task.source.key, min(TOP, model.num_classes))
     found, speed = _predictions(name, model, transform, task, places, file)
     if jax.process_index() > 0:
         return
-    result = {
-        "model": name,
-        **found.scores(),
-        "param_count": round(sum(var.get_value().size for var in named_params(model).values()) / 1e6, 2),
-        "img_size": transform.size[1],
-        "crop_pct": transform.crop_pct,
-        "interpolation": transform.interpolation,
-        "dtype": task.dtype,
-        "fingerprint": fingerprint,
-    }
+    result = {"model": name, **found.scores(), **_facts(model, transform, task, fingerprint)}
     if task.real is not None:
         imagenet = np.arange(1000) if model.num_classes == 1000 else classes.outputs(synsets(1000), model)
         result |= real.scores(found.classes, task.real, imagenet)
@@ -137,9 +138,54 @@ def evaluate(name: str, task: Task, table: Table) -> None:
     _say(f"{name}: predictions, classes and pictures are in {folder}")
 
 
-def _predictions(
+def _facts(
+    model: nfjax.ImageModel | OnnxModel, transform: nfjax.EvalTransform, task: Task, fingerprint: str
+) -> dict[str, Any]:
+    """What stands beside the scores in a row of the results."""
+    return {
+        "param_count": round(_count(model) / 1e6, 2),
+        "img_size": transform.size[1],
+        "crop_pct": transform.crop_pct,
+        "interpolation": transform.interpolation,
+        "dtype": task.dtype,
+        "fingerprint": fingerprint,
+    }
+
+
+def _several(
     name: str,
     model: nfjax.ImageModel,
+    transform: nfjax.EvalTransform,
+    task: Task,
+    places: np.ndarray,
+    folder: Path,
+    table: Table,
+    fingerprint: str,
+) -> None:
+    """Evaluate a model on images with several labels; such an evaluation begins anew after a kill."""
+    mesh = make_mesh(config.Mesh())
+    batch_size = math.ceil(task.data.batch_size / mesh.size) * mesh.size
+    test = Split(task.source, Evaluation(transform), (*transform.size, len(transform.mean)))
+    normalize = Normalize(transform.mean, transform.std, jnp.float32)
+    precision = "highest" if task.dtype == "float32" else "default"
+    with jax.default_matmul_precision(precision):
+        found = several.predict(model, test, task.data, mesh, normalize, places, batch_size=batch_size)
+    if jax.process_index() > 0:
+        return
+    result = {
+        "model": name,
+        **several.write(folder, *found, task.source),
+        **_facts(model, transform, task, fingerprint),
+    }
+    table.put(result)
+    shares = ", ".join(f"{key} {result[key]:.2f} %" for key in ("map", "f1", "macro_f1"))
+    _say(f"{name}: {shares}, loss {result['loss']:.4f}, {counted(result['count'], 'image')}, {result['img_size']} px")
+    _say(f"{name}: predictions, classes and thresholds are in {folder}")
+
+
+def _predictions(
+    name: str,
+    model: nfjax.ImageModel | OnnxModel,
     transform: nfjax.EvalTransform,
     task: Task,
     places: np.ndarray,
@@ -170,7 +216,7 @@ def _predictions(
     return Predictions.joined(parts), speed
 
 
-def _transform(name: str, data: Data) -> nfjax.EvalTransform:
+def _transform(name: str | nfjax.DataConfig, data: Data) -> nfjax.EvalTransform:
     """The preprocessing that a model's weights are best tested with, unless the config says otherwise."""
     names = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
     changed: dict[str, Any] = {name: getattr(data, name) for name in names}
@@ -184,6 +230,25 @@ def _load(origin: models.Origin, transform: nfjax.EvalTransform, task: Task) -> 
     if not model.num_classes:
         raise ValueError(f"{model.name} has no classifier, so that there is nothing to count; train one first.")
     return model
+
+
+def _checked(file: OnnxModel, transform: nfjax.EvalTransform, task: Task) -> OnnxModel:
+    """An ONNX file, if it can do what is asked for."""
+    if transform.size != file.data_config.input_size[1:]:
+        height, width = file.data_config.input_size[1:]
+        raise ValueError(f"{file.path} takes images of {height}x{width} pixels; leave out --data.test_size.")
+    if task.dtype != "float32":
+        raise ValueError(f"{file.path} computes as it was written; leave out --dtype {task.dtype}.")
+    if jax.process_count() > 1:
+        raise ValueError(f"{file.path} runs in one process, and these are {jax.process_count()}.")
+    return file
+
+
+def _count(model: nfjax.ImageModel | OnnxModel) -> int:
+    """Of parameters."""
+    if isinstance(model, OnnxModel):
+        return model.param_count
+    return sum(var.get_value().size for var in named_params(model).values())
 
 
 def _images(given: dict[str, Any], names: Sequence[str]) -> tuple[Data, Source]:

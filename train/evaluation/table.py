@@ -17,29 +17,30 @@ class Table:
 
     Args:
         path: of the file, which need not be there.
+        columns: of the table.
 
     Raises:
         ValueError: there is such a file with other columns, or one that is damaged.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, columns: tuple[str, ...] = COLUMNS):
+        self.path, self._columns = path, columns
         self.rows()
 
     def rows(self) -> list[dict[str, str]]:
         """All rows, in the order in which they came."""
-        if not self._path.is_file():
+        if not self.path.is_file():
             return []
         try:
-            with self._path.open(newline="", encoding="utf-8") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 table = csv.DictReader(file, strict=True)
                 header, rows = table.fieldnames or [], list(table)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{self._path} is damaged ({error}). Bring it back, or choose another --output.") from None
-        if tuple(header) != COLUMNS:
+            raise ValueError(f"{self.path} is damaged ({error}). Bring it back, or choose another --output.") from None
+        if tuple(header) != self._columns:
             found = one_line(", ".join(header))[:200]
             raise ValueError(
-                f"{self._path} has the columns {found}; expected {', '.join(COLUMNS)}. Choose another --output."
+                f"{self.path} has the columns {found}; expected {', '.join(self._columns)}. Choose another --output."
             )
         return rows
 
@@ -52,7 +53,7 @@ class Table:
         rows: list[dict[str, Any]] = [*self.rows()]
         place = next((i for i, old in enumerate(rows) if old["fingerprint"] == row["fingerprint"]), len(rows))
         rows[place:] = [row, *rows[place + 1 :]]
-        with replacing(self._path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        with replacing(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
             table.writeheader()
             table.writerows(rows)

@@ -52,13 +52,13 @@ def state_shardings(mesh: jax.sharding.Mesh, state: Any, axes: Mapping[str, Sequ
     lies as the parameter does: along the fsdp axis, by the first of its `axes` that can be divided. The rest, counters
     and keys, is replicated.
     """
-    parts = mesh.shape["fsdp"]
+    parts, params = mesh.shape["fsdp"], state.base | state.params
 
     def sharding(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         path = str(getattr(key_path[-1], "key", ""))
-        if parts == 1 or path not in state.params or leaf.shape != state.params[path].shape:
+        if parts == 1 or path not in params or leaf.shape != params[path].shape:
             return replicated(mesh)
-        for axis in axes[path]:
+        for axis in axes.get(path, ()):
             if leaf.shape[axis] % parts == 0:
                 spec: list[str | None] = [None] * leaf.ndim
                 spec[axis] = "fsdp"

@@ -21,7 +21,7 @@ UNIT_AXES: dict[str, tuple[int, ...] | None] = {
     r".*attn\w*/fc[12]/kernel": (0, 1, 2),  # 1x1 convolutions of squeeze-excite
     r"patch_embed/proj/kernel": (0, 1, 2),
     r"(blocks|attn_pool|embeds)/.*kernel": (0,),  # (in, out)
-    r"head/(fc/)?kernel": (0,),
+    r"head/(fc/)?kernel|.*/lora_[ab]|distill/.*kernel": (0,),
     r".*/gain": (),  # (out, 1, 1, 1) in torch: each gain is its own unit
     r".*/(bias|scale|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": None,  # the whole tensor
     # (1, tokens, dim) or (1, rows, columns, dim): the first axis is no unit either
@@ -31,12 +31,12 @@ UNIT_AXES: dict[str, tuple[int, ...] | None] = {
 # Which parameters decay. timm: what has more than one axis in torch, gains too. DeepMind: not the gains either.
 WEIGHT_DECAY: dict[str, dict[str, bool]] = {
     "timm": {
-        r".*/(kernel|gain|latent|pos_embed_[yx])": True,
+        r".*/(kernel|gain|latent|pos_embed_[yx]|lora_[ab])": True,
         r".*/(bias|scale|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": False,
         r"(embeds/)?(cls_token|reg_token|pos_embed)": False,  # timm `no_weight_decay`
     },
     "deepmind": {
-        r".*/(kernel|latent)": True,
+        r".*/(kernel|latent|lora_[ab])": True,
         r".*/(bias|scale|gain|skipinit_gain|gamma\w*|[qv]_bias|lambda_[qk][12])": False,
         r"(embeds/)?(cls_token|reg_token|pos_embed(_[yx])?)": False,
     },
@@ -48,16 +48,22 @@ LAYERS: dict[str, str] = {
     r"(stem|patch_embed|embeds|norm_pre)/.*|cls_token|reg_token|pos_embed": "stem",
     r"stages/\d+/\d+/.*|blocks/\d+/.*": "block",
     r"(final_conv|norm)/.*": "last block",
-    r"(fc_norm|attn_pool|head)/.*": "head",
+    r"(fc_norm|attn_pool|head|distill)/.*": "head",
 }
 
 # Axes by which fsdp may divide a parameter; the first one that the number of devices divides is taken.
 FSDP_AXES: dict[str, tuple[int, ...]] = {
-    r".*/kernel": (-1, -2),  # by output channels: then a device can standardise its own part
+    r".*(?<!qkv)(?<!/kv)(?<!in_proj)/kernel": (-1, -2),  # by output channels: a device can standardise its own part
+    r".*(qkv|/kv|in_proj)/kernel": (-2, -1),  # of several layers side by side, whose output channels are split
     r".*/(bias|scale|gain|gamma\w*|[qv]_bias)": (0,),
+    r".*/lora_a": (0,),
+    r".*/lora_b": (-1,),
     r".*/(skipinit_gain|lambda_[qk][12])": (),
     r"(.*/)?(cls_token|reg_token|pos_embed(_[yx])?|latent)": (-1,),
 }
+
+# Where parameters begin that are no part of the model: its teacher's, and a layer between the two.
+BESIDE = ("teacher/", "distill/")
 
 # Parameters that adaptive gradient clipping leaves alone (2102.06171 section 4.1; timm).
 CLASSIFIER = r"head/(fc/)?(kernel|bias)"
@@ -94,7 +100,7 @@ def treatments(optim: Optim, params: Any) -> dict[str, Treatment]:
     decays = assign(WEIGHT_DECAY[optim.decay_rule], paths)
     unit_axes, fsdp_axes = assign(UNIT_AXES, paths), assign(FSDP_AXES, paths)
     groups = _groups(optim.groups, paths)
-    frozen = {path for pattern in optim.freeze for path in _matching(pattern, paths, "optim.freeze")}
+    frozen = {path for pattern in optim.freeze for path in matching(pattern, paths, "optim.freeze")}
     last, ratio = max(layer.values()), 1.0 if optim.layer_decay is None else optim.layer_decay
     result = {}
     for path in paths:
@@ -148,7 +154,7 @@ def _groups(groups: Collection[Group], paths: Collection[str]) -> dict[str, Grou
     if not groups:
         return dict.fromkeys(paths, Group(".*"))
     for group in groups:
-        _matching(group.pattern, paths, "optim.groups")
+        matching(group.pattern, paths, "optim.groups")
     table = {group.pattern: group for group in groups}
     if len(table) < len(groups):
         raise ValueError(f"optim.groups has a pattern twice: {', '.join(group.pattern for group in groups)}.")
@@ -158,7 +164,8 @@ def _groups(groups: Collection[Group], paths: Collection[str]) -> dict[str, Grou
         raise ValueError(f"optim.groups: {error}") from None
 
 
-def _matching(pattern: str, paths: Collection[str], field: str) -> list[str]:
+def matching(pattern: str, paths: Collection[str], field: str) -> list[str]:
+    """The paths that a pattern matches as a whole; a ValueError that names the field if there are none."""
     try:
         matched = [path for path in paths if re.fullmatch(pattern, path)]
     except re.error as error:

@@ -23,16 +23,22 @@ class State:
     """All that a step changes, and the key of all its random choices; dicts are keyed by parameter path."""
 
     step: jax.Array  # how many steps were done, int32
-    params: Arrays  # float32 or float64
+    params: Arrays  # that may be trained, float32 or float64; with adapters the rest is in `base`
     opt_state: Any  # of the optimiser
     ema: Arrays  # moving average of the parameters; empty if there is none
     key: jax.Array  # base key, as uint32 data
     plateau: Any  # what the schedule remembers of evaluations; empty for those that depend on the step alone
+    base: Arrays = dataclasses.field(default_factory=dict)  # what no step changes and no checkpoint holds
 
     @property
     def eval_params(self) -> Arrays:
         """What is evaluated and saved: the moving average where there is one."""
-        return self.ema or self.params
+        return self.base | (self.ema or self.params)
+
+    @property
+    def kept(self) -> "State":
+        """What a checkpoint holds."""
+        return dataclasses.replace(self, base={})
 
 
 def ema_decay(ema: Ema, step: Step) -> Scalar:

@@ -98,6 +98,7 @@ class Devices:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
         os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # which asks the driver
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # which asks a server of Google's
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # beside another process: nothing is run
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def make(self) -> Any:
@@ -114,11 +115,16 @@ class Devices:
         try:
             return make(self)
         except Exception as error:  # whatever a missing plug-in raises
-            package = PACKAGES["cuda" if self.kind.backend == "gpu" else "tpu"]
-            told = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"cannot compile for {self}: {told[:200]}. It needs the packages of {package}, no device and no driver."
-            ) from None
+            raise self.lack(error) from None
+
+    def lack(self, error: Exception) -> ValueError:
+        """What to say where packages are missing, and one of them was asked for."""
+        package = PACKAGES["cuda" if self.kind.backend == "gpu" else "tpu"]
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return ValueError(
+            f"cannot compile for {self}: {told[:200].rstrip('.')}. "
+            f"It needs the packages of {package}, no device and no driver."
+        )
 
 
 def devices(text: str) -> Devices:

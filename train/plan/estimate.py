@@ -2,13 +2,12 @@
 
 import copy
 import dataclasses
+import math
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from nfjax.fast.backend import traced_for
 from nfjax.models.base import ImageModel
@@ -19,6 +18,7 @@ from train.cli.mistakes import check
 from train.config import Config
 from train.data import Dataset, for_config, load_dataset
 from train.data.sources.base import Example, Source
+from train.distill.teacher import compute_dtype
 from train.experiment import Experiment, build
 from train.machine.mesh import bytes_per_device
 from train.plan.devices import Devices
@@ -27,7 +27,10 @@ from train.step import compile_train_step
 
 BACKWARD = 2  # gradients of inputs and of weights: as many products as before, each
 SIZES = {"imagenet2012": (1_281_167, 1000), "imagenet-1k": (1_281_167, 1000)}  # images to train on, classes
+ACTIVATIONS = "activations, gradients"
+ENOUGH = 0.95  # of the memory, to call a batch the largest
 SHORT = re.compile(r"Used ([\d.]+)([KMGT])i?B? of")  # what XLA says of a TPU's memory that is too small
+LIBRARIES = re.compile(r"cudnn|ptxas", re.IGNORECASE)  # which jax and XLA look for as they trace and compile
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -117,10 +120,12 @@ def estimate(config: Config, dataset: Dataset, devices: Devices) -> Estimate:
     made = devices.make()
     model = abstract(config, dataset)
     with traced_for(devices.kind.backend):
-        experiment = build(config, model=model, dataset=dataset, devices=made)
+        experiment = build(config, model=model, dataset=dataset, teacher=_teacher(config), devices=made)
         try:
             compiled = compile_train_step(experiment)
-        except jax.errors.JaxRuntimeError as error:
+        except RuntimeError as error:
+            if LIBRARIES.search(str(error)):
+                raise devices.lack(error) from None
             if (short := SHORT.search(str(error))) is None:
                 raise
             memory = {"all of it": float(short[1]) * UNITS[short[2]]}
@@ -150,10 +155,18 @@ def abstract(config: Config, dataset: Dataset) -> ImageModel:
     return model
 
 
+def _teacher(config: Config) -> ImageModel | None:
+    """The teacher of a config, as shapes without values, not folded."""
+    if config.distill.teacher is None:
+        return None
+    asked = LoadOptions(dtype=compute_dtype(config.model.dtype))
+    return make_plan(resolve(config.distill.teacher), asked).build()
+
+
 def _memory(experiment: Experiment, found: Any, devices: Devices) -> dict[str, float]:
     state = experiment.state_shapes
     parts = {
-        "parameters": bytes_per_device(state.params),
+        "parameters": bytes_per_device((state.base, state.params)),
         "optimiser": bytes_per_device(state.opt_state),
         "moving average": bytes_per_device(state.ema),
     }
@@ -161,7 +174,7 @@ def _memory(experiment: Experiment, found: Any, devices: Devices) -> dict[str, f
     return {
         **parts,
         "images and the rest": max(there - sum(parts.values()), 0),
-        "activations, gradients": found.temp_size_in_bytes,
+        ACTIVATIONS: found.temp_size_in_bytes,
         "program": found.generated_code_size_in_bytes,
     }
 
@@ -185,24 +198,26 @@ def changed(config: Config, **fields: Any) -> Config:
     return config
 
 
-def largest_batch(first: Estimate, dataset: Dataset) -> Iterator[Estimate]:
-    """Estimates that close in on the largest batch that fits, the last one being of it; nothing if none does.
+def largest_batch(first: Estimate, dataset: Dataset) -> Estimate | None:
+    """The largest batch that fits; None if none does.
 
-    What a step needs grows with its images along a straight line, near enough for two points to show where it ends.
+    What a step needs grows with its images along a straight line, near enough for two points to show where it ends. The
+    first is a guess: without images there would be the state and the gradients.
     """
-    parts = first.devices.count * first.config.grad_accum_steps
-    points = {first.config.data.batch_size // parts: first.total}
-    each = max(1, next(iter(points)) // 2) if next(iter(points)) > 1 else 2
+    memory, parts = first.devices.memory, first.devices.count * first.config.grad_accum_steps
+    without = first.total - first.memory.get(ACTIVATIONS, first.total) + first.memory.get("parameters", 0)
+    points = [(0, without), (first.config.data.batch_size // parts, first.total)]
     best = first if first.fits else None
-    for _ in range(4):
-        found = estimate(changed(first.config, **{"data.batch_size": each * parts}), dataset, first.devices)
-        yield found
-        points[each] = found.total
-        best = max((e for e in (best, found) if e and e.fits), key=lambda e: e.config.data.batch_size, default=None)
-        slope, start = np.polyfit(list(points), list(points.values()), 1)
-        most = int((first.devices.memory - start) / slope) if slope > 0 else 0
-        each = most // 8 * 8 if most >= 16 else most
-        if each < 1 or each in points or each * parts > len(dataset.train):
+    for _ in range(3):
+        (fewer, less), (each, all_of_it) = points[-2:]
+        slope = (all_of_it - less) / (each - fewer)
+        most = each + math.floor((memory - all_of_it) / slope) if slope > 0 else 0
+        most = most // 8 * 8 if most >= 16 else most
+        if most < 1 or most in dict(points) or most * parts > len(dataset.train):
             break
-    if best is not None:
-        yield best
+        found = estimate(changed(first.config, **{"data.batch_size": most * parts}), dataset, first.devices)
+        points.append((most, found.total))
+        best = max((e for e in (best, found) if e and e.fits), key=lambda e: e.config.data.batch_size, default=None)
+        if found.fits and found.total > ENOUGH * memory:
+            break
+    return best

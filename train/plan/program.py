@@ -4,6 +4,7 @@ Each kernel reads and writes its arrays once; the bytes of all of them, divided 
 program cannot fall below. What is in a loop counts as often as the loop turns.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,6 +14,7 @@ NO_KERNEL = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)")
+COMMENT = re.compile(r"/\*.*?\*/")  # "/*index=5*/", before each fifth of many
 # An operation that stands for the operations of others, and where it names them.
 CALLED = {
     "while": re.compile(r"body=%?([\w.\-]+)"),
@@ -24,6 +26,7 @@ TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 WORKSPACE = re.compile(r"s8\[\d+\](\{[^}]*\})?")  # of a library
 NEAR = "S(1)"  # the layout of an array in a TPU's own fast memory
+LAYOUT = re.compile(r"\{([\d,]*):T\(([\d,]+)\)")  # a TPU's: axes, those that lie closest first; the tile of them
 
 
 class Operation(NamedTuple):
@@ -62,7 +65,8 @@ def operations(program: str) -> list[Operation]:
 
 def _operations(computations: dict[str, list[str]], name: str, times: int) -> Iterator[Operation]:
     sizes: dict[str, tuple[int, int]] = {}
-    for line in computations.get(name, ()):
+    for commented in computations.get(name, ()):
+        line = COMMENT.sub("", commented)
         if not (match := OPERATION.match(line)):
             continue
         result, shape, operation, operands = match.groups()
@@ -85,11 +89,20 @@ def _operations(computations: dict[str, list[str]], name: str, times: int) -> It
 
 
 def _bytes(shape: str) -> tuple[int, int]:
-    """Of an array, or of all in a tuple: bytes in a device's memory, and with those in a TPU's fast memory."""
+    """Of an array, or of all in a tuple: bytes in a device's memory, and of the array itself.
+
+    A TPU stores whole tiles: an array of 64 channels takes as much as one of 128.
+    """
     far = total = 0
     for dtype, dims, layout in ARRAY.findall(WORKSPACE.sub("", shape)):
-        count = BYTES.get(dtype, 0)
-        for dim in filter(None, dims.split(",")):
-            count *= int(dim)
-        far, total = far + (0 if NEAR in layout else count), total + count
+        sides = [int(dim) for dim in filter(None, dims.split(","))]
+        size = BYTES.get(dtype, 0)
+        total += size * math.prod(sides)
+        if NEAR in layout:
+            continue
+        if tiled := LAYOUT.match(layout):
+            axes, tile = ([int(n) for n in part.split(",") if n] for part in tiled.groups())
+            for axis, side in zip(axes, reversed(tile), strict=False):
+                sides[axis] = -(-sides[axis] // side) * side
+        far += size * math.prod(sides)
     return far, total

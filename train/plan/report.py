@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from port.atomic import replacing, require_writable
@@ -44,12 +45,8 @@ def report(config: Config, devices: Devices, args: argparse.Namespace) -> int:
 
 
 def _variants(first: Estimate, dataset: Dataset) -> Iterator[tuple[str, Estimate]]:
-    """The largest batch that fits, and settings that are not yet chosen."""
+    """The largest batch that fits, and settings that are not yet chosen; two are compiled at a time."""
     config, count = first.config, first.devices.count
-    with _quiet():
-        *_, best = [first, *largest_batch(first, dataset)]
-    if best is not first and best.fits:
-        yield f"data.batch_size={best.config.data.batch_size}, the largest", best
     wider = math.gcd(count, 16)
     fields: dict[str, Any] = {}
     if config.mesh.fsdp == 1 and wider > 1:
@@ -59,10 +56,18 @@ def _variants(first: Estimate, dataset: Dataset) -> Iterator[tuple[str, Estimate
     parts = config.grad_accum_steps * 2
     if config.data.batch_size % (count * parts) == 0:
         fields |= {"grad_accum_steps": parts}
-    for name, value in fields.items():
-        with _quiet():
-            other = estimate(changed(config, **{name: value}), dataset, first.devices)
-        yield f"{name}={str(value).lower()}", other
+    with _quiet(), ThreadPoolExecutor(2) as pool:
+        largest = pool.submit(largest_batch, first, dataset)
+        others = {
+            f"{name}={str(value).lower()}": pool.submit(
+                estimate, changed(config, **{name: value}), dataset, first.devices
+            )
+            for name, value in fields.items()
+        }
+    best = largest.result()
+    if best is not None and best is not first:
+        yield f"data.batch_size={best.config.data.batch_size}, the largest", best
+    yield from ((name, other.result()) for name, other in others.items())
 
 
 def _tell(plan: Estimate, dataset: Dataset) -> None:

@@ -25,7 +25,8 @@ from port.text import counted, one_line
 from train.config import Data
 from train.data import Source, find_sources
 from train.data.decode import decode
-from train.data.sources.base import Selection, held_out
+from train.data.sources.base import Selection
+from train.data.sources.chance import held_out
 from train.evaluation.predictions import TOP, Predictions
 from train.evaluation.report import confusions, short, write
 from train.probing.fit import Images, Linear, Neighbours, choose, log_probabilities

@@ -13,7 +13,7 @@ from train.config import Config
 from train.report import curves
 from train.report.screen import expendable
 
-PERCENT = {"test_top1": "top-1", "test_top5": "top-5"}
+PERCENT = {"test_top1": "top-1", "test_top5": "top-5", "test_map": "mAP", "test_f1": "F1"}
 
 
 def save_final(model: nfjax.ImageModel, workdir: Path, config: Config, scores: Mapping[str, float]) -> Path:

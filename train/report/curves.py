@@ -32,6 +32,7 @@ class Panel:
 PANELS = (
     Panel("Loss", {"loss": "train", "test_loss": "test"}, log=True),
     Panel("Accuracy (%)", {"top1": "train, top-1", "test_top1": "test, top-1", "test_top5": "test, top-5"}, 100),
+    Panel("Average precision, F1 (%)", {"test_map": "test, mAP", "test_f1": "test, F1"}, 100),
     Panel("Learning rate", {"lr": ""}, noisy=False),
     Panel("Gradient norm", {"grad_norm": ""}, log=True),
     Panel("Clipped units (%)", {"clip_rate": ""}, 100),

@@ -157,7 +157,7 @@ class Progress:
         parts = []
         for key, value in values.items():
             name = key.removeprefix("test_")
-            parts.append(f"{name} {100 * value:.2f} %" if name.startswith("top") else f"{name} {value:.4g}")
+            parts.append(f"{name} {100 * value:.2f} %" if name not in ("loss",) else f"{name} {value:.4g}")
         where = f"step {step}/{self._total} epoch {step / self._per_epoch:.2f}"
         self.print(f"{where} evaluation{self._of}: {', '.join(parts)}")
 

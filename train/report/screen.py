@@ -30,10 +30,12 @@ class Screen:
 
     Args:
         workdir: whose log.txt gets the lines too, each with the time.
+        told: what is done to a text before it is shown.
         lost: called once, when nobody reads standard output any more: `| head` has ended, or the terminal is closed.
     """
 
-    def __init__(self, workdir: Path, lost: Callable[[], None]):
+    def __init__(self, workdir: Path, lost: Callable[[], None], told: Callable[[str], str] = str):
+        self._told = told
         self._path, self._lost, self._there = workdir / FILE, lost, True
         self.console = Console(file=cast(Any, self))
 
@@ -41,14 +43,14 @@ class Screen:
         """A line of its own, above a bar of `console`."""
         if jax.process_index() == 0:
             self.log(text)
-            print_line(self.console, text)
+            print_line(self.console, self._told(text))
 
     def log(self, text: str) -> None:
         """A line in the file alone."""
         if jax.process_index() == 0:
             now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
             with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:  # no reason to stop
-                file.write("".join(f"{now} {line}\n" for line in printable(text).split("\n")))
+                file.write("".join(f"{now} {line}\n" for line in printable(self._told(text)).split("\n")))
 
     # What `Console` asks of a file. It would end the process where nobody reads.
 

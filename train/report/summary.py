@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,8 @@ from port.text import one_line, plural
 from train.config import Config
 from train.experiment import Experiment
 from train.machine.mesh import bytes_per_device
+from train.optim.lora import ADAPTER
+from train.optim.parameters import BESIDE
 
 
 def overview(
@@ -31,13 +34,21 @@ def overview(
     """
     config, state, mesh = experiment.config, experiment.state_shapes, experiment.mesh
     steps, per_epoch, shape = experiment.learning_rate.total_steps, experiment.steps_per_epoch, experiment.image_shape
-    counts = {path: int(np.prod(array.shape)) for path, array in state.params.items()}
+    counts = {path: int(np.prod(array.shape)) for path, array in (state.base | state.params).items()}
+    beside = {path: array for path, array in state.base.items() if path.startswith(BESIDE)}
+    counts = {path: count for path, count in counts.items() if path not in beside}
     still = sum(count for path, count in counts.items() if experiment.treatments[path].frozen)
     epochs, parameters = steps / per_epoch, sum(counts.values())
     warmup = config.schedule.warmup_epochs
     rising = f", all of them within schedule.warmup_epochs={warmup:g}" if warmup >= steps / per_epoch else ""
     trained = f" ({_count(sum(counts.values()) - still)} trained, {_count(still)} frozen)" if still else ""
-    kept = {"parameters": state.params, "optimiser": state.opt_state, "moving average": state.ema}
+    own = {path: array for path, array in state.base.items() if path not in beside}
+    kept = {
+        "parameters": (own, state.params),
+        "teacher": beside,
+        "optimiser": state.opt_state,
+        "moving average": state.ema,
+    }
     rows = {
         "work folder": f"{workdir}, " + (f"continued at step {start:,}" if start else "a new run"),
         "model": f"{config.model.name}, {_count(parameters)} {plural(parameters, 'parameter')}{trained}",
@@ -49,6 +60,8 @@ def overview(
             f"{name} {_bytes(size)}" for name, v in kept.items() if (size := bytes_per_device(v))
         ),
     }
+    rows |= {"adapters": _adapters(config, counts)} if config.lora.rank else {}
+    rows |= {"teacher": _teacher(experiment)} if experiment.teacher is not None else {}
     rows |= {"not used": "; ".join(experiment.dataset.notes)} if experiment.dataset.notes else {}
     return _table(rows, width)
 
@@ -56,6 +69,23 @@ def overview(
 def costs(experiment: Experiment, compiled: jax.stages.Compiled, *, width: int | None = None) -> str:
     """A table of the memory and the FLOPs of the compiled train step, as far as the backend tells."""
     return _table(_costs(compiled, experiment.config, experiment.mesh.size), width)
+
+
+def _teacher(experiment: Experiment) -> str:
+    teacher, distill = experiment.teacher, experiment.config.distill
+    assert teacher is not None
+    count = sum(int(np.prod(value.shape)) for value in teacher.params.values())
+    seen = teacher.seen.size or experiment.image_shape[:2]
+    return (
+        f"{distill.teacher}, {_count(count)} parameters, {seen[0]}x{seen[1]} in {jnp.dtype(teacher.dtype).name}: "
+        f"{distill.task_weight:g} x labels + {distill.weight:g} x {distill.kind}"
+    )
+
+
+def _adapters(config: Config, counts: dict[str, int]) -> str:
+    own = [count for path, count in counts.items() if ADAPTER.fullmatch(path)]
+    lora = config.lora
+    return f"rank {lora.rank}, alpha {lora.alpha:g}, on {len(own) // 2} kernels: {_count(sum(own))} parameters"
 
 
 def _devices(mesh: jax.sharding.Mesh) -> str:

@@ -9,7 +9,7 @@ from port.messages import exit_status
 EXAMPLES = """examples:
   %(prog)s                               eca_nfnet_l0 and two register ViTs, 20 steps each
   %(prog)s --only sgd --only adamw --steps 5"""
-RECIPES = ("sgd", "adamw", "nadamw")  # those of train.verify.training
+RECIPES = ("sgd", "adamw", "nadamw", "multilabel", "distill")  # those of train.verify.training
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m train.verify") -> int:

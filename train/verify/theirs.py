@@ -20,16 +20,24 @@ class Theirs:
         options: of the model.
         per_epoch: steps of an epoch.
         resume: a checkpoint that it continues, as train.py does with `--resume`; None to begin with `start`.
+        teacher: a model of timm's that `config.distill` is about.
     """
 
     def __init__(
-        self, config: Config, start: Mapping[str, np.ndarray], options: Any, per_epoch: int, resume: Path | None = None
+        self,
+        config: Config,
+        start: Mapping[str, np.ndarray],
+        options: Any,
+        per_epoch: int,
+        resume: Path | None = None,
+        teacher: Any = None,
     ):
         from timm.models import load_checkpoint, resume_checkpoint
         from timm.optim import create_optimizer_v2
         from timm.scheduler import create_scheduler_v2
         from timm.utils import ModelEmaV3
 
+        self.loss = _loss(config.loss, several=config.data.multi_label)
         self.config, self.per_epoch, schedule, self.done = config, per_epoch, config.schedule, 0
         self.model = oracle.build(config.model.name, start, "float64", **options).requires_grad_(True)
         given = {name.removeprefix("opt_"): value for name, value in optimizer_options(config).items()}
@@ -42,6 +50,7 @@ class Theirs:
             load_checkpoint(self.ema.module, str(resume), use_ema=True)
         same = {name: getattr(schedule, name) for name in ("warmup_epochs", "warmup_prefix", "warmup_lr", "min_lr")}
         times = {"num_epochs": config.epochs, "step_on_epochs": not schedule.on_updates, "updates_per_epoch": per_epoch}
+        self.task = None if teacher is None else _task(config, self.model, teacher)
         self.scheduler, _ = create_scheduler_v2(self.optimizer, schedule.name, **times, **same)
         if self.done:
             self._reschedule()
@@ -52,12 +61,13 @@ class Theirs:
         from timm.models import model_parameters
         from timm.utils import dispatch_clip_grad
 
-        cfg, optim, loss_fn = self.model.pretrained_cfg, self.config.optim, _loss(self.config.loss)
+        cfg, optim, loss_fn = self.model.pretrained_cfg, self.config.optim, self.loss
         mean, std = (torch.tensor(cfg[name], dtype=torch.float64) for name in ("mean", "std"))
         losses = []
         for batch in batches:
             images = (torch.from_numpy(batch["image"]).double() / 255 - mean) / std
-            loss = loss_fn(self.model(images.permute(0, 3, 1, 2)), torch.from_numpy(batch["label"]))
+            x, y = images.permute(0, 3, 1, 2), torch.from_numpy(batch["label"])
+            loss = loss_fn(self.model(x), y) if self.task is None else self.task(x, y)["loss"]
             self.optimizer.zero_grad()
             loss.backward()
             if optim.clip_grad:
@@ -96,9 +106,34 @@ class Theirs:
             self.scheduler.step(self.done // self.per_epoch)
 
 
-def _loss(loss: Loss) -> Callable[..., Any]:
+def _task(config: Config, model: Any, teacher: Any) -> Any:
+    """timm's distillation, by the teacher's softmax."""
+    import torch
+    from timm.task import LogitDistillationTask
+
+    distill = config.distill
+    return LogitDistillationTask(
+        model, teacher, _loss(config.loss), temperature=distill.temperature, distill_loss_weight=distill.weight,
+        task_loss_weight=distill.task_weight, device=torch.device("cpu"), dtype=torch.float64, verbose=False,
+    )  # fmt: skip
+
+
+def _of_several(loss: Loss) -> Callable[..., Any]:
+    """timm's binary cross-entropy over the labels that are known; -1 is not."""
+    import torch
+    from timm.loss import BinaryCrossEntropy
+
+    weight = None if loss.pos_weight is None else torch.tensor(loss.pos_weight, dtype=torch.float64)
+    options: dict[str, Any] = {"reduction": "none", "pos_weight": weight, "smooth_dense": True}
+    each = BinaryCrossEntropy(loss.smoothing, loss.bce_target_thresh, **options)
+    return lambda x, y: each(x, y.clamp(0).double())[y >= 0].mean()
+
+
+def _loss(loss: Loss, *, several: bool = False) -> Callable[..., Any]:
     from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
 
+    if several:
+        return _of_several(loss)
     if loss.name == "bce":
         return BinaryCrossEntropy(loss.smoothing, loss.bce_target_thresh, sum_classes=loss.bce_sum)
     return LabelSmoothingCrossEntropy(loss.smoothing)

@@ -17,7 +17,7 @@ import nfjax
 import port
 from nfjax.parity import oracle
 from train import data
-from train.config import Config, Data, Ema, Loss, Model, Optim, Schedule
+from train.config import Checkpoint, Config, Data, Distill, Ema, Loss, Model, Optim, Schedule
 from train.experiment import build
 from train.machine.mesh import put_batch
 from train.step import make_train_step
@@ -36,6 +36,7 @@ class Recipe:
     small_size: int  # side of its images
     small_options: Mapping[str, Any]  # cuts it down further, in both libraries
     sized: bool = False  # the models are built for one size of images
+    teacher: str | None = None  # name of a model that takes images of any size
 
 
 RECIPES: dict[str, Recipe] = {
@@ -73,6 +74,29 @@ RECIPES: dict[str, Recipe] = {
             schedule=Schedule("cosine", on_updates=False, warmup_epochs=1, warmup_lr=1e-4),
         ),
         small="test_vit4", small_size=80, small_options={"depth": 3}, sized=True,
+    ),
+    # Several labels an image, of which some are unknown.
+    "multilabel": Recipe(
+        Config(
+            model=Model("vit_little_patch16_reg4_gap_256"),
+            data=Data(image_size=128, batch_size=4, multi_label=True),
+            loss=Loss("bce", smoothing=0.1, pos_weight=(3.0,)),
+            optim=Optim("adamw", lr=1e-3, weight_decay=0.05, clip_mode="norm", clip_grad=1.0),
+            schedule=Schedule("cosine", warmup_epochs=1, warmup_lr=1e-4),
+            checkpoint=Checkpoint(metric="map"),
+        ),
+        small="test_vit2", small_size=80, small_options={"depth": 2}, sized=True,
+    ),
+    # A teacher of another mean and deviation, by its softmax (timm `LogitDistillationTask`).
+    "distill": Recipe(
+        Config(
+            model=Model("vit_little_patch16_reg4_gap_256"),
+            data=Data(image_size=128, batch_size=4),
+            distill=Distill(weight=0.7, task_weight=0.3, temperature=2.0),
+            optim=Optim("adamw", lr=1e-3, weight_decay=0.05, clip_mode="norm", clip_grad=1.0),
+            schedule=Schedule("cosine", warmup_epochs=1, warmup_lr=1e-4),
+        ),
+        small="test_vit2", small_size=80, small_options={"depth": 2}, sized=True, teacher="test_nfnet",
     ),
 }  # fmt: skip
 
@@ -135,17 +159,22 @@ def compare(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) -
     side, rows = config.data.image_size, config.data.batch_size
     assert side is not None  # every recipe says it
     shape, classes = (rows, side, side, theirs.in_chans), theirs.num_classes
-    batches = [
-        {"image": rng.integers(0, 256, shape, np.uint8), "label": rng.integers(0, classes, rows)} for _ in range(steps)
-    ]
+
+    def labels() -> np.ndarray:
+        if config.data.multi_label:
+            return rng.choice(np.array([-1, 0, 1], np.int8), (rows, classes), p=(0.1, 0.7, 0.2))
+        return rng.integers(0, classes, rows)
+
+    batches = [{"image": rng.integers(0, 256, shape, np.uint8), "label": labels()} for _ in range(steps)]
+    taught = (recipe.teacher, oracle.random_state(oracle.build(recipe.teacher), seed + 1)) if recipe.teacher else None
     per_epoch = max(1, steps // EPOCHS)
     del theirs
 
     clock = time.perf_counter()
-    expected = _theirs(config, start, options, batches, per_epoch)
+    expected = _theirs(config, start, options, batches, per_epoch, taught)
     seconds = time.perf_counter() - clock
     clock = time.perf_counter()
-    found = _ours(config, start, options, batches, per_epoch)
+    found = _ours(config, start, options, batches, per_epoch, taught)
     first = port.to_flax({key: value.astype(np.float64) for key, value in start.items()})
 
     def differences(which: str) -> dict[str, Difference]:
@@ -163,14 +192,19 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, start: np.ndarray) -> Diff
     return Difference(float(distance / np.max(np.abs(theirs))), float(distance / way) if way else float("inf"))
 
 
-def _ours(config: Config, start: Mapping[str, np.ndarray], options: Any, batches: Any, per_epoch: int) -> Any:
+def _ours(
+    config: Config, start: Mapping[str, np.ndarray], options: Any, batches: Any, per_epoch: int, teacher: Any
+) -> Any:
     """Losses, parameters and averages by path, through the step that training compiles."""
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         model = nfjax.load(config.model.name, weights=start, dtype="float64", **options)
         images, labels = (np.concatenate([batch[key] for batch in batches[:per_epoch]]) for key in ("image", "label"))
         epoch = data.Arrays(images, labels, tuple(map(str, range(model.num_classes))))
         dataset = data.load_dataset(config.data, model.data_config, images=(epoch, epoch))
-        experiment = build(config, model=model, dataset=dataset, devices=jax.devices()[:1])
+        taught = None
+        if teacher is not None:
+            taught = nfjax.load(teacher[0], weights=teacher[1], dtype="float64", img_size=config.data.image_size)
+        experiment = build(config, model=model, dataset=dataset, teacher=taught, devices=jax.devices()[:1])
         step, state = make_train_step(experiment), experiment.init()
         losses = []
         for batch in batches:
@@ -179,9 +213,12 @@ def _ours(config: Config, start: Mapping[str, np.ndarray], options: Any, batches
         return {"losses": losses, "params": jax.device_get(state.params), "ema": jax.device_get(state.ema)}
 
 
-def _theirs(config: Config, start: Mapping[str, np.ndarray], options: Any, batches: Any, per_epoch: int) -> Any:
+def _theirs(
+    config: Config, start: Mapping[str, np.ndarray], options: Any, batches: Any, per_epoch: int, teacher: Any
+) -> Any:
     """Losses, parameters and averages by timm name, as timm's training script gets them from the same config."""
-    theirs = Theirs(config, start, options, per_epoch)
+    model = None if teacher is None else oracle.build(teacher[0], teacher[1], "float64")
+    theirs = Theirs(config, start, options, per_epoch, teacher=model)
     return {"losses": theirs.train(batches), **theirs.state()}
 
 

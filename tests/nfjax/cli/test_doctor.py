@@ -11,6 +11,7 @@ from nfjax import clusters
 from nfjax.__main__ import main
 from nfjax.cli import doctor
 from nfjax.health import machine, network, software
+from port.stores import Store
 
 
 def test_all_is_well(tmp_path, capsys):
@@ -93,6 +94,20 @@ def test_folders(tmp_path, monkeypatch):
     checks = {check.name: check.status for check in machine.folder(tmp_path, {"SLURM_NTASKS": "2"})}
     assert checks["free space"] == "problem"
     assert checks["clock"] == "warning"
+
+
+def test_object_stores(monkeypatch):
+    folder, clock = machine.folder("memory://bucket/runs/doctor", {})
+    assert (folder.status, clock.status) == ("ok", "ok")
+    assert "memory://bucket/runs/doctor can be written" in folder.found
+    assert Store("memory://bucket/runs/doctor").files() == {}
+
+    def denied(*_):
+        raise PermissionError("no permission")
+
+    monkeypatch.setattr(Store, "write", denied)
+    (folder,) = machine.folder("memory://bucket/runs/doctor", {})
+    assert (folder.status, "no permission" in folder.found) == ("problem", True)
 
 
 def test_the_hub(monkeypatch):

@@ -158,6 +158,40 @@ def test_attention_in_single_precision():
                 np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=3e-6)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_weights_of_attention_are_not_kept(masked):
+    """The backward pass has queries, keys and values, and computes the weights anew."""
+    qkv = [jax.random.normal(jax.random.key(i), (2, 96, 2, 8)) for i in range(3)]
+    mask = (jnp.ones((2, 1, 1, 96), bool),) if masked else ()
+    for name in BACKENDS:
+        with traced_for(name):
+            pull = jax.eval_shape(lambda *qkv: jax.vjp(lambda *a: fast.attend(*a, *mask), *qkv)[1], *qkv)
+        assert max(leaf.size for leaf in jax.tree.leaves(pull)) <= 2 * 96 * 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("tokens", "of_value", "of_gradient"),
+    [
+        (260, "cudnn", "cudnn"),
+        (257, "cudnn", None),  # jax 0.10 to 0.12 raise NotImplementedError for the derivative
+    ],
+)
+def test_the_fused_kernel_of_a_gpu_where_it_is_supported(tokens, of_value, of_gradient, monkeypatch):
+    taken = []
+
+    def attention(q, k, v, implementation=None):
+        taken.append(implementation)
+        return v + q.mean() + k.mean()
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    x = jax.ShapeDtypeStruct((1, tokens, 1, 8), jnp.bfloat16)
+    with traced_for("gpu"):
+        jax.eval_shape(fast.attend, x, x, x)
+        assert taken[-1] == of_value
+        jax.eval_shape(jax.grad(lambda *qkv: fast.attend(*qkv).astype("float32").sum()), x, x, x)
+        assert taken[-1] == of_gradient
+
+
 def gradients(name):
     """A function that gives a network's logits and gradients, and the text of the program for them."""
     name, options = NETWORKS[name]
@@ -185,12 +219,15 @@ def test_network(name, x64):
         plain, call = run()
     expected = call()
     assert all(np.abs(grad).max() > 0 for grad in expected[0].values())
-    programs = {}
+    programs, barriers = {}, {}
     for backend in BACKENDS:
         with traced_for(backend):
             text, call = run()
-        assert ("optimization_barrier" in text) == (backend == "gpu" and "NFNet" not in name)
+        barriers[backend] = text.count("optimization_barrier")
         programs[text] = call  # of equal programs one is run
+    # Of attention, whose weights are computed anew; on a GPU of what it should not compute anew, too.
+    assert [backend for backend in barriers if barriers[backend] > barriers["any"]] == ["gpu"] * ("NFNet" not in name)
+    assert (barriers["any"] > 0) == ("NFNet" not in name and "differential" not in name)
     assert len(programs) > 1
     assert plain not in programs
     for call in programs.values():

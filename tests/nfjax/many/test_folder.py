@@ -3,21 +3,32 @@
 import errno
 import json
 import os
+import secrets
 import subprocess
 import sys
 
 import pytest
 
-from nfjax.many import folder as folders
+from nfjax.many import places
 from nfjax.many.folder import Folder
+
+
+def _two(path):
+    """Two processes in one folder of three parts."""
+    pair = [Folder(path, 3, patience=60.0) for _ in range(2)]
+    with pair[0].present(), pair[1].present():
+        yield pair
 
 
 @pytest.fixture
 def two(tmp_path):
-    """Two processes in one folder of three parts."""
-    pair = [Folder(tmp_path / "out", 3, patience=60.0) for _ in range(2)]
-    with pair[0].present(), pair[1].present():
-        yield pair
+    yield from _two(tmp_path / "out")
+
+
+@pytest.fixture
+def stored():
+    """The same in an object store."""
+    yield from _two(f"memory://{secrets.token_hex(4)}/out")
 
 
 def write(text):
@@ -36,6 +47,28 @@ def test_a_part_is_claimed_once_and_written_once(two):
     assert (first.path / "part-00000.parquet").read_text() == "a"
 
 
+def test_parts_in_an_object_store(stored):
+    first, second = stored
+    assert first.claim(0)
+    assert not second.claim(0)
+    assert first.publish(0, write("a"), '{"file": "x.png", "reason": "it is empty"}\n')
+    assert not second.publish(0, write("b"), "")
+    assert first._place.text("part-00000.parquet") == "a"
+    assert second.finished() == {0}
+    assert list(second.skipped()) == [("x.png", "it is empty")]
+    assert second.claim(1)
+    me = json.loads(second._place.text(second._me))
+    second._place.replace(second._me, json.dumps(me | {"place": "another machine"}))
+    assert not first.claim(1)
+    second._place.remove(second._me)
+    assert first.claim(1)
+    first.agree({"model": "a"})
+    with pytest.raises(ValueError, match=r"model is a there and b here. Choose another"):
+        Folder(second.path, 3, 60.0).agree({"model": "b"})
+    first.clear()
+    assert first._place.names(".work") == []
+
+
 def test_a_dead_process_of_this_machine_is_known_at_once(two):
     first, second = two
     code = """
@@ -45,7 +78,7 @@ from pathlib import Path
 folder = Folder(Path(sys.argv[1]), 3, 60.0)
 folder.present().__enter__()
 assert folder.claim(2)
-(folder._work / "half written").touch()
+(folder.path / ".work" / "half written").touch()
 os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code, str(first.path)]).returncode == -9
@@ -58,10 +91,10 @@ os.kill(os.getpid(), 9)
 def test_silence_of_another_machine_is_waited_for(two):
     first, second = two
     assert first.claim(0)
-    me = json.loads(first._me.read_text())
-    first._me.write_text(json.dumps(me | {"place": "another machine", "pid": 1}))
+    file = first.path / first._me
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"place": "another machine", "pid": 1}))
     assert not second.claim(0)
-    os.utime(first._me, (1e9, 1e9))  # long ago
+    os.utime(file, (1e9, 1e9))  # long ago
     assert second.claim(0)
     assert second.publish(0, write("a"), "")
     assert not first.publish(0, write("a"), "")  # it lived: its work is given up
@@ -71,7 +104,7 @@ def test_without_hard_links(two, monkeypatch):
     def link(*_):
         raise OSError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr(folders.os, "link", link)
+    monkeypatch.setattr(places.os, "link", link)
     first, second = two
     assert first.claim(0)
     assert not second.claim(0)

@@ -59,6 +59,7 @@ def test_choices_are_the_tables_of_the_code():
     """Each `Literal` beside what the code knows."""
     from nfjax.images import INTERPOLATIONS
     from nfjax.transforms import CROP_MODES
+    from train.distill.losses import KINDS as TEACHINGS
     from train.optim.clip import MODES
     from train.optim.optimizer import KINDS
     from train.optim.parameters import WEIGHT_DECAY
@@ -72,12 +73,13 @@ def test_choices_are_the_tables_of_the_code():
         "augment.interpolation": ("random", *INTERPOLATIONS),
         "mix.mixup_mode": ("batch", "pair", "elem"),  # test_mix.py goes through them
         "mix.remode": ("const", "rand", "pixel"),  # likewise
-        "loss.name": ("ce", "bce"),
+        "loss.name": ("ce", "bce", "asl"),
+        "distill.kind": TEACHINGS,
         "optim.name": KINDS,
         "optim.decay_rule": WEIGHT_DECAY,
         "optim.clip_mode": MODES,
         "schedule.name": (*CYCLES, "step", "wsd", "plateau", "constant"),  # test_schedules.py goes through them
-        "checkpoint.metric": ("top1", "top5", "loss"),
+        "checkpoint.metric": ("top1", "top5", "map", "f1", "loss"),
     }
     assert {path: field.choices for path, field in fields().items() if field.choices} == {
         path: tuple(table) for path, table in tables.items()
@@ -201,7 +203,7 @@ def test_options():
         ("--config.optim.lr=-1", "--config.optim.lr=-1: expected a finite number, at least 0."),
         ("--config.data.crop_mode=middle", "expected one of center, squash, border, or none."),
         ("--config.data.in_chans=2", "--config.data.in_chans=2: expected one of 1, 3, or none."),
-        ("--config.loss.name=bcee", "--config.loss.name=bcee: expected one of ce, bce."),
+        ("--config.loss.name=bcee", "--config.loss.name=bcee: expected one of ce, bce, asl."),
         ("--config.optim.groups=x", "--config.optim.groups cannot be given here; set it in the config file."),
         ("--noconfig.optim.lr", "--noconfig.FIELD is for fields that are true or false"),
         ("more", "unexpected arguments: more;"),

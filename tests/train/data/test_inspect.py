@@ -115,7 +115,7 @@ def test_the_command(root, tmp_path):
     status, _, errors = command(str(tmp_path / "nowhere"))
     assert status == 2
     assert (
-        "nowhere: there is no such file or folder; expected a folder, a table (.csv, .tsv, .jsonl, .parquet), digits, "
+        "nowhere: there is no such file or folder; expected a folder, a table (.csv, .tsv, .jsonl, .parquet), "
         in errors
     )
 

@@ -9,8 +9,8 @@ from tests.helpers.photos import make_folder
 from train.config import Data
 from train.data import Arrays, load_dataset, train_batches
 from train.data.sampling import Weighted, at_most, chances
-from train.data.sources.around import Weighed
-from train.data.sources.base import stratify
+from train.data.sources.base import Weighed
+from train.data.sources.chance import stratify
 from train.data.sources.manifest import open_manifest
 
 SIZES = (4, 16, 180)  # of the classes

@@ -21,15 +21,15 @@ from train.config import Data
 from train.data import find_sources, load_dataset
 from train.data.broken import require_images
 from train.data.sources import slices
-from train.data.sources.around import Relabelled
 from train.data.sources.base import (
     MOST_CLASSES,
+    Relabelled,
     Selection,
     labels_of,
     labels_of_column,
     select,
-    stratify,
 )
+from train.data.sources.chance import stratify
 from train.data.sources.folder import open_folder
 from train.data.sources.hfds import open_hfds
 from train.data.sources.manifest import open_manifest
@@ -462,7 +462,10 @@ def test_labels_that_are_classes(values, names, found):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (["cat", "x"], r"row 1: found \['cat', 'x'\], .* one class\. Several labels an image are not supported yet"),
+        (
+            ["cat", "x"],
+            r"row 1: found \['cat', 'x'\], .* one class\. For several labels an image set data\.multi_label=true",
+        ),
         ({"name": "cat"}, r"row 1: found \{'name': 'cat'\}, expected the name or the number of one class"),
         (None, r"row 1: found no label \(None\)"),
         (float("nan"), r"row 1: found no label \(nan\)"),

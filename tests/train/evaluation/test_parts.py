@@ -20,9 +20,9 @@ from nfjax.params import split
 from nfjax.saving import hub_config
 from train.checkpoints.manager import Checkpoints
 from train.config import Checkpoint, Config, Data
-from train.data import Arrays
+from train.data import Arrays, classes
 from train.evaluate import main
-from train.evaluation import classes, models, real, report
+from train.evaluation import models, real, report
 from train.evaluation.options import parse
 from train.evaluation.predictions import Predictions
 from train.evaluation.run import _line

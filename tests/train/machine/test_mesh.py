@@ -72,6 +72,20 @@ def test_eight_devices_do_what_one_does(one, model, tmp_path, fsdp):
     check(run, one, devices=8, processes=1, fsdp=fsdp)
 
 
+@pytest.mark.slow
+def test_several_labels_a_teacher_and_adapters_on_a_mesh(tmp_path):
+    """A device keeps a quarter of what is trained and of what stays beside adapters, and all of the teacher."""
+    runs = []
+    for devices, fsdp in ((1, 1), (8, 4)):
+        out = tmp_path / f"{devices}.npz"
+        runs.append(result(out, start(out, "--model=test_vit2", "--taught", f"--devices={devices}", f"--fsdp={fsdp}")))
+    one, eight = runs
+    assert np.abs(eight["losses"] / one["losses"] - 1).max() <= 1e-12
+    assert {key.rsplit("/", 1)[-1] for key in one if key.startswith("ema/")} == {"lora_a", "lora_b", "kernel", "bias"}
+    for key in (key for key in one if "/" in key):
+        assert np.abs(eight[key] - one[key]).max() <= 1e-10 * np.abs(one[key]).max(), key
+
+
 def test_two_processes_do_what_one_does(one, model, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -110,7 +124,7 @@ def test_only_parameters_are_gathered(name, fsdp, parts, backend):
     else:
         assert gathered
         assert set(gathered) <= set(shapes)
-        assert gathered.total() <= shapes.total()  # each parameter once
+        assert gathered.total() <= 2 * shapes.total()  # each parameter once forward, once backward
 
 
 def test_meshes_that_cannot_be_made():

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from train.plan.program import operations
+from train.plan.program import _bytes, operations
 
 MODULE = """HloModule jit_f, is_scheduled=true
 
@@ -29,6 +29,21 @@ def test_kernels_of_a_gpu():
     x, k, y = 2 * 8 * 4, 2 * 4 * 2, 2 * 8 * 2
     expected = [("loop_add_fusion", 2 * x), ("__cublas$lt$matmul", x + k + y), ("loop_multiply_fusion", 2 * y)]
     assert [(o.kind, o.moved) for o in operations(MODULE)] == expected
+
+
+MANY = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (x: f32[16]) -> (f32[4], f32[4]) {
+  %x = f32[16]{0} parameter(0)
+  %y = f32[16]{0} parameter(1)
+  ROOT %r = (f32[4]{0}, /*index=1*/f32[4]{0}) reduce-scatter(%x, /*index=1*/%y), dimensions={0}, to_apply=%add
+}
+"""
+
+
+def test_operands_that_are_counted_in_comments():
+    (scatter,) = operations(MANY)
+    assert scatter.sent(4) == 2 * 64 * 3 / 4
 
 
 LOOP = """HloModule jit_f, is_scheduled=true
@@ -54,7 +69,20 @@ def test_loops_exchanges_and_fast_memory():
     reduce, gather, near = operations(LOOP)
     assert (reduce.name, reduce.times, reduce.sent(4)) == ("all-reduce", 1, 2 * 64 * 3 / 4)
     assert (gather.name, gather.times, gather.sent(4)) == ("all-gather", 3, 3 * 256 * 3 / 4)
-    assert (near.moved, near.sent(4)) == (64, 0)
+    assert (near.moved, near.sent(4)) == (4 * 128, 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "far"),
+    [
+        ("bf16[8,56,56,64]{3,0,2,1:T(8,128)(2,1)}", 2 * 8 * 56 * 56 * 128),
+        ("bf16[3,56,64]{1,2,0:T(8,128)(2,1)}", 2 * 3 * 128 * 64),
+        ("(f32[5]{0:T(128)}, f32[]{:T(128)}, f32[5,7]{1,0})", 4 * (128 + 1 + 35)),
+        ("f32[64]{0:T(128)S(1)}", 0),
+    ],
+)
+def test_a_tpu_stores_whole_tiles(shape, far):
+    assert _bytes(shape)[0] == far
 
 
 def test_a_program_of_this_version():

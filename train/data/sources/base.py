@@ -21,7 +21,8 @@ class Example(TypedDict):
 
     # the bytes of an image file, or an array `(height, width)` or `(height, width, channels)` of uint8
     image: bytes | np.ndarray
-    label: int  # which of the source's `class_names`
+    # which of the source's `class_names`; of several labels, int8 `(classes,)`: 1, 0, or -1 where it is not known
+    label: int | np.ndarray
     index: int  # place in the source
     key: str  # a name for people, such as "cat/0001.jpg"
 
@@ -33,6 +34,7 @@ class Source(abc.ABC):
     """
 
     class_names: tuple[str, ...]  # by label
+    several = False  # may an image have several labels?
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -57,7 +59,7 @@ class Source(abc.ABC):
         return self[index]["key"]
 
     def labels(self) -> np.ndarray | None:
-        """All labels `(images,)`, or None if all images would have to be read for it."""
+        """All labels, `(images,)` or of several `(images, classes)`; None if all images would have to be read."""
         return None
 
     def weights(self) -> np.ndarray | None:
@@ -79,7 +81,7 @@ class Selection(Source):
     def __init__(self, parts: Sequence[tuple[Source, np.ndarray]]):
         self._parts = tuple(parts)
         self._starts = np.cumsum([0] + [len(rows) for _, rows in parts])
-        self.class_names = parts[0][0].class_names
+        self.class_names, self.several = parts[0][0].class_names, parts[0][0].several
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -125,17 +127,20 @@ class Selection(Source):
 
 
 class Arrays(Source):
-    """Images in memory: uint8 `(images, height, width, channels)`, of 1 or 3 channels."""
+    """Images in memory: uint8 `(images, height, width, channels)`, of 1 or 3 channels; labels as `Source.labels`."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]):
-        self._images, self._labels, self.class_names = images, labels.astype(np.int32), class_names
+        self.several = labels.ndim == 2
+        labels = labels.astype(np.int8 if self.several else np.int32)
+        self._images, self._labels, self.class_names = images, labels, class_names
         self._fingerprint = digest([*class_names, self._images, self._labels])
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": self._images[index], "label": int(self._labels[index]), "index": index, "key": self.key(index)}
+        label = label_at(self._labels, index)
+        return {"image": self._images[index], "label": label, "index": index, "key": self.key(index)}
 
     def key(self, index: int) -> str:
         return f"[{index}]"
@@ -147,49 +152,90 @@ class Arrays(Source):
         return self._fingerprint
 
 
+class Around(Source):
+    """A source of which something is changed."""
+
+    def __init__(self, source: Source):
+        self._source, self.class_names, self.several = source, source.class_names, source.several
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[index]
+
+    def require(self) -> None:
+        self._source.require()
+
+    def look(self, index: int) -> None:
+        self._source.look(index)
+
+    def key(self, index: int) -> str:
+        return self._source.key(index)
+
+    def labels(self) -> np.ndarray | None:
+        return self._source.labels()
+
+    def weights(self) -> np.ndarray | None:
+        return self._source.weights()
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+
+class Weighed(Around):
+    """A source whose images are to be taken as often as their weights say, `(images,)`."""
+
+    def __init__(self, source: Source, weights: np.ndarray):
+        super().__init__(source)
+        self._weights = weights
+
+    def weights(self) -> np.ndarray:
+        return self._weights
+
+    def fingerprint(self) -> str:
+        return digest([self._source.fingerprint(), self._weights])
+
+
+class Relabelled(Around):
+    """A source with its classes in the order of `class_names`, among others that it has no images of.
+
+    A source whose classes are numbers means places in `class_names`. A class that is not known is a ValueError.
+    """
+
+    def __init__(self, source: Source, class_names: Sequence[str]):
+        own = source.class_names
+        if own == tuple(map(str, range(len(own)))) and not set(own) & set(class_names):
+            own = tuple(class_names[: len(own)]) + own[len(class_names) :]
+        super().__init__(source)
+        self._new, self.class_names = labels_of(own, class_names)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._source[index]
+        return {**example, "label": self._of(example["label"])}
+
+    def _of(self, labels: Any) -> Any:
+        """Labels of the source as labels of this one; a class that it does not know is on no image."""
+        if not self.several:
+            return self._new[labels] if isinstance(labels, np.ndarray) else int(self._new[labels])
+        found = np.zeros((*labels.shape[:-1], len(self.class_names)), np.int8)
+        found[..., self._new] = labels
+        return found
+
+    def labels(self) -> np.ndarray | None:
+        labels = self._source.labels()
+        return None if labels is None else self._of(labels)
+
+    def fingerprint(self) -> str:
+        return digest([self._source.fingerprint(), *self.class_names, self._new])
+
+
 def select(splits: Mapping[str, Source], spec: str) -> Source:
     """The images that a specification such as "train[:99%]" means (see `slices.parse`)."""
     parts = slices.parse(spec, {name: len(source) for name, source in splits.items()})
     if len(parts) == 1 and len(parts[0][1]) == len(splits[parts[0][0]]):
         return splits[parts[0][0]]
     return Selection([(splits[name], np.arange(rows.start, rows.stop)) for name, rows in parts])
-
-
-def stratify(source: Source, share: float) -> tuple[Source, Source]:
-    """All but a share of the images of each class, and that share; at least one image of a class stays.
-
-    Which ones follows from their names, not from their order, so that it is the same everywhere.
-
-    Raises:
-        ValueError: the labels cannot be had without reading all images, or no class has enough images.
-    """
-    labels = source.labels()
-    if labels is None:
-        example = "data.train_split=train[:90%] and data.val_split=train[90%:]"
-        raise ValueError(f"there is no split to test on. Name one: for example {example}.")
-    second = held_out(labels, [source.key(index) for index in range(len(source))], share)
-    if not second.any():
-        raise ValueError(
-            f"data.val_share={share} of {len(source)} images in {len(source.class_names)} classes is not one image; "
-            "give more images or a larger share."
-        )
-    return Selection([(source, np.flatnonzero(~second))]), Selection([(source, np.flatnonzero(second))])
-
-
-def held_out(labels: np.ndarray, keys: Sequence[str], share: float) -> np.ndarray:
-    """Which images a share of each class is, `(images,)` bool; it follows from their names. One of a class stays."""
-    return by_chance(labels, keys, lambda size: min(round(share * size), size - 1))
-
-
-def by_chance(labels: np.ndarray, keys: Sequence[str], count: Callable[[int], int]) -> np.ndarray:
-    """Some images of each class, `count(its size)` of them, `(images,)` bool; which ones follows from their names."""
-    chances = np.array([_chance(key) for key in keys])
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        rows = rows[np.argsort(chances[rows], kind="stable")]
-        chosen[rows[: count(len(rows))]] = True
-    return chosen
 
 
 def labels_of(classes: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -249,8 +295,13 @@ def _class_of(value: Any, row: int, where: Callable[[int], str]) -> str | int:
         return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else str(value)
-    several = " Several labels an image are not supported yet." if isinstance(value, list | tuple) else ""
+    several = " For several labels an image set data.multi_label=true." if isinstance(value, list | tuple) else ""
     raise ValueError(f"{where(row)}: found {value!r:.60}, expected the name or the number of one class.{several}")
+
+
+def label_at(labels: np.ndarray, index: int) -> int | np.ndarray:
+    """The label of one image, or its row of several."""
+    return labels[index] if labels.ndim == 2 else int(labels[index])
 
 
 def nfc(name: str) -> str:
@@ -269,10 +320,6 @@ def brief(names: Sequence[str], count: int = 5) -> str:
     """The first few of many names, for a message of one line and of bearable length."""
     shown = ", ".join(cut(one_line(name), 300) for name in names[:count])
     return shown + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-def _chance(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:7])
 
 
 def digest(parts: Iterable[str | bytes | np.ndarray]) -> str:

@@ -12,7 +12,7 @@ from nfjax.early import ARCHIVES
 from nfjax.images import identify, image_suffixes, passed_over, walk
 from nfjax.tables import Strings
 from port.paths import no_folder, open_regular
-from train.data.sources.base import Example, Source, Splits, brief, digest, labels_of, nfc
+from train.data.sources.base import Example, Source, Splits, brief, digest, label_at, labels_of, nfc
 from train.data.sources.packed import Members, Packed, images_in
 from train.data.sources.slices import shared_start, usual
 
@@ -33,7 +33,7 @@ class Files(Source):
         class_names: tuple[str, ...],
         sizes: np.ndarray | None = None,
     ):
-        self.root, self.class_names = root, class_names
+        self.root, self.class_names, self.several = root, class_names, labels.ndim == 2
         self._paths, self._labels = Strings(paths), labels
         sizes = np.zeros(0, np.int64) if sizes is None else sizes
         self._fingerprint = digest([*class_names, "\0".join(paths), labels, sizes])
@@ -44,7 +44,7 @@ class Files(Source):
     def __getitem__(self, index: int) -> Example:
         key = self._paths[index]
         with open_regular(os.path.join(self.root, key)) as file:
-            return {"image": file.read(), "label": int(self._labels[index]), "index": index, "key": key}
+            return {"image": file.read(), "label": label_at(self._labels, index), "index": index, "key": key}
 
     def look(self, index: int) -> None:
         identify(os.path.join(self.root, self._paths[index]))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from port.paths import open_regular
-from train.data.sources.base import Example, Selection, Source, Splits, digest, labels_of_column
+from train.data.sources import several
+from train.data.sources.base import Example, Selection, Source, Splits, digest, label_at, labels_of_column
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 
@@ -20,6 +21,7 @@ class HubSplit(Source):
 
         self._rows = split.select_columns([input_key]).cast_column(input_key, datasets.Image(decode=False))
         self._name, self._input_key, self._labels, self.class_names = name, input_key, labels, class_names
+        self.several = labels.ndim == 2
         self._fingerprint = digest([name, *class_names, labels, str(split.info.version), str(split.info.dataset_name)])
 
     def __len__(self) -> int:
@@ -31,7 +33,7 @@ class HubSplit(Source):
         if not data:
             with open_regular(image["path"]) as file:
                 data = file.read()
-        return {"image": data, "label": int(self._labels[index]), "index": index, "key": self.key(index)}
+        return {"image": data, "label": label_at(self._labels, index), "index": index, "key": self.key(index)}
 
     def key(self, index: int) -> str:
         return f"{self._name}[{index}]"
@@ -44,7 +46,11 @@ class HubSplit(Source):
 
 
 def open_hfds(
-    name: str, root: Path | None = None, input_key: str | None = None, target_key: str | None = None
+    name: str,
+    root: Path | None = None,
+    input_key: str | None = None,
+    target_key: str | None = None,
+    multi_label: bool = False,
 ) -> Splits:
     """The splits of a data set.
 
@@ -54,6 +60,7 @@ def open_hfds(
         root: where downloads are kept; None for the library's own place.
         input_key: the column with the image; None for the first there is of `IMAGE_COLUMNS`.
         target_key: the column with the label; None for the first there is of `LABEL_COLUMNS`.
+        multi_label: several labels an image, as `several.of_table` reads them; their columns may be sequences.
 
     Raises:
         ValueError: the library is not installed, or there are no such columns.
@@ -71,6 +78,8 @@ def open_hfds(
         found = {"train": found}
     features = next(iter(found.values())).features
     image = _column(features, "data.input_key", input_key, IMAGE_COLUMNS)
+    if multi_label:
+        return _several(found, name, image, target_key)
     label = _column(features, "data.target_key", target_key, LABEL_COLUMNS)
     named = isinstance(features[label], datasets.ClassLabel)  # for which -1 says that a label was kept secret
     values = {split: list(rows.with_format(None)[label][:]) for split, rows in found.items()}
@@ -96,6 +105,28 @@ def open_hfds(
             whole = HubSplit(found[split], split, image, column, known)
             splits[split] = Selection([(whole, np.array(rows))]) if secret else whole
     return Splits(splits, notes)
+
+
+def _several(found: Any, name: str, image: str, target_key: str | None) -> Splits:
+    """The splits of a data set whose images have several labels."""
+    parts, sizes = list(found), [len(rows) for rows in found.values()]
+    features = next(iter(found.values())).features
+    one = next((column for column in several.COLUMNS if column in features), None) if target_key is None else target_key
+    wanted = [one] if one is not None and one in features else [column for column in features if column != image]
+    if target_key is not None and target_key not in features:
+        wanted = [column for column in features if column in {part.strip() for part in target_key.split(",")}]
+    plain = {split: rows.with_format(None) for split, rows in found.items()}
+    table: dict[str, Any] = {
+        column: [value for rows in plain.values() for value in rows[column][:]] for column in wanted
+    }
+    inner: Any = getattr(features.get(one), "feature", None)
+    if one is not None and hasattr(inner, "names"):
+        labels, known = several.of_lists(table[one], lambda row: f"hfds, row {row + 1} of {one}", inner.names)
+    else:
+        labels, known = several.of_table(table, Path(f"hfds/{name}"), target_key, ())
+    own = dict(zip(parts, np.split(labels, np.cumsum(sizes)[:-1]), strict=True))
+    splits = {split: HubSplit(found[split], split, image, own[split], known) for split in parts if len(own[split])}
+    return Splits(splits, several.notes(own))
 
 
 def _column(columns: Iterable[str], option: str, name: str | None, usual: tuple[str, ...]) -> str:

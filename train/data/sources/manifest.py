@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from nfjax.tables import PATH_COLUMNS, Table, column, read_table
-from port.paths import no_file
+from port.paths import no_file, no_folder
 from port.text import counted, cut, one_line
-from train.data.sources.around import Weighed
-from train.data.sources.base import Source, Splits, labels_of_column
+from train.data.sources import several
+from train.data.sources.base import Source, Splits, Weighed, labels_of_column
 from train.data.sources.folder import Files
 from train.data.sources.packed import Packed
 from train.data.sources.parquet import bytes_in, unpacked
@@ -20,7 +20,11 @@ LABEL_COLUMNS = ("label", "class", "target")
 
 
 def open_manifest(
-    file: Path, input_key: str | None = None, target_key: str | None = None, weight_key: str | None = None
+    file: Path,
+    input_key: str | None = None,
+    target_key: str | None = None,
+    weight_key: str | None = None,
+    multi_label: bool = False,
 ) -> Splits:
     """The splits of a table of image files.
 
@@ -35,6 +39,7 @@ def open_manifest(
             parquet file; None for the first of `nfjax.many.inputs.IMAGE_COLUMNS`.
         target_key: the column of labels; None for the first there is of `LABEL_COLUMNS`.
         weight_key: the column that says how often an image is to be taken, relative to others; None for all alike.
+        multi_label: several labels an image, as `several.of_table` reads them.
 
     Raises:
         FileNotFoundError: there is no such file, or the first image is not where it should be.
@@ -43,11 +48,32 @@ def open_manifest(
     """
     if not file.is_file():
         raise FileNotFoundError(f"data.root: {no_file(file)}")
-    table = read_table(file, "data.root=")
-    images = bytes_in(file, input_key)
-    paths = [] if images else [str(path) for path in column(table, file, "data.input_key", input_key, PATH_COLUMNS)[1]]
-    name, values = column(table, file, "data.target_key", target_key, LABEL_COLUMNS)
-    labels, known = labels_of_column(values, lambda row: f"{file}, row {row + 1} of {name}")
+    return _splits(read_table(file, "data.root="), file, input_key, target_key, weight_key, multi_label)
+
+
+def open_folder_of_tables(root: Path, input_key: str | None = None, target_key: str | None = None) -> Splits:
+    """The splits of a folder of images with several labels, which a table in it tells; likewise."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"data.root: {no_folder(root)}")
+    return _splits(*several.table_of_folder(root), input_key, target_key, None, multi_label=True)
+
+
+def _splits(
+    table: Table,
+    file: Path,
+    input_key: str | None,
+    target_key: str | None,
+    weight_key: str | None,
+    multi_label: bool,
+) -> Splits:
+    images = bytes_in(file, input_key) if file.is_file() else None
+    place, values = ("image", []) if images else column(table, file, "data.input_key", input_key, PATH_COLUMNS)
+    paths = [str(value) for value in values]
+    if multi_label:
+        labels, known = several.of_table(table, file, target_key, (input_key or place, "split", weight_key or ""))
+    else:
+        name, values = column(table, file, "data.target_key", target_key, LABEL_COLUMNS)
+        labels, known = labels_of_column(values, lambda row: f"{file}, row {row + 1} of {name}")
     if paths and not (first := file.parent / paths[0]).is_file():
         what = one_line(f"{file}: the first image, {first}, is")
         if first.exists():
@@ -73,6 +99,9 @@ def open_manifest(
             keys = [f"{file.name}#{row}" for row in rows]
             own = Packed([blob[0]], np.zeros(len(rows)), blob[1][rows], keys, labels[rows], known)
         found[str(name)] = own if weights is None else Weighed(own, weights[rows])
+    if multi_label:
+        of = {str(name): labels[[row for row, split in enumerate(splits) if split == name]] for name in found}
+        found.notes = tuple(several.notes(of))
     return found
 
 

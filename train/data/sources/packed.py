@@ -12,7 +12,7 @@ from nfjax.archives import Place, members, read, require_sound
 from nfjax.images import identify
 from nfjax.tables import Strings
 from port.paths import open_regular
-from train.data.sources.base import Example, Source, digest
+from train.data.sources.base import Example, Source, digest, label_at
 
 BEGINNING = 2**18  # bytes in which an image file tells what it is, most often
 Members = dict[str, Place]  # by name
@@ -26,7 +26,7 @@ class Packed(Source):
         which: the file of each image, `(images,)`.
         places: where in it, `(images, 5)`: the numbers of `nfjax.archives.Place`.
         keys: names of the images.
-        labels: `(images,)` int32.
+        labels: as `Source.labels`.
         class_names: by label.
     """
 
@@ -41,6 +41,7 @@ class Packed(Source):
     ):
         self._files, self._which, self._places = list(files), which.astype(np.int32), places.astype(np.int64)
         self._keys, self._labels, self.class_names = Strings(keys), labels, class_names
+        self.several = labels.ndim == 2
         self._fingerprint = digest([*class_names, self._keys.digest(), labels, self._places[:, 2]])
 
     def __len__(self) -> int:
@@ -59,7 +60,7 @@ class Packed(Source):
     def __getitem__(self, index: int) -> Example:
         return {
             "image": self._read(index),
-            "label": int(self._labels[index]),
+            "label": label_at(self._labels, index),
             "index": index,
             "key": self.key(index),
         }

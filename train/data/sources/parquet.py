@@ -19,12 +19,7 @@ from port.text import one_line
 
 def bytes_in(file: Path, input_key: str | None) -> ParquetImages | None:
     """The images in a parquet file; None if it has their paths."""
-    if file.suffix.lower() != ".parquet":
-        return None
-    try:
-        images = open_file(file, input_key)
-    except ValueError as error:
-        raise ValueError(str(error).replace("--column", "data.input_key")) from None
+    images = open_file(file, input_key) if file.suffix.lower() == ".parquet" else None
     return images if isinstance(images, ParquetImages) else None
 
 

@@ -6,10 +6,11 @@ import numpy as np
 
 from nfjax.labels import CLASS_COUNTS, class_names, label_names, synsets
 from nfjax.models.base import ImageModel
+from nfjax.onnx.reading import OnnxModel
 from train.data.sources.base import brief
 
 
-def outputs(classes: Sequence[str], model: ImageModel, *, in_order: bool = False) -> np.ndarray:
+def outputs(classes: Sequence[str], model: ImageModel | OnnxModel, *, in_order: bool = False) -> np.ndarray:
     """The model's output for each class of a data set.
 
     Classes are found by name, in whatever order and however many of the model's they are. A model's names are those of
@@ -49,7 +50,7 @@ def outputs(classes: Sequence[str], model: ImageModel, *, in_order: bool = False
     )
 
 
-def display_names(classes: Sequence[str], model: ImageModel, places: np.ndarray) -> list[str]:
+def display_names(classes: Sequence[str], model: ImageModel | OnnxModel, places: np.ndarray) -> list[str]:
     """A name for each output, for people: the model's own, or where it has none the data set's, or its number."""
     names = list(label_names(model) or map(str, range(model.num_classes)))
     if label_names(model) is None:
@@ -58,7 +59,7 @@ def display_names(classes: Sequence[str], model: ImageModel, places: np.ndarray)
     return names
 
 
-def _names(model: ImageModel) -> list[tuple[str, ...]]:
+def _names(model: ImageModel | OnnxModel) -> list[tuple[str, ...]]:
     """What the outputs may be called, in order."""
     own, count = model.data_config.label_names, model.num_classes
     imagenet = [synsets(count), class_names(count)] if count in CLASS_COUNTS else []

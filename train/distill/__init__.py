@@ -1,0 +1,1 @@
+"""A teacher, whose outputs for the same images are targets too."""
