@@ -257,6 +257,10 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
         )
     if options.resume_timm is not None and options.weights_key is not None:
         raise ValueError("model.resume_timm takes both of its file's weights, raw and averaged: leave out weights_key.")
+    if options.resume_timm is not None and (options.head_init_scale, options.head_init_bias) != (None, None):
+        raise ValueError(
+            "model.resume_timm takes its file's classifier: leave out model.head_init_scale and model.head_init_bias."
+        )
     weights: Any = None if options.resume_timm else options.weights  # the loop puts that file's in
     if weights is not None and (readable(weights) / "checkpoints").is_dir():
         weights = run_weights(readable(weights))

@@ -7,7 +7,13 @@ from PIL import Image
 
 from nfjax.augment.resize import resize_part
 
+CROP_MODES = ("rrc", "rkrc", "rkrr")
 CHANCE = 0.5  # of another scale, and of another aspect ratio
+
+
+def drawn(resample: tuple[Image.Resampling, ...], rng: np.random.Generator) -> Image.Resampling:
+    """One of them; no random number is taken where there is one alone."""
+    return resample[rng.integers(len(resample))] if len(resample) > 1 else resample[0]
 
 
 def keep_ratio(
@@ -37,8 +43,7 @@ def keep_ratio(
     logs = math.log(ratio[0]), math.log(ratio[1])
     wider = math.sqrt(math.exp(rng.uniform(*logs))) if rng.random() < CHANCE else 1.0
     new = max(1, round(height * larger / wider / fit)), max(1, round(width * larger * wider / fit))
-    chosen = resample[rng.integers(len(resample))] if len(resample) > 1 else resample[0]
-    resized = np.asarray(resize_part(pixels, (0, 0, width, height), new, chosen))
+    resized = np.asarray(resize_part(pixels, (0, 0, width, height), new, drawn(resample, rng)))
     for axis in (0, 1):
         resized = _cut_or_pad(resized, axis, size[axis], centred, rng)
     return Image.fromarray(resized)

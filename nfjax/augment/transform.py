@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nfjax.augment import ops
-from nfjax.augment.crops import keep_ratio
+from nfjax.augment.crops import CROP_MODES, drawn, keep_ratio
 from nfjax.augment.options import Augment
 from nfjax.augment.policies import Policy, create_policy
 from nfjax.augment.resize import Box, resize_part
@@ -49,17 +49,15 @@ class TrainTransform:
             nfjax.images.ImageError: neither a PIL image nor such an array, or pixels that have no agreed scale.
         """
         pixels = _checked(image, self.mode) if isinstance(image, np.ndarray) else np.asarray(convert(image, self.mode))
-        if self.augment.train_crop_mode != "rrc" and not self.augment.no_aug:
-            a, centred = self.augment, self.augment.train_crop_mode == "rkrc"
-            kept = keep_ratio(pixels, self.size, a.scale, a.ratio, self.resample, centred, rng)
-            return np.asarray(self._change(kept, rng)).reshape(*self.size, -1)
-        height, width = pixels.shape[:2]
-        box = 0, 0, width, height
-        if not self.augment.no_aug:
-            box = random_box(width, height, self.augment.scale, self.augment.ratio, rng)
-        resample = self.resample[rng.integers(len(self.resample))] if len(self.resample) > 1 else self.resample[0]
-        resized = resize_part(pixels, box, self.size, resample)
-        if not self.augment.no_aug:
+        augment, (height, width) = self.augment, pixels.shape[:2]
+        if augment.no_aug or augment.train_crop_mode == "rrc":
+            ranges = augment.scale, augment.ratio
+            box = (0, 0, width, height) if augment.no_aug else random_box(width, height, *ranges, rng)
+            resized = resize_part(pixels, box, self.size, drawn(self.resample, rng))
+        else:
+            centred = augment.train_crop_mode == "rkrc"
+            resized = keep_ratio(pixels, self.size, augment.scale, augment.ratio, self.resample, centred, rng)
+        if not augment.no_aug:
             resized = self._change(resized, rng)
         return np.asarray(resized).reshape(*self.size, -1)
 
@@ -211,8 +209,7 @@ def _augment(options: dict[str, Any], interpolation: str) -> Augment:
     known = ["random", *INTERPOLATIONS]
     if augment.interpolation not in known:
         raise ValueError(f"interpolation={augment.interpolation!r} is not known; choose one of {', '.join(known)}.")
-    if augment.train_crop_mode not in ("rrc", "rkrc", "rkrr"):
-        raise ValueError(f"train_crop_mode={augment.train_crop_mode!r} is not known; choose one of rrc, rkrc, rkrr.")
+    require_name("train_crop_mode", augment.train_crop_mode, CROP_MODES)
     for name in ("hflip", "vflip", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob"):
         value = getattr(augment, name)
         if value is not None and not 0 <= value <= 1:

@@ -69,9 +69,9 @@ KINDS: dict[str, Kind] = {
     "rmsproptf": Kind(lambda s: scale_by_rms_tf(s.eps), eps=1e-10, decay="coupled", late_momentum=True),
     "lion": Kind(lambda s: optax.scale_by_lion(*s.betas), betas=(0.9, 0.99)),
     "muon": Kind(lambda s: _muon(s, nesterov=False), eps=1e-7, betas=(0.9, 0.95)),
+    "nmuon": Kind(lambda s: _muon(s, nesterov=True), eps=1e-7, betas=(0.9, 0.95)),
     "adopt": Kind(lambda s: _adopt(*s.betas, s.eps), eps=1e-6, betas=(0.9, 0.9999), decay="coupled"),
     "adanw": Kind(lambda s: scale_by_adan(*s.betas, s.eps), betas=(0.98, 0.92), adaptive=True),
-    "nmuon": Kind(lambda s: _muon(s, nesterov=True), eps=1e-7, betas=(0.9, 0.95)),
 }
 
 

@@ -61,17 +61,20 @@ def scale_by_nadam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
     return optax.GradientTransformation(adam.init, update)
 
 
-class AdanState(NamedTuple):
-    """Running averages of gradients, of their differences and of squares, and the last gradient."""
+THIRD = 0.99  # of Adan's betas, that of the squares
 
-    mean: Params
+
+class AdanState(NamedTuple):
+    """Running averages of gradients, of their differences and of squares, and the last gradient, negated."""
+
+    mu: Params
     difference: Params
-    square: Params
-    last: Params
+    nu: Params
+    negated: Params
     count: Any
 
 
-def scale_by_adan(b1: float, b2: float, eps: float, b3: float = 0.99) -> optax.GradientTransformation:
+def scale_by_adan(b1: float, b2: float, eps: float, b3: float = THIRD) -> optax.GradientTransformation:
     """Momentum that looks ahead by the change of the gradient (2208.06677; timm `Adan`).
 
     optax's takes 1 - b2 of the difference, where the paper, whose betas are ours from 1, takes b2.
@@ -83,19 +86,19 @@ def scale_by_adan(b1: float, b2: float, eps: float, b3: float = 0.99) -> optax.G
 
     def update(grads: Params, state: AdanState, params: Params | None = None) -> tuple[Params, AdanState]:
         first = state.count == 0
-        change = {path: jnp.where(first, 0, grad - state.last[path]) for path, grad in grads.items()}
+        change = {path: jnp.where(first, 0, grad + state.negated[path]) for path, grad in grads.items()}
         ahead = {path: grad + b2 * change[path] for path, grad in grads.items()}
         count = optax.safe_increment(state.count)
         moments = (
-            optax.tree.update_moment(grads, state.mean, b1, 1),
+            optax.tree.update_moment(grads, state.mu, b1, 1),
             optax.tree.update_moment(change, state.difference, b2, 1),
-            optax.tree.update_moment(ahead, state.square, b3, 2),
+            optax.tree.update_moment(ahead, state.nu, b3, 2),
         )
         mean, difference, square = (
             optax.tree.bias_correction(moment, beta, count) for moment, beta in zip(moments, (b1, b2, b3), strict=True)
         )
         found = {path: (mean[path] + b2 * difference[path]) / (jnp.sqrt(square[path]) + eps) for path in grads}
-        return found, AdanState(*moments, grads, count)
+        return found, AdanState(*moments, {path: -grad for path, grad in grads.items()}, count)
 
     return optax.GradientTransformation(init, update)
 

@@ -57,16 +57,11 @@ def test_decoupled_decay_is_timms(name, x64):
 
 
 def test_lookahead_is_timms(x64):
-    optim = Optim("momentum", weight_decay=0.05, lookahead=0.5, lookahead_steps=2)
-    patched = functools.partial(timm_lookahead(), k=2)
-    with mock.patch("timm.optim._optim_factory.Lookahead", patched):
-        compare("test_vit3", optim, "lookahead_momentum")
-
-
-def timm_lookahead():
     from timm.optim.lookahead import Lookahead
 
-    return Lookahead
+    optim = Optim("momentum", weight_decay=0.05, lookahead=0.5, lookahead_steps=2)
+    with mock.patch("timm.optim._optim_factory.Lookahead", functools.partial(Lookahead, k=2)):
+        compare("test_vit3", optim, "lookahead_momentum")
 
 
 @pytest.mark.parametrize("network", list(NETWORKS)[2:])
