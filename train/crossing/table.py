@@ -76,7 +76,9 @@ ROWS: dict[str, Row] = {
     "adopt": Row(
         {"clip_exp": 0.333, "decoupled": False} | _PLAIN | _UP, _ADAM, ("clip_exp",), count="parameter"
     ),
-    "adanw": Row({"no_prox": True, "caution": False}, _ADAM, ("no_prox",), count="group", betas=(THIRD,)),
+    "adanw": Row(
+        {"no_prox": True, "caution": False}, _ADAM, ("no_prox",), count="group", betas=(THIRD,), other={"foreach": None}
+    ),
     "lion": Row(_PLAIN | _UP, ("betas",), ("betas", "caution")),
     "muon": Row({"nesterov": False} | _MUON, ("momentum", *_ADAM), ("ns_steps",), "parameter", other=_MUON_OTHER),
     "nmuon": Row({"nesterov": True} | _MUON, ("momentum", *_ADAM), ("ns_steps",), "parameter", other=_MUON_OTHER),

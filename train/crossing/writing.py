@@ -151,7 +151,7 @@ def _optimizer(
     for group in groups:
         scale = {} if group.lr_scale is None else {"lr_scale": group.lr_scale}
         rates = {"lr": rate * (group.lr_scale or 1.0), "initial_lr": peak, "weight_decay": group.weight_decay} | scale
-        counts = ({COUNT: counted} if row.count == "group" else {}) | ({SLOW_COUNT: count} if optim.lookahead else {})
+        counts = ({COUNT: count} if row.count == "group" else {}) | ({SLOW_COUNT: count} if optim.lookahead else {})
         indices = list(range(start, start + len(group.paths)))
         rows.append({**rates, **own_settings(optim), **row.fixed, **row.other, **counts, "params": indices})
         start += len(group.paths)
