@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import secrets
 import socket
 import time
@@ -108,6 +109,7 @@ class Mlflow:
         with needed("mlflow", f"log.mlflow={experiment!r}"):
             import mlflow
             from mlflow.entities import Metric, Param
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own 7 are four minutes without training
         self._metric, self._error, self._client = Metric, mlflow.exceptions.MlflowException, mlflow.MlflowClient()
         with self._as_os_error():
             found = self._client.get_experiment_by_name(experiment)

@@ -197,6 +197,7 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", module)
     monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
     monkeypatch.setattr(Client, "calls", calls := [])
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     (tmp_path / "config.json").write_text(json.dumps({"seed": 3, "optim": {f"x{i}": i for i in range(150)}}))
     log, said = Log(tensorboard=False, mlflow="flowers"), []
     for _ in range(2):
