@@ -25,6 +25,8 @@ class Model:
         weights_key: which weights of a training checkpoint: "state_dict" for the raw ones; None for the averaged ones.
         resume_timm: a training checkpoint of timm's train.py that a new run continues, instead of beginning with
             `weights`: weights, optimiser, moving average, epoch. Once the run has checkpoints of its own, those count.
+        head_init_scale: factor on the classifier's first weights; None for 1.
+        head_init_bias: what its first biases are instead; None to leave them.
         num_classes: outputs; None for as many as the data set has.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block.
@@ -36,6 +38,8 @@ class Model:
     weights: str | None = None
     weights_key: str | None = None
     resume_timm: Annotated[str, Length(1, 4096)] | None = None
+    head_init_scale: float | None = None
+    head_init_bias: float | None = None
     num_classes: Count | None = None
     drop_rate: ShareBelow1 = 0.0
     drop_path_rate: ShareBelow1 = 0.0
@@ -210,11 +214,15 @@ class Log:
         every_steps: steps between lines of metrics.jsonl.
         tensorboard: write TensorBoard's event files to WORKDIR/tensorboard as well.
         wandb: project of Weights & Biases to log to; None for none.
+        mlflow: experiment of MLflow, likewise.
+        trackio: project of trackio, likewise.
     """
 
     every_steps: Count = 10
     tensorboard: bool = True
     wandb: str | None = None
+    mlflow: str | None = None
+    trackio: str | None = None
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import optax
 from flax import nnx
 
 import nfjax
-from nfjax.params import split
+from nfjax.params import named_params, split
 from port.stores import readable
 from train.checkpoints.averages import run_weights
 from train.cli.mistakes import check
-from train.config import Config
+from train.config import Config, Model
 from train.data import Dataset, for_config
 from train.device.batch_transform import BatchTransform, make_batch_transform
 from train.device.normalize import Normalize
@@ -27,7 +28,7 @@ from train.machine.mesh import make_mesh, state_shardings
 from train.optim.lora import merged, scale_of, split_off
 from train.optim.losses import class_weights, make_loss
 from train.optim.optimizer import base_lr, make_optimizer
-from train.optim.parameters import BESIDE, Treatments, treatments
+from train.optim.parameters import BESIDE, CLASSIFIER, Treatments, treatments
 from train.optim.schedules import LearningRate, make_schedule
 from train.optim.state import Arrays, State
 
@@ -256,6 +257,10 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
         )
     if options.resume_timm is not None and options.weights_key is not None:
         raise ValueError("model.resume_timm takes both of its file's weights, raw and averaged: leave out weights_key.")
+    if options.resume_timm is not None and (options.head_init_scale, options.head_init_bias) != (None, None):
+        raise ValueError(
+            "model.resume_timm takes its file's classifier: leave out model.head_init_scale and model.head_init_bias."
+        )
     weights: Any = None if options.resume_timm else options.weights  # the loop puts that file's in
     if weights is not None and (readable(weights) / "checkpoints").is_dir():
         weights = run_weights(readable(weights))
@@ -272,9 +277,25 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
         seed=config.seed,
     )
     model.set_grad_checkpointing(options.grad_checkpointing)
+    _init_head(model, options)
     names = dataset.class_names if classes == dataset.num_classes else None
     # The trained weights belong to these images, not to those that the architecture was published with.
     tag = "wds" if config.data.name.startswith("wds/") else config.data.name  # a pattern of paths is none
     origin: dict[str, Any] = {"tag": tag, "hf_hub_id": None, "pool_size": None}
     model.data_config = dataclasses.replace(dataset.data_config, num_classes=classes, label_names=names, **origin)
     return model
+
+
+def _init_head(model: nfjax.ImageModel, options: Model) -> None:
+    """Change the classifier's first weights as `head_init_scale` and `head_init_bias` say (timm `train.py`)."""
+    if options.head_init_scale is None and options.head_init_bias is None:
+        return
+    for path, parameter in named_params(model).items():
+        if not re.fullmatch(CLASSIFIER, path):
+            continue
+        value = parameter.get_value()
+        if options.head_init_scale is not None:
+            value = value * jnp.asarray(options.head_init_scale, value.dtype)
+        if options.head_init_bias is not None and path.endswith("/bias"):
+            value = jnp.full_like(value, options.head_init_bias)
+        parameter.set_value(value)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 Fill = int | tuple[int, ...]
@@ -159,3 +160,24 @@ TRIVIAL_OPS = {
     "AutoContrast": Op(ImageOps.autocontrast),
     "Equalize": Op(ImageOps.equalize),
 }
+
+
+BLURS = (0.1, 2.0)  # standard deviations that are drawn from, in pixels (torchvision `GaussianBlur`)
+REACH = 11  # pixels that count on each side, as in timm's train script
+
+
+def blur_by_sums(image: Image.Image, sigma: float) -> Image.Image:
+    """Each pixel as the mean of those around it, weighted by a Gaussian; the edges reflect what is before them."""
+    weights = np.exp(-0.5 * (np.arange(-REACH, REACH + 1) / sigma) ** 2)
+    weights = (weights / weights.sum()).astype(np.float32)
+    pixels = np.asarray(image, np.float32)
+    for axis in (0, 1):
+        length, sides = pixels.shape[axis], [(0, 0)] * pixels.ndim
+        sides[axis] = REACH, REACH
+        padded = np.moveaxis(np.pad(pixels, sides, mode="reflect"), axis, 0)
+        total = np.zeros_like(padded[:length])
+        for start, weight in enumerate(weights):
+            if weight > 0:
+                total += weight * padded[start : start + length]
+        pixels = np.moveaxis(total, 0, axis)
+    return Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8))

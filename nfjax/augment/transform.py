@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nfjax.augment import ops
+from nfjax.augment.crops import CROP_MODES, drawn, keep_ratio
 from nfjax.augment.options import Augment
 from nfjax.augment.policies import Policy, create_policy
 from nfjax.augment.resize import Box, resize_part
@@ -48,13 +49,15 @@ class TrainTransform:
             nfjax.images.ImageError: neither a PIL image nor such an array, or pixels that have no agreed scale.
         """
         pixels = _checked(image, self.mode) if isinstance(image, np.ndarray) else np.asarray(convert(image, self.mode))
-        height, width = pixels.shape[:2]
-        box = 0, 0, width, height
-        if not self.augment.no_aug:
-            box = random_box(width, height, self.augment.scale, self.augment.ratio, rng)
-        resample = self.resample[rng.integers(len(self.resample))] if len(self.resample) > 1 else self.resample[0]
-        resized = resize_part(pixels, box, self.size, resample)
-        if not self.augment.no_aug:
+        augment, (height, width) = self.augment, pixels.shape[:2]
+        if augment.no_aug or augment.train_crop_mode == "rrc":
+            ranges = augment.scale, augment.ratio
+            box = (0, 0, width, height) if augment.no_aug else random_box(width, height, *ranges, rng)
+            resized = resize_part(pixels, box, self.size, drawn(self.resample, rng))
+        else:
+            centred = augment.train_crop_mode == "rkrc"
+            resized = keep_ratio(pixels, self.size, augment.scale, augment.ratio, self.resample, centred, rng)
+        if not augment.no_aug:
             resized = self._change(resized, rng)
         return np.asarray(resized).reshape(*self.size, -1)
 
@@ -71,6 +74,8 @@ class TrainTransform:
             image = color_jitter(image, self.jitter, rng)
         if augment.grayscale_prob > 0 and rng.random() < augment.grayscale_prob:
             image = ops.grayscale(image)
+        if augment.gaussian_blur_prob > 0 and rng.random() <= augment.gaussian_blur_prob:
+            image = ops.blur_by_sums(image, rng.uniform(*ops.BLURS))
         return image
 
 
@@ -204,7 +209,8 @@ def _augment(options: dict[str, Any], interpolation: str) -> Augment:
     known = ["random", *INTERPOLATIONS]
     if augment.interpolation not in known:
         raise ValueError(f"interpolation={augment.interpolation!r} is not known; choose one of {', '.join(known)}.")
-    for name in ("hflip", "vflip", "color_jitter_prob", "grayscale_prob"):
+    require_name("train_crop_mode", augment.train_crop_mode, CROP_MODES)
+    for name in ("hflip", "vflip", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob"):
         value = getattr(augment, name)
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}={value}; expected a probability from 0 to 1.")

@@ -19,7 +19,7 @@ def config(name: str, fsdp: int, parts: int):
         data=c.Data(batch_size=16, image_size=32, shift=1),
         augment=c.Augment(auto_augment="rand-m9-mstd0.5-inc1", on_device=True),
         mix=c.Mix(mixup=0.8, cutmix=1.0, mixup_mode="pair", reprob=0.5),
-        optim=c.Optim(lr=0.05, clip_mode="agc", clip_grad=0.015, weight_decay=1e-2),
+        optim=c.Optim(lr=0.05, clip_mode="agc", clip_grad=0.015, weight_decay=1e-2, lookahead=0.5),
         schedule=c.Schedule(warmup_epochs=0.1),
         ema=c.Ema(decay=0.9),
         mesh=c.Mesh(fsdp=fsdp),

@@ -49,7 +49,7 @@ class Empty:
     """`torch.empty(1)`."""
 
     def __init__(self, rng):
-        self.uniform_ = rng.uniform
+        self.uniform_ = lambda *bounds: np.float64(rng.uniform(*bounds))
 
 
 def posterize(image, bits, pillows=ImageOps.posterize):

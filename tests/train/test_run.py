@@ -342,6 +342,20 @@ def test_starting_from_another_run(whole):
     assert all(start[key].tobytes() == end[key].tobytes() for key in end)
 
 
+@pytest.mark.parametrize("name", ["test_vit2", "test_nfnet"])
+def test_the_first_weights_of_the_classifier(name):
+    """As timm's train.py changes them."""
+    fresh, changed = (
+        nfjax.state_dict(build(tiny(model=c.Model(name, **options))).model)
+        for options in ({}, {"head_init_scale": 0.25, "head_init_bias": -2.0})
+    )
+    differing = {key for key in fresh if fresh[key].tobytes() != changed[key].tobytes()}
+    weight, bias = sorted(key for key in fresh if key.startswith("head."))[::-1]
+    assert differing == {weight, bias}
+    np.testing.assert_array_equal(changed[weight], 0.25 * fresh[weight])
+    assert set(changed[bias]) == {-2}
+
+
 def test_parts_of_a_batch_add_up_to_it(x64):
     """Without random choices, a step in parts is the step of the whole batch."""
     results = []
@@ -395,6 +409,7 @@ def test_recomputation_saves_memory():
         ({"mesh": c.Mesh(fsdp=3)}, r"mesh\.fsdp=3 must be the number of devices, 2"),
         ({"optim": c.Optim(freeze=("steem/.*",))}, r"matches no parameter.*patch_embed/"),
         ({"model": c.Model(weights="nowhere.safetensors")}, "nowhere.safetensors"),
+        ({"model": c.Model(resume_timm="last.pth.tar", head_init_bias=-2.0)}, r"leave out model\.head_init_scale and"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_computed(tmp_path, changes, message):

@@ -10,15 +10,20 @@ from nfjax.models.options import shown
 from port.errors import WeightsFileError, check_strict, listed
 from port.text import one_line
 from port.unwrap import is_array, kind_of, state_in
-from train.config import Config
+from train.config import Config, Optim
 from train.crossing.order import Group, timm_groups
-from train.crossing.table import COUNT, FIELDS, FREE, ROUTE, ROWS, leaf, own_settings
+from train.crossing.table import COUNT, FIELDS, FREE, ROUTE, ROWS, SLOW_COUNT, leaf, own_settings, timm_name
 from train.optim.optimizer import base_lr
 
 CLOSE = 1e-6  # of settings: they may have been computed in another order
 # The fields that settings are of, where they have another name.
-NAMES = {"initial_lr": "lr", "lr_scale": "layer_decay"}
-ALIASES = {"nesterov": "sgd"}  # timm has two names for one optimiser
+NAMES = {
+    "initial_lr": "lr",
+    "lr_scale": "layer_decay",
+    "lookahead_alpha": "lookahead",
+    "lookahead_k": "lookahead_steps",
+}
+ALIASES = {"nesterov": "sgd", "lookahead_nesterov": "lookahead_sgd"}  # timm has two names for one optimiser
 
 
 def read_moments(
@@ -38,7 +43,7 @@ def read_moments(
         ValueError: it is of another optimiser or other settings, or has a state that ours has not.
     """
     groups, states = _parts(found, source)
-    _require_optimizer(config.optim.name, groups, opt, source)
+    _require_optimizer(config.optim, groups, opt, source)
     expected = timm_groups(config.optim, order)
     sizes, planned = [len(group["params"]) for group in groups], [len(group.paths) for group in expected]
     if sizes != planned:
@@ -55,9 +60,11 @@ def read_moments(
         )
     owner = {path: index for group, own in pairs for index, path in zip(group["params"], own.paths, strict=True)}
     state = {path: states.get(owner[path], {}) for path in order}
-    arrays = _arrays(config.optim.name, state, like, source)
     counting = any(leaf(target)[0] == "count" for target in like)
-    return arrays, _count(ROWS[config.optim.name].count, groups, state, source) if counting else None
+    count = _count(config.optim, groups, state, source) if counting else None
+    if config.optim.lookahead and (count or 0) < config.optim.lookahead_steps:  # there are no slow weights yet
+        like = {target: value for target, value in like.items() if leaf(target)[0] != "slow"}
+    return _arrays(config.optim.name, state, like, source), count
 
 
 def _parts(found: Any, source: str) -> tuple[list[Any], dict[int, dict[str, Any]]]:
@@ -73,12 +80,14 @@ def _parts(found: Any, source: str) -> tuple[list[Any], dict[int, dict[str, Any]
     return groups, {key: {k: v for k, v in value.items() if v is not None} for key, value in states.items()}
 
 
-def _require_optimizer(name: str, groups: Sequence[Any], opt: Any, source: str) -> None:
-    known = isinstance(opt, str)
-    marked = all(mark in group for mark in ROWS[name].marks for group in groups)
+def _require_optimizer(optim: Optim, groups: Sequence[Any], opt: Any, source: str) -> None:
+    known, name = isinstance(opt, str), timm_name(optim)
+    marks = (*ROWS[optim.name].marks, *((SLOW_COUNT,) if optim.lookahead else ()))
+    marked = all(mark in group for mark in marks for group in groups)
     if ALIASES.get(opt.lower(), opt.lower()) != name if known else not marked:
         theirs = f"of {one_line(opt)[:40]}" if known else f"none of {name}"
-        raise ValueError(f"{source}: the optimiser's state is {theirs}, and optim.name is {name}.")
+        ours = f"optim.name is {optim.name}{f', with optim.lookahead={optim.lookahead}' if optim.lookahead else ''}"
+        raise ValueError(f"{source}: the optimiser's state is {theirs}, and {ours}.")
 
 
 def _wrong_settings(config: Config, group: Mapping[Any, Any], expected: Group) -> Iterator[str]:
@@ -143,13 +152,14 @@ def _arrays(name: str, state: Mapping[str, Any], like: Mapping[str, Any], source
     return arrays
 
 
-def _count(where: str, groups: Sequence[Any], state: Mapping[str, Any], source: str) -> int | None:
+def _count(optim: Optim, groups: Sequence[Any], state: Mapping[str, Any], source: str) -> int | None:
     """The steps that the optimiser has done; None where it does not count."""
     adams = [values for values in state.values() if not values.get(ROUTE)]
-    places = {"group": groups, "parameter": adams, "": []}[where]
-    if absent := [i for i, place in enumerate(places) if COUNT not in place]:
-        raise ValueError(f"{source}: its optimiser has no {COUNT} in {len(absent)} of {len(places)} places.")
-    values = {f"{COUNT} {i}": place[COUNT] for i, place in enumerate(places)}
+    places = [(place, COUNT) for place in {"group": groups, "parameter": adams, "": []}[ROWS[optim.name].count]]
+    places += [(group, SLOW_COUNT) for group in groups if optim.lookahead]
+    if absent := [key for place, key in places if key not in place]:
+        raise ValueError(f"{source}: its optimiser has no {absent[0]} in {len(absent)} of {len(places)} places.")
+    values = {f"{key} {i}": place[key] for i, (place, key) in enumerate(places)}
     tensors = state_in(tensors, source) if (tensors := {k: v for k, v in values.items() if is_array(v)}) else {}
     counts = {array.item() if array.size == 1 else -1 for array in tensors.values()}
     counts |= {value if isinstance(value, int | float) else -1 for key, value in values.items() if key not in tensors}

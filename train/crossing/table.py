@@ -7,6 +7,7 @@ from typing import Any
 
 from train.config import Config, Optim
 from train.optim.optimizer import base_lr, settings
+from train.optim.transforms import THIRD
 
 # What an optimiser remembers of a parameter: ours, the field of an optax state, and torch's.
 FIELDS = {
@@ -15,8 +16,12 @@ FIELDS = {
     "mu": "exp_avg",
     "nu": "exp_avg_sq",
     "square": "square_avg",
+    "difference": "exp_avg_diff",
+    "negated": "neg_pre_grad",
+    "slow": "lookahead_slow_buff",
 }
 COUNT = "step"  # torch's `count`, of each parameter or of each group
+SLOW_COUNT = "lookahead_step"  # likewise that of lookahead, of each group
 ROUTE = "use_muon"  # timm's note which half of Muon a parameter belongs to
 
 
@@ -27,6 +32,7 @@ class Row:
     Attributes:
         fixed: settings of torch's parameter groups that are built into ours.
         own: those that the config has, of momentum, betas and eps.
+        betas: those of torch's that the config has not, after its two.
         marks: settings by which its groups are told from those of others, where nothing names the optimiser.
         count: where torch counts steps: "parameter", "group" or "", nowhere.
         sign: of torch's `momentum_buffer` relative to ours.
@@ -38,6 +44,7 @@ class Row:
     marks: tuple[str, ...]
     count: str = ""
     sign: int = 1
+    betas: tuple[float, ...] = ()
     other: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -66,6 +73,12 @@ ROWS: dict[str, Row] = {
     "nadamw": Row({"clipping_threshold": None} | _PLAIN | _UP, _ADAM, ("caution", "eps"), count="parameter"),
     "lamb": Row(_LAMB | _PLAIN, _ADAM, ("trust_clip",), count="group"),
     "rmsproptf": Row(_RMS | _PLAIN, ("momentum", "eps"), ("lr_in_momentum",), count="parameter", sign=-1),
+    "adopt": Row(
+        {"clip_exp": 0.333, "decoupled": False} | _PLAIN | _UP, _ADAM, ("clip_exp",), count="parameter"
+    ),
+    "adanw": Row(
+        {"no_prox": True, "caution": False}, _ADAM, ("no_prox",), count="group", betas=(THIRD,), other={"foreach": None}
+    ),
     "lion": Row(_PLAIN | _UP, ("betas",), ("betas", "caution")),
     "muon": Row({"nesterov": False} | _MUON, ("momentum", *_ADAM), ("ns_steps",), "parameter", other=_MUON_OTHER),
     "nmuon": Row({"nesterov": True} | _MUON, ("momentum", *_ADAM), ("ns_steps",), "parameter", other=_MUON_OTHER),
@@ -74,7 +87,7 @@ ROWS: dict[str, Row] = {
 # Settings of groups that decide how something is computed, not what; or that are compared by themselves.
 FREE = {
     *("params", "lr", "initial_lr", "lr_scale", "weight_decay"),
-    *("foreach", "fused", "capturable", "differentiable", "max_lr_snapshot", COUNT),
+    *("foreach", "fused", "capturable", "differentiable", "max_lr_snapshot", COUNT, SLOW_COUNT),
 }
 
 # Options of timm's train.py, in its `args`, and the fields that mean the same.
@@ -87,17 +100,22 @@ ARGS = {
     "lr_cycle_decay": "schedule.cycle_decay", "model_ema_decay": "ema.decay", "model_ema_warmup": "ema.warmup",
     "clip_grad": "optim.clip_grad", "clip_mode": "optim.clip_mode", "smoothing": "loss.smoothing",
     "drop": "model.drop_rate", "drop_path": "model.drop_path_rate", "mixup": "mix.mixup", "cutmix": "mix.cutmix",
-    "reprob": "mix.reprob",
+    "reprob": "mix.reprob", "decay_milestones": "schedule.milestones", "lr_k_decay": "schedule.k_decay",
+    "train_crop_mode": "augment.train_crop_mode", "gaussian_blur_prob": "augment.gaussian_blur_prob",
 }  # fmt: skip
 # When those mean something that do not always.
 USED: dict[str, Callable[[Config], bool]] = {
     "decay_epochs": lambda config: config.schedule.name in ("step", "wsd"),
-    "decay_rate": lambda config: config.schedule.name == "step",
+    "decay_rate": lambda config: config.schedule.name in ("step", "multistep"),
+    "decay_milestones": lambda config: config.schedule.name == "multistep",
+    "lr_k_decay": lambda config: config.schedule.name in ("cosine", "poly") and config.schedule.k_decay != 1,
     **dict.fromkeys(
         ("lr_cycle_mul", "lr_cycle_decay", "lr_cycle_limit"), lambda config: config.schedule.cycle_limit > 1
     ),
     **dict.fromkeys(("model_ema_decay", "model_ema_warmup"), lambda config: config.ema.decay > 0),
     **dict.fromkeys(("clip_grad", "clip_mode"), lambda config: config.optim.clip_grad is not None),
+    "train_crop_mode": lambda config: config.augment.train_crop_mode != "rrc" and not config.augment.no_aug,
+    "gaussian_blur_prob": lambda config: config.augment.gaussian_blur_prob > 0 and not config.augment.no_aug,
 }
 
 
@@ -110,6 +128,7 @@ def require_counterpart(config: Config) -> None:
         "optim.decoupled_decay": optim.decoupled_decay,
         "optim.decay_rule='deepmind'": optim.decay_rule != "timm",
         "schedule.name='plateau'": config.schedule.name == "plateau",
+        "schedule.milestones between epochs": any(epoch % 1 for epoch in config.schedule.milestones),
     }
     if found := [field for field, value in without.items() if value]:
         raise ValueError(
@@ -120,26 +139,37 @@ def require_counterpart(config: Config) -> None:
 
 def own_settings(optim: Optim) -> dict[str, Any]:
     """The settings that the config has, under torch's names."""
-    values = settings(optim, {})
-    return {name: getattr(values, name) for name in ROWS[optim.name].own}
+    values, row = settings(optim, {}), ROWS[optim.name]
+    found = {name: getattr(values, name) for name in row.own}
+    if row.betas:
+        found["betas"] = (*values.betas, *row.betas)
+    slow = {"lookahead_alpha": optim.lookahead, "lookahead_k": optim.lookahead_steps}
+    return found | slow if optim.lookahead else found
+
+
+def timm_name(optim: Optim) -> str:
+    """What timm calls an optimiser."""
+    return f"lookahead_{optim.name}" if optim.lookahead else optim.name
 
 
 def options(config: Config) -> dict[str, Any]:
     """`ARGS` as timm's train.py would be given them, those that mean something."""
     used = [name for name in ARGS if name not in USED or USED[name](config)]
     found = {name: _field(config, ARGS[name]) for name in used}
-    return found | ({"sched": "poly", "decay_rate": 1.0} if config.schedule.name == "linear" else {})
+    power = {"linear": 1.0, "poly": config.schedule.power}.get(config.schedule.name)
+    return found if power is None else found | {"sched": "poly", "decay_rate": power}
 
 
 def optimizer_options(config: Config) -> dict[str, Any]:
     """The options of timm's train.py that make the optimiser of the config."""
     optim, own = config.optim, own_settings(config.optim)
     found: dict[str, Any] = {
-        "opt": optim.name,
+        "opt": timm_name(optim),
         "lr": base_lr(optim, config.data.batch_size),
         "weight_decay": optim.weight_decay,
     }
     found |= {"momentum": optim.momentum, "layer_decay": optim.layer_decay}
+    found |= {"layer_decay_min_scale": optim.layer_decay_min_scale} if optim.layer_decay_min_scale else {}
     found |= {f"opt_{name}": own[name] for name in ("betas", "eps") if name in own}
     return {name: value for name, value in found.items() if value is not None}
 

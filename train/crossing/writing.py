@@ -25,6 +25,7 @@ from train.crossing.table import (
     FIELDS,
     ROUTE,
     ROWS,
+    SLOW_COUNT,
     leaf,
     optimizer_options,
     options,
@@ -126,14 +127,13 @@ def _optimizer(
     config: Config, order: Sequence[str], arrays: Mapping[str, np.ndarray], step: int, per_epoch: int
 ) -> Any:
     """`state_dict()` of torch's optimiser."""
-    row, groups = ROWS[config.optim.name], timm_groups(config.optim, order)
+    optim = config.optim
+    row, groups = ROWS[optim.name], timm_groups(optim, order)
     state: dict[str, dict[str, Any]] = {path: {} for path in order}
-    count = step
+    count = next((int(array) for name, array in arrays.items() if leaf(name)[0] == "count"), step)
     for name, array in arrays.items():
         field, path = leaf(name)
-        if field == "count":
-            count = int(array)
-        elif field in FIELDS:
+        if field in FIELDS and not (field == "slow" and count < optim.lookahead_steps):
             key = FIELDS[field]
             (state[path][key],) = port.to_timm({path: array * row.sign if key == "momentum_buffer" else array}).values()
     counted = np.array(count, np.float32)
@@ -142,7 +142,7 @@ def _optimizer(
             values[ROUTE] = "momentum_buffer" in values
         if row.count == "parameter" and not values.get(ROUTE):
             values[COUNT] = counted
-    peak = base_lr(config.optim, config.data.batch_size)
+    peak = base_lr(optim, config.data.batch_size)
     schedule = make_schedule(config.schedule, lr=peak, epochs=config.epochs, steps_per_epoch=per_epoch)
     with jax.enable_x64(True):
         rate = float(schedule(jnp.int32(step)))
@@ -151,9 +151,9 @@ def _optimizer(
     for group in groups:
         scale = {} if group.lr_scale is None else {"lr_scale": group.lr_scale}
         rates = {"lr": rate * (group.lr_scale or 1.0), "initial_lr": peak, "weight_decay": group.weight_decay} | scale
-        counts = {COUNT: counted} if row.count == "group" else {}
+        counts = ({COUNT: count} if row.count == "group" else {}) | ({SLOW_COUNT: count} if optim.lookahead else {})
         indices = list(range(start, start + len(group.paths)))
-        rows.append({**rates, **own_settings(config.optim), **row.fixed, **row.other, **counts, "params": indices})
+        rows.append({**rates, **own_settings(optim), **row.fixed, **row.other, **counts, "params": indices})
         start += len(group.paths)
     position = {path: index for index, path in enumerate(path for group in groups for path in group.paths)}
     return {"state": {position[path]: values for path, values in state.items() if values}, "param_groups": rows}

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jaxtyping import Array, Float
 
 from port.messages import require_name
@@ -15,8 +16,10 @@ from train.optim.parameters import Treatments
 from train.optim.state import Params, Scalar
 from train.optim.transforms import (
     add_decay,
+    lookahead,
     momentum,
     partition,
+    scale_by_adan,
     scale_by_lamb,
     scale_by_muon,
     scale_by_nadam,
@@ -48,6 +51,10 @@ class Kind:
     late_momentum: bool = False  # momentum sums up updates that are already multiplied by the learning rate
 
 
+def _adopt(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    return optax.contrib.scale_by_adopt(b1, b2, eps, clip_value_fn=lambda step: step**0.333)  # as timm's clip_exp
+
+
 def _muon(s: Settings, nesterov: bool) -> optax.GradientTransformation:
     adam = scale_by_nadam if nesterov else optax.scale_by_adam
     return partition(suits_muon, scale_by_muon(s.momentum, s.eps, nesterov), adam(*s.betas, s.eps))
@@ -63,6 +70,8 @@ KINDS: dict[str, Kind] = {
     "lion": Kind(lambda s: optax.scale_by_lion(*s.betas), betas=(0.9, 0.99)),
     "muon": Kind(lambda s: _muon(s, nesterov=False), eps=1e-7, betas=(0.9, 0.95)),
     "nmuon": Kind(lambda s: _muon(s, nesterov=True), eps=1e-7, betas=(0.9, 0.95)),
+    "adopt": Kind(lambda s: _adopt(*s.betas, s.eps), eps=1e-6, betas=(0.9, 0.9999), decay="coupled"),
+    "adanw": Kind(lambda s: scale_by_adan(*s.betas, s.eps), betas=(0.98, 0.92), adaptive=True),
 }
 
 
@@ -137,6 +146,7 @@ def _chain(optim: Optim, treatments: Treatments) -> optax.GradientTransformation
         _descend(scale),
         momentum(optim.momentum) if kind.late_momentum else optax.identity(),
         _shrink(decay, scale) if decoupled else optax.identity(),
+        lookahead(optim.lookahead, optim.lookahead_steps) if optim.lookahead else optax.identity(),
     )
 
 

@@ -107,7 +107,7 @@ def treatments(optim: Optim, params: Any) -> dict[str, Treatment]:
         group = groups[path]
         decay = optim.weight_decay if decays[path] else 0.0
         result[path] = Treatment(
-            lr_scale=ratio ** (last - layer[path]) * group.lr_scale,
+            lr_scale=max(optim.layer_decay_min_scale, ratio ** (last - layer[path])) * group.lr_scale,
             weight_decay=decay if group.weight_decay is None else group.weight_decay,
             frozen=group.frozen or path in frozen,
             layer=layer[path],

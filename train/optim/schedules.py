@@ -13,9 +13,11 @@ from train.config import Schedule
 from train.optim.state import Scalar, Step
 
 # From progress in [0, 1) through a cycle to the share of the way from `min_lr` to the peak.
-CYCLES: dict[str, Callable[[Scalar], Scalar]] = {
-    "cosine": lambda progress: 0.5 * (1 + jnp.cos(jnp.pi * progress)),
-    "linear": lambda progress: 1 - progress,
+CYCLES: dict[str, Callable[[Scalar, Schedule], Scalar]] = {
+    "cosine": lambda progress, s: 0.5 * (1 + jnp.cos(jnp.pi * progress**s.k_decay)),
+    "linear": lambda progress, s: 1 - progress,
+    "poly": lambda progress, s: (1 - progress**s.k_decay) ** s.power,
+    "tanh": lambda progress, s: jax.nn.sigmoid(14 - 20 * progress),  # half of 1 - tanh from -7 to 3
 }
 
 
@@ -37,6 +39,7 @@ class LearningRate:
     config: Schedule
     lr: float  # its peak
     period: int  # steps to a unit of time
+    epochs: int  # of the run, without those that the schedule adds
     main: float  # time of the schedule without what is added to it
     warmup: float  # time of the warm-up
     decay: float  # time between two decays of "step", or of the decay of "wsd"
@@ -58,13 +61,18 @@ class LearningRate:
                 value = jnp.asarray(self.lr, float)
             case "step":
                 value = self._steps(time)
+            case "multistep":
+                value = self._multisteps(time)
             case "wsd":
                 value = self._wsd(time)
             case _:
                 value = self._cycles(time)
         if not self.warmup:
             return value
-        return jnp.where(time < self.warmup, start + time * ((self.lr - start) / self.warmup), value)
+        top: Any = self.lr
+        if self.config.name == "tanh" and not self.config.warmup_prefix:  # where its curve is by then, as in timm
+            top = self._cycles(jnp.asarray(self.warmup, float))
+        return jnp.where(time < self.warmup, start + time * ((top - start) / self.warmup), value)
 
     def evaluated(self, plateau: Any, metric: Scalar, step: Step) -> Any:
         """The plateau after an evaluation, whose metric is better the larger it is; those in the warm-up do not count.
@@ -95,12 +103,19 @@ class LearningRate:
         end = jnp.asarray(np.cumsum(length), float)
         cycle = jnp.sum(time >= end)
         progress = 1 + (time - end[cycle]) / jnp.asarray(length, float)[cycle]
-        value = c.min_lr + (jnp.asarray(peak, float)[cycle] - c.min_lr) * CYCLES[c.name](progress)
+        value = c.min_lr + (jnp.asarray(peak, float)[cycle] - c.min_lr) * CYCLES[c.name](progress, c)
         return jnp.where(cycle < c.cycle_limit, value, c.min_lr)
 
     def _steps(self, time: Scalar) -> Scalar:
         time = time - self.warmup if self.config.warmup_prefix else time
         return self.lr * self.config.decay_rate ** (time // self.decay)
+
+    def _multisteps(self, time: Scalar) -> Scalar:
+        """timm counts a milestone from the unit of time before it, unlike torch."""
+        time = time - self.warmup if self.config.warmup_prefix else time
+        unit = self.main / self.epochs
+        past = jnp.sum(jnp.asarray(self.config.milestones, float) * unit <= time + 1)
+        return self.lr * self.config.decay_rate**past
 
     def _wsd(self, time: Scalar) -> Scalar:
         """Stable, then down by one minus the root of the progress through the decay (2405.18392)."""
@@ -118,6 +133,13 @@ def make_schedule(schedule: Schedule, *, lr: float, epochs: int, steps_per_epoch
     if schedule.name == "step" and schedule.decay_epochs < 1:
         raise ValueError(
             f"schedule.decay_epochs={schedule.decay_epochs}; expected at least 1 for schedule.name='step'."
+        )
+    if bool(schedule.milestones) != (schedule.name == "multistep") or list(schedule.milestones) != sorted(
+        schedule.milestones
+    ):
+        raise ValueError(
+            f"schedule.milestones={schedule.milestones} and schedule.name={schedule.name!r}; expected epochs in rising "
+            "order for 'multistep', and none for others."
         )
     if epochs < 1 or steps_per_epoch < 1:
         raise ValueError(f"a schedule needs epochs and steps; found epochs={epochs}, {steps_per_epoch} steps each.")
@@ -139,4 +161,4 @@ def make_schedule(schedule: Schedule, *, lr: float, epochs: int, steps_per_epoch
     else:
         length = main + prefix
     total = math.floor(length / unit) * steps_per_epoch  # whole epochs, as timm's loop
-    return LearningRate(schedule, lr, steps_per_epoch // unit, main, warmup, decay, total)
+    return LearningRate(schedule, lr, steps_per_epoch // unit, epochs, main, warmup, decay, total)

@@ -61,6 +61,78 @@ def scale_by_nadam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
     return optax.GradientTransformation(adam.init, update)
 
 
+THIRD = 0.99  # of Adan's betas, that of the squares
+
+
+class AdanState(NamedTuple):
+    """Running averages of gradients, of their differences and of squares, and the last gradient, negated."""
+
+    mu: Params
+    difference: Params
+    nu: Params
+    negated: Params
+    count: Any
+
+
+def scale_by_adan(b1: float, b2: float, eps: float, b3: float = THIRD) -> optax.GradientTransformation:
+    """Momentum that looks ahead by the change of the gradient (2208.06677; timm `Adan`).
+
+    optax's takes 1 - b2 of the difference, where the paper, whose betas are ours from 1, takes b2.
+    """
+
+    def init(params: Params) -> AdanState:
+        zeros = optax.tree.zeros_like(params)
+        return AdanState(zeros, zeros, zeros, zeros, jnp.zeros((), jnp.int32))
+
+    def update(grads: Params, state: AdanState, params: Params | None = None) -> tuple[Params, AdanState]:
+        first = state.count == 0
+        change = {path: jnp.where(first, 0, grad + state.negated[path]) for path, grad in grads.items()}
+        ahead = {path: grad + b2 * change[path] for path, grad in grads.items()}
+        count = optax.safe_increment(state.count)
+        moments = (
+            optax.tree.update_moment(grads, state.mu, b1, 1),
+            optax.tree.update_moment(change, state.difference, b2, 1),
+            optax.tree.update_moment(ahead, state.nu, b3, 2),
+        )
+        mean, difference, square = (
+            optax.tree.bias_correction(moment, beta, count) for moment, beta in zip(moments, (b1, b2, b3), strict=True)
+        )
+        found = {path: (mean[path] + b2 * difference[path]) / (jnp.sqrt(square[path]) + eps) for path in grads}
+        return found, AdanState(*moments, {path: -grad for path, grad in grads.items()}, count)
+
+    return optax.GradientTransformation(init, update)
+
+
+class LookaheadState(NamedTuple):
+    """Slow weights, and how many steps there were."""
+
+    slow: Params
+    count: Any
+
+
+def lookahead(share: float, steps: int) -> optax.GradientTransformation:
+    """After every so many steps, slow weights go a share of the way to the trained ones, which go on from there.
+
+    The last transformation of a chain. The slow weights begin where the others are after the first `steps` (timm
+    `Lookahead`; the paper's begin where training does).
+    """
+
+    def init(params: Params) -> LookaheadState:
+        return LookaheadState(optax.tree.zeros_like(params), jnp.zeros((), jnp.int32))
+
+    def update(updates: Params, state: LookaheadState, params: Params | None = None) -> tuple[Params, LookaheadState]:
+        assert params is not None
+        count = optax.safe_increment(state.count)
+        now, first = count % steps == 0, count == steps
+        fast = {path: params[path] + update for path, update in updates.items()}
+        old = {path: jnp.where(first, fast[path], state.slow[path]) for path in fast}
+        slow = {path: jnp.where(now, old[path] + share * (fast[path] - old[path]), old[path]) for path in fast}
+        found = {path: jnp.where(now, slow[path] - params[path], update) for path, update in updates.items()}
+        return found, LookaheadState(slow, count)
+
+    return optax.GradientTransformation(init, update)
+
+
 class RmsState(NamedTuple):
     """Running averages of squared gradients."""
 

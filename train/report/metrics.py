@@ -1,30 +1,20 @@
-"""What a run measures, written where people look: metrics.jsonl, TensorBoard, Weights & Biases."""
+"""What a run measures, written where people look: metrics.jsonl, and the sinks that the config asks for."""
 
 import contextlib
 import json
 import math
 import os
-import secrets
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
 from train import config
 from train.report.screen import expendable
+from train.report.sinks import SINKS, TITLES, Sink
 
 FILE = "metrics.jsonl"
-
-
-class Sink(Protocol):
-    """Something that takes measurements."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def close(self, failed: bool) -> None: ...
 
 
 class Metrics:
@@ -54,11 +44,10 @@ class Metrics:
         # What the step `start` has been measured by already: a finished run that is started again adds nothing.
         self._known = [line.keys() - {"step"} for line in lines.at_start]
         try:
-            if log.tensorboard:
-                with expendable("TensorBoard", say):
-                    self._sinks.append(TensorBoard(workdir / "tensorboard", start))
-            if log.wandb is not None:
-                self._sinks.append(Wandb(workdir, log.wandb))
+            for field, make in SINKS.items():
+                if value := getattr(log, field):
+                    with expendable(TITLES[field], say):
+                        self._sinks.append(make(workdir, value, start))
         except BaseException:
             self._close(failed=True)
             raise
@@ -142,68 +131,3 @@ def _complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                 f"{path}, line {number} is {text[:60]!r}; expected a JSON object with the key step. "
                 "Repair the line or move the file away."
             )
-
-
-class TensorBoard:
-    """TensorBoard's event files, written without tensorflow; `tensorboard --logdir=RUNS` shows them."""
-
-    def __init__(self, folder: Path, start: int):
-        try:
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-            from tensorboard.compat.proto.summary_pb2 import Summary
-            from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError as error:
-            raise ImportError(
-                f"log.tensorboard needs tensorboard ({error}): pip install tensorboard, or set log.tensorboard=false."
-            ) from error
-        self._event, self._summary = Event, Summary
-        folder.mkdir(exist_ok=True)
-        # Files are read in the order of their names, so that a later one must have a name that is greater.
-        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
-        self._records = RecordWriter((folder / name).open("wb"))
-        self._write(file_version="brain.Event:2")
-        # Makes readers forget what the files before hold of later steps.
-        self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        tags = {f"test/{k.removeprefix('test_')}" if k.startswith("test_") else f"train/{k}": k for k in values}
-        scalars = [self._summary.Value(tag=tag, simple_value=values[key]) for tag, key in tags.items()]
-        self._write(step=step, summary=self._summary(value=scalars))
-
-    def _write(self, **fields: Any) -> None:
-        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
-        self._records.flush()
-
-    def close(self, failed: bool) -> None:
-        self._records.close()
-
-
-class Wandb:
-    """A run of Weights & Biases. Its id is kept in the work folder, so that a continued run goes on with the same one.
-
-    Weights & Biases itself ignores steps that it already has: what is computed again adds nothing.
-    """
-
-    def __init__(self, workdir: Path, project: str):
-        try:
-            import wandb
-        except ImportError as error:
-            remedy = "pip install wandb, or set log.wandb=none"
-            raise ImportError(f"log.wandb={project!r} needs wandb ({error}): {remedy}.") from error
-        identity, settings = workdir / "wandb_id", workdir / "config.json"
-        if not identity.exists():
-            identity.write_text(secrets.token_hex(4))
-        self._run = wandb.init(
-            project=project,
-            id=identity.read_text(),
-            name=workdir.name,
-            resume="allow",
-            dir=str(workdir),
-            config=json.loads(settings.read_text()) if settings.exists() else None,
-        )
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def close(self, failed: bool) -> None:
-        self._run.finish(exit_code=int(failed))

@@ -24,6 +24,7 @@ from port.atomic import replacing
 from port.text import read_json
 from train.config import Config
 from train.machine.processes import by_first_process
+from train.report.sinks import flat
 
 # Fields that may change when a run goes on: where it is computed and what is kept of it, not what it computes.
 FREE_FIELDS = (
@@ -100,8 +101,8 @@ def _claim(workdir: Path, config: dict[str, Any]) -> None:
     path = workdir / "config.json"
     if path.exists():
         # As they would be read back: lists for tuples. A run of an older version had what is the default now.
-        default, now = (_flat(json.loads(json.dumps(c))) for c in (dataclasses.asdict(Config()), config))
-        before = {key: default.get(key) for key in now} | _flat(read_json(path, dict, REMEDY))
+        default, now = (flat(json.loads(json.dumps(c))) for c in (dataclasses.asdict(Config()), config))
+        before = {key: default.get(key) for key in now} | flat(read_json(path, dict, REMEDY))
         # Whose learning rate knows of no end can be prolonged.
         free = FREE_FIELDS + ("|epochs" if now.get("schedule.name") == "constant" else "")
         changed = [
@@ -201,10 +202,3 @@ def _write(path: Path, content: Any) -> None:
     """As JSON, the file whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -110,6 +110,8 @@ OPTIONS = {
     "flips": {"hflip": 0.2, "vflip": 0.7, "color_jitter": None, "interpolation": "lanczos"},
     "colours": {"color_jitter": (0.4, 0.0, 0.2, 0.1), "color_jitter_prob": 0.6, "grayscale_prob": 0.3},
     "none": {"hflip": 0.0, "color_jitter": None},
+    "rkrc": {"train_crop_mode": "rkrc", "scale": (0.3, 1.0), "ratio": (0.5, 1.6)},
+    "rkrr": {"train_crop_mode": "rkrr", "scale": (0.3, 1.0), "ratio": (0.5, 1.6), "interpolation": "bicubic"},
     "wide": {"ratio": (3.0, 9.0), "color_jitter": (0.1, 1.5, 0.2)},  # no part fits: the centre
 } | {text: {"auto_augment": text, "interpolation": "bilinear"} for text in RAND + AUTO + AUGMIX}
 OPTIONS |= {f"{text} random": {"auto_augment": text, "color_jitter": 0.2} for text in (RAND[1], "3a", "v0")}
@@ -133,6 +135,25 @@ def test_transforms_equal_timms(options, photo):
             assert found.dtype == np.uint8
             np.testing.assert_array_equal(found, expected)
             assert own.random() == rng.random()  # no draw more and none less
+
+
+@pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.5,)])
+def test_blur_equals_torchvisions(photo, mean):
+    """To a level, where a sum in another order is rounded the other way; and draws no more and no less."""
+    options = {"gaussian_blur_prob": 0.7, "scale": (0.5, 1.0), "color_jitter": None}
+    ours = create_train_transform(48, mean=mean, **options)
+    theirs = timm.data.create_transform(
+        48, is_training=True, use_prefetcher=True, mean=mean, interpolation="random", **options
+    )
+    image, differences = photo.convert(ours.mode), []
+    for seed in range(6):
+        rng, own = np.random.default_rng(seed), np.random.default_rng(seed)
+        with replayed(rng):
+            expected = theirs(image).permute(1, 2, 0).numpy()
+        differences.append(np.abs(ours(image, own).astype(int) - expected))
+        assert own.random() == rng.random()
+    assert np.max(differences) <= 1
+    assert np.mean(differences) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["eca_nfnet_l0", "vit_medium_patch16_reg4_gap_256"])

@@ -57,6 +57,7 @@ def test_documentation_is_read_over_several_lines():
 
 def test_choices_are_the_tables_of_the_code():
     """Each `Literal` beside what the code knows."""
+    from nfjax.augment.crops import CROP_MODES as TRAIN_CROP_MODES
     from nfjax.images import INTERPOLATIONS
     from nfjax.transforms import CROP_MODES
     from train.distill.losses import KINDS as TEACHINGS
@@ -70,6 +71,7 @@ def test_choices_are_the_tables_of_the_code():
         "data.in_chans": (1, 3),
         "data.crop_mode": CROP_MODES,
         "data.interpolation": INTERPOLATIONS,
+        "augment.train_crop_mode": TRAIN_CROP_MODES,
         "augment.interpolation": ("random", *INTERPOLATIONS),
         "mix.mixup_mode": ("batch", "pair", "elem"),  # test_mix.py goes through them
         "mix.remode": ("const", "rand", "pixel"),  # likewise
@@ -78,7 +80,7 @@ def test_choices_are_the_tables_of_the_code():
         "optim.name": KINDS,
         "optim.decay_rule": WEIGHT_DECAY,
         "optim.clip_mode": MODES,
-        "schedule.name": (*CYCLES, "step", "wsd", "plateau", "constant"),  # test_schedules.py goes through them
+        "schedule.name": (*CYCLES, "step", "multistep", "wsd", "plateau", "constant"),  # likewise: test_schedules.py
         "checkpoint.metric": ("top1", "top5", "map", "f1", "loss"),
     }
     assert {path: field.choices for path, field in fields().items() if field.choices} == {

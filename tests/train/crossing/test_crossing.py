@@ -1,6 +1,7 @@
 """A change of framework in mid-run equals timm's run without a break: parameters, optimiser and average, in float64."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -45,18 +46,22 @@ def test_both_ways(name, tmp_path, x64, capsys):
         assert_same_run(tmp_path / "back.pth.tar", expected)
 
 
-@pytest.mark.parametrize("name", sorted(KINDS.keys() - RECIPES))
+@pytest.mark.parametrize("name", [*sorted(KINDS.keys() - RECIPES), "lookahead_lion", "lookahead_adamw"])
 def test_other_optimisers(name, tmp_path, x64, monkeypatch):
-    """Two steps with given gradients in each framework."""
+    """Two steps with given gradients in each framework; with lookahead, whose slow weights are there then, or not."""
     from timm.optim import muon
+    from timm.optim.lookahead import Lookahead
 
+    slow, _, optimiser = name.rpartition("_")
+    k = 2 if optimiser == "lion" else 3
+    monkeypatch.setattr("timm.optim._optim_factory.Lookahead", functools.partial(Lookahead, k=k))
     exact = muon.zeropower_via_newtonschulz  # which takes bfloat16
     monkeypatch.setattr(muon, "zeropower_via_newtonschulz", lambda *a, **k: exact(*a, **k, dtype=torch.float64))
     config = Config(
         epochs=2,
         model=Model("test_vit2", dtype="float64"),
         data=Data(image_size=SIZE, batch_size=ROWS),
-        optim=Optim(name, lr=1e-3, weight_decay=0.05),
+        optim=Optim(optimiser, lr=1e-3, weight_decay=0.05, lookahead=0.5 if slow else 0.0, lookahead_steps=k),
         schedule=Schedule("cosine", min_lr=1e-4),
     )
     options, start = SMALL["test_vit2"], random_state("test_vit2")

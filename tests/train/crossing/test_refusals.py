@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.helpers.crossing import ROWS, SIZE, SMALL, Ours, batches, random_state
-from train.config import Config, Data, Ema, Group, Model, Optim, Schedule
+from train.config import Augment, Config, Data, Ema, Group, Model, Optim, Schedule
 from train.crossing.moments import _require_optimizer
 from train.crossing.table import ROWS as OPTIMISERS
 from train.crossing.table import options
@@ -79,9 +79,14 @@ def test_what_is_said(case, tmp_path):
 
 def test_an_optimiser_of_two_names():
     group = dict.fromkeys(OPTIMISERS["sgd"].marks)
-    _require_optimizer("sgd", [group], "nesterov", "f")
+    _require_optimizer(Optim("sgd"), [group], "nesterov", "f")
     with pytest.raises(ValueError, match="is of momentum, and"):
-        _require_optimizer("sgd", [group], "momentum", "f")
+        _require_optimizer(Optim("sgd"), [group], "momentum", "f")
+    slow = Optim("sgd", lookahead=0.5)
+    _require_optimizer(slow, [group], "lookahead_nesterov", "f")
+    for opt, found in (("sgd", "of sgd"), (None, "none of lookahead_sgd")):
+        with pytest.raises(ValueError, match=rf"is {found}, and optim\.name is sgd, with optim\.lookahead=0\.5"):
+            _require_optimizer(slow, [group], opt, "f")
 
 
 def test_numbers_that_are_not_finite_are_told(case, tmp_path):
@@ -153,6 +158,11 @@ WRONG = {
     "precision": (double, {}, "is float64, more than float32"),
     "plateau": (lambda c: None, {"schedule": {"name": "plateau"}}, "schedule.name='plateau': timm's train.py has no"),
     "frozen": (lambda c: None, {"optim": {"freeze": ("head/.*",)}}, "optim.freeze: timm's train.py has no counterpart"),
+    "milestones": (
+        lambda c: None, {"schedule": {"name": "multistep", "milestones": (1.5,)}},
+        "schedule.milestones between epochs: timm's train.py has no counterpart",
+    ),
+    "slow": (lambda c: group(c, lookahead_alpha=0.5), {}, "lookahead_alpha=0.5, which adamw here has not"),
     "groups": (lambda c: None, {"optim": {"groups": (Group(".*"),)}}, "optim.groups: timm's"),
 }  # fmt: skip
 
@@ -212,6 +222,12 @@ def test_options_are_timms():
     assert (found["sched"], found["decay_rate"], found["lr_cycle_mul"]) == ("poly", 1.0, 2.0)
     assert (found["clip_grad"], found["clip_mode"]) == (1.0, "agc")
     assert "model_ema_decay" not in found
+    assert "lr_k_decay" not in options(Config(schedule=Schedule("linear", k_decay=2.0)))  # its poly would take it
+    poly = options(Config(schedule=Schedule("poly", power=2.0, k_decay=1.5), augment=Augment(train_crop_mode="rkrc")))
+    assert (poly["sched"], poly["decay_rate"], poly["lr_k_decay"]) == ("poly", 2.0, 1.5)
+    assert poly["train_crop_mode"] == "rkrc"
+    multistep = options(Config(schedule=Schedule("multistep", milestones=(2.0, 4.0), decay_rate=0.3)))
+    assert (multistep["decay_milestones"], multistep["decay_rate"]) == ((2.0, 4.0), 0.3)
     assert {"decay_epochs", "lr_cycle_mul"} & options(Config(schedule=Schedule("wsd"))).keys() == {"decay_epochs"}
 
 

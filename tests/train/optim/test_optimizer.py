@@ -96,7 +96,7 @@ def test_what_is_kept_lies_beside_the_parameters(name):
     state = jax.eval_shape(make_optimizer(optim, treatments(optim, params)).init, params)
     kept = [key_path[-1].key for key_path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.ndim]
     assert set(kept) == set(params)
-    moments = {"sgd": 1, "momentum": 1, "lion": 1, "muon": None, "nmuon": None}.get(name, 2)
+    moments = {"sgd": 1, "momentum": 1, "lion": 1, "muon": None, "nmuon": None, "adanw": 4}.get(name, 2)
     assert moments is None or len(kept) == moments * len(params)
 
 

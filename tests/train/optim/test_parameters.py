@@ -41,11 +41,12 @@ def test_tables_say_what_timm_does(name):
     for table in (UNIT_AXES, FSDP_AXES, LAYERS, *WEIGHT_DECAY.values()):
         assert assign(table, paths.values()).keys() == set(paths.values())
 
-    for layer_decay in (None, 0.75):
-        optimizer = create_optimizer_v2(theirs, "sgd", lr=1, weight_decay=0.05, layer_decay=layer_decay)
+    for layer_decay, least in ((None, 0.0), (0.75, 0.0), (0.75, 0.4)):
+        options = {"layer_decay": layer_decay, "layer_decay_min_scale": least}
+        optimizer = create_optimizer_v2(theirs, "sgd", lr=1, weight_decay=0.05, **options)
         decay = by_name(theirs, optimizer.param_groups, "weight_decay")
         scale = by_name(theirs, optimizer.param_groups, "lr_scale", 1.0)
-        ours = treatments(Optim(weight_decay=0.05, layer_decay=layer_decay), paths.values())
+        ours = treatments(Optim(weight_decay=0.05, **options), paths.values())
         assert {key: ours[path].weight_decay for key, path in paths.items()} == decay
         assert {key: ours[path].lr_scale for key, path in paths.items()} == pytest.approx(scale, rel=1e-15)
     assert len(set(scale.values())) > 3

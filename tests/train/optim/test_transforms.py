@@ -41,7 +41,8 @@ def test_steps_are_timms(name, x64):
 def test_steps_with_layer_decay_and_other_constants_are_timms(name, x64):
     betas, eps = (0.8, 0.98), 1e-4
     optim = Optim(name, weight_decay=0.05, layer_decay=0.6, momentum=0.8, betas=betas, eps=eps)
-    compare("test_nfnet", optim, layer_decay=0.6, betas=betas, eps=eps)
+    theirs = (*betas, 0.99) if name == "adanw" else betas
+    compare("test_nfnet", optim, layer_decay=0.6, betas=theirs, eps=eps)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
@@ -53,6 +54,14 @@ def test_steps_without_decay_are_timms(name, x64):
 def test_decoupled_decay_is_timms(name, x64):
     options = {"nesterov": False} if name == "momentum" else {}
     compare("test_vit3", Optim(name, weight_decay=0.05, decoupled_decay=True), DECOUPLED[name], **options)
+
+
+def test_lookahead_is_timms(x64):
+    from timm.optim.lookahead import Lookahead
+
+    optim = Optim("momentum", weight_decay=0.05, lookahead=0.5, lookahead_steps=2)
+    with mock.patch("timm.optim._optim_factory.Lookahead", functools.partial(Lookahead, k=2)):
+        compare("test_vit3", optim, "lookahead_momentum")
 
 
 @pytest.mark.parametrize("network", list(NETWORKS)[2:])

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import pytest
 
 from train.config import Log
-from train.report.metrics import JsonLines, Metrics, TensorBoard, read_metrics
+from train.report.metrics import JsonLines, Metrics, read_metrics
+from train.report.sinks import SINKS, TITLES, TensorBoard
 
 QUIET = Log(tensorboard=False)
 
@@ -156,12 +158,81 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     assert first["id"] == (tmp_path / "wandb_id").read_text()
 
 
-def test_wandb_is_imported_only_if_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
+def test_sinks_are_imported_only_if_asked_for(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     with Metrics(tmp_path, QUIET, 0):
         pass
-    with pytest.raises(ImportError, match=r"log\.wandb='flowers' needs wandb .*pip install wandb"):
-        Metrics(tmp_path, Log(tensorboard=False, wandb="flowers"), 0)
+    with pytest.raises(ImportError, match=rf"log\.{name}='flowers' needs {name} .*pip install {name}, or set .*=none"):
+        Metrics(tmp_path, Log(tensorboard=False, **{name: "flowers"}), 0)
+
+
+def test_every_sink_is_a_field():
+    assert SINKS.keys() == TITLES.keys() == vars(Log()).keys() - {"every_steps"}
+
+
+class Failure(Exception):
+    """MLflow's error."""
+
+
+class Client:
+    """MLflow's client, as far as it is documented and used."""
+
+    calls: ClassVar[list] = []
+
+    def __getattr__(self, name):
+        def call(*args, **options):
+            self.calls.append((name, args, options))
+            if name == "log_batch" and any(metric[1] == 13 for metric in options.get("metrics", ())):
+                raise Failure("the server has gone")
+            run = types.SimpleNamespace(info=types.SimpleNamespace(run_id="r1"))
+            return {"get_experiment_by_name": None, "create_experiment": "e1", "create_run": run}.get(name)
+
+        return call
+
+
+def test_mlflow_goes_on_with_the_same_run(tmp_path, monkeypatch):
+    entities = types.SimpleNamespace(Metric=lambda *fields: fields, Param=lambda *fields: fields)
+    module = types.SimpleNamespace(MlflowClient=Client, exceptions=types.SimpleNamespace(MlflowException=Failure))
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    monkeypatch.setattr(Client, "calls", calls := [])
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 3, "optim": {f"x{i}": i for i in range(150)}}))
+    log, said = Log(tensorboard=False, mlflow="flowers"), []
+    for _ in range(2):
+        with Metrics(tmp_path, log, 0, said.append) as metrics:
+            metrics.write(5, {"loss": 2.0, "lr": 0.1})
+    names = [name for name, *_ in calls]
+    assert names.count("create_run") == 1
+    assert [len(options["params"]) for _, _, options in calls if "params" in options] == [100, 51]
+    lines = [options["metrics"] for _, args, options in calls if "metrics" in options and args == ("r1",)]
+    assert [(key, value, step) for key, value, _, step in lines[1]] == [("loss", 2.0, 5), ("lr", 0.1, 5)]
+    assert calls[-1] == ("set_terminated", ("r1",), {"status": "FINISHED"})
+    with Metrics(tmp_path, log, 0, said.append) as metrics:
+        metrics.write(10, {"loss": 13})
+        metrics.write(15, {"loss": 1})  # it is given up
+    assert ["the server has gone" in line for line in said] == [True]
+    assert steps_of(tmp_path) == [10, 15]
+
+
+def test_trackio_goes_on_with_the_same_run(tmp_path, monkeypatch):
+    calls = []
+
+    def init(**options):
+        calls.append(options)
+        return types.SimpleNamespace(
+            log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("finish")
+        )
+
+    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(init=init))
+    for _ in range(2):
+        with Metrics(tmp_path, Log(tensorboard=False, trackio="flowers"), 0) as metrics:
+            metrics.write(5, {"loss": 2.0})
+    assert calls[:3] == calls[3:]
+    assert calls[1:3] == [(5, {"loss": 2.0}), "finish"]
+    assert calls[0]["project"] == "flowers"
+    assert calls[0]["name"] == (tmp_path / "trackio_name").read_text()
 
 
 def test_tensorboard_is_asked_for_by_name(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from train.cli.configs import load_config
 from train.config import Checkpoint, Config, Log, Mesh, Model, Optim
 from train.evaluation.models import run_data
 from train.report import workdir
+from train.report.sinks import flat
 from train.report.workdir import FREE_FIELDS, claim, locked, other_devices, record_environment, require_space
 
 
@@ -83,7 +84,7 @@ def test_where_and_what_is_kept_may_change(tmp_path):
 
 
 def test_free_fields_exist():
-    free = [key for key in workdir._flat(config()) if re.fullmatch(FREE_FIELDS, key)]
+    free = [key for key in flat(config()) if re.fullmatch(FREE_FIELDS, key)]
     groups = {key.split(".")[0] for key in free}
     assert groups == {"mesh", "log", "checkpoint", "data"}
     assert [key for key in free if key.startswith("data")] == [  # on which the batches do not depend
