@@ -58,7 +58,7 @@ def _work(output: Path, images: int, part_size: int) -> tuple[float, float, floa
     from nfjax.cli.embed import _write
     from nfjax.many.folder import Folder
     from nfjax.many.inputs import Files, Inputs
-    from nfjax.tables import Strings
+    from nfjax.support.tables import Strings
 
     began = _seconds()
     model = SimpleNamespace(name="nothing", num_classes=0, head_hidden_size=FEATURES)

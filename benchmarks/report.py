@@ -48,7 +48,7 @@ def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Bars of the median ratio of each row, with the middle half of its rounds; the line at 1 is timm's best."""
     import numpy as np
 
-    from nfjax.pictures import make_figure, save_figure
+    from nfjax.support.pictures import make_figure, save_figure
 
     names = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
     figure = make_figure(9, 1.2 + 0.28 * len(names) * len(rows))

@@ -12,42 +12,42 @@ from nfjax import siblings
 siblings.claim("port")  # before anything here imports it
 
 if TYPE_CHECKING:
-    from nfjax.classifying import classify
-    from nfjax.explaining import explain
     from nfjax.exporting import export
     from nfjax.images import load_image
     from nfjax.infer import compile, fold
     from nfjax.labels import class_names, top_k
-    from nfjax.loading import load
     from nfjax.models.base import ImageModel
     from nfjax.models.data_config import DataConfig
     from nfjax.models.known import UnknownModelError
     from nfjax.models.registry import data_config, list_models
     from nfjax.onnx.export import export_onnx
-    from nfjax.publishing import push_to_hub
-    from nfjax.saving import save, state_dict
     from nfjax.serving import load_exported
+    from nfjax.tasks.classifying import classify
+    from nfjax.tasks.explaining import explain
     from nfjax.transforms import EvalTransform, create_transform
+    from nfjax.weights.loading import load
+    from nfjax.weights.publishing import push_to_hub
+    from nfjax.weights.saving import save, state_dict
 else:
     from port.lazy import lazy
 
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "nfjax.classifying": ("classify",),
-            "nfjax.explaining": ("explain",),
+            "nfjax.tasks.classifying": ("classify",),
+            "nfjax.tasks.explaining": ("explain",),
             "nfjax.exporting": ("export",),
             "nfjax.images": ("load_image",),
             "nfjax.infer": ("compile", "fold"),
             "nfjax.labels": ("class_names", "top_k"),
-            "nfjax.loading": ("load",),
+            "nfjax.weights.loading": ("load",),
             "nfjax.models.base": ("ImageModel",),
             "nfjax.models.data_config": ("DataConfig",),
             "nfjax.models.known": ("UnknownModelError",),
             "nfjax.models.registry": ("data_config", "list_models"),
             "nfjax.onnx.export": ("export_onnx",),
-            "nfjax.publishing": ("push_to_hub",),
-            "nfjax.saving": ("save", "state_dict"),
+            "nfjax.weights.publishing": ("push_to_hub",),
+            "nfjax.weights.saving": ("save", "state_dict"),
             "nfjax.serving": ("load_exported",),
             "nfjax.transforms": ("EvalTransform", "create_transform"),
         },

@@ -21,11 +21,11 @@ import numpy as np
 from filelock import FileLock
 
 from nfjax import cache
-from nfjax.given import read_image
 from nfjax.infer import compile
 from nfjax.labels import top_k
-from nfjax.loading import load
+from nfjax.tasks.given import read_image
 from nfjax.transforms import create_transform
+from nfjax.weights.loading import load
 from port.errors import listed
 from port.paths import is_remote, user_path
 

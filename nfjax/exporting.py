@@ -20,13 +20,13 @@ import numpy as np
 from jax import export as jax_export
 
 import nfjax
-from nfjax.early import require_export
 from nfjax.fast.backend import traced_for
 from nfjax.infer import fold
 from nfjax.models.base import ImageModel, Size, sides
 from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge, split
 from nfjax.serving import CONFIG, FORMAT, PROGRAM, VERSION
+from nfjax.support.early import require_export
 from port import write_safetensors
 from port.atomic import replacing
 from port.paths import user_path

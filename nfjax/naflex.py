@@ -22,7 +22,7 @@ from nfjax import transforms
 from nfjax.images import INTERPOLATIONS, ImageError, ImageFile, convert, load_image, normalize
 from nfjax.models.base import ImageModel, Size
 from nfjax.models.naflex import NaFlexVitCfg
-from nfjax.names import resolve
+from nfjax.weights.names import resolve
 
 SEQ_LEN = 576  # timm's default: 24 x 24 patches
 

@@ -22,9 +22,9 @@ from flax import nnx
 from nfjax.fast.backend import traced_for
 from nfjax.models.base import ImageModel, Size, sides
 from nfjax.models.registry import MODELS
-from nfjax.names import ResolvedModel, resolve
 from nfjax.nn.layers import Conv, EfficientChannelAttention, Linear
 from nfjax.params import named_params
+from nfjax.weights.names import ResolvedModel, resolve
 
 SCOPE = re.compile(r"<([^<>]*)>")  # how the path of a module is written into the traced program
 
@@ -80,8 +80,8 @@ def profile(model: str | ResolvedModel | ImageModel, img_size: int | Size | None
     and one for each that is pooled.
 
     Args:
-        model: a name, as `nfjax.load` takes it, or what `nfjax.names.resolve` makes of one; or a model, of which
-            only the shapes are looked at.
+        model: a name, as `nfjax.load` takes it, or what `nfjax.weights.names.resolve` makes of one; or a model, of
+            which only the shapes are looked at.
         img_size: height and width of the image in pixels; None for the model's own.
 
     Raises:

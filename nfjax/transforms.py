@@ -16,7 +16,7 @@ from nfjax.augment.window import resize_window
 from nfjax.images import INTERPOLATIONS, ImageError, ImageFile, Mode, convert, load_image, normalize
 from nfjax.models.base import ImageModel
 from nfjax.models.data_config import CROP_MODES, DataConfig
-from nfjax.names import resolve
+from nfjax.weights.names import resolve
 from port.messages import require_name
 
 Model = ImageModel | DataConfig | str  # itself, its data config or its name

@@ -168,7 +168,7 @@ def which(args: argparse.Namespace) -> int:
 
 
 def _fits(arrays: Mapping[str, Any], source: str) -> int:
-    from nfjax.which import fitting, nearest
+    from nfjax.weights.which import fitting, nearest
     from port.inspecting import in_timms_names
     from port.unwrap import require_one_kind
 
@@ -277,7 +277,7 @@ def _read(args: argparse.Namespace) -> "State":
 def _model(name: str, state: "State") -> Any:
     """The model with exactly these weights, of any number of classes and input channels."""
     import nfjax
-    from nfjax.which import sizes_of
+    from nfjax.weights.which import sizes_of
 
     return nfjax.load(name, weights=state, **sizes_of(name, state))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import nfjax
 from nfjax.params import merge
-from nfjax.saving import hub_config
+from nfjax.weights.saving import hub_config
 from port.interrupts import INTERRUPTED
 from train import data
 from train.checkpoints import averages

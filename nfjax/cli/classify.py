@@ -14,10 +14,10 @@ import nfjax
 from nfjax.cli.common import Images, find_images, load_model, load_onnx_model
 from nfjax.cli.many import in_parts, require_file_options
 from nfjax.cli.output import Row, print_tables, rows_to, table_of, write_parquet
-from nfjax.early import Place
 from nfjax.labels import Classifier
 from nfjax.models.known import is_onnx
-from nfjax.pictures import make_figure, require_picture, save_figure
+from nfjax.support.early import Place
+from nfjax.support.pictures import make_figure, require_picture, save_figure
 from port.atomic import replaced, require_writable
 from port.paths import user_path
 from port.text import counted, cut, one_line

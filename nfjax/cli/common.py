@@ -12,11 +12,11 @@ from PIL import Image
 
 import nfjax
 from nfjax import cache
-from nfjax.batches import outputs
-from nfjax.early import STDIN, Place, find
-from nfjax.given import read_image, standard_input
 from nfjax.images import Mode, image_suffixes, passed_over, walk
 from nfjax.onnx.reading import OnnxModel, load_onnx
+from nfjax.support.early import STDIN, Place, find
+from nfjax.tasks.batches import outputs
+from nfjax.tasks.given import read_image, standard_input
 from port.paths import is_remote
 from port.stores import Store
 from port.text import counted, one_line

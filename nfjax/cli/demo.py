@@ -11,9 +11,9 @@ import numpy as np
 
 import nfjax
 from nfjax import cache
-from nfjax.classifying import classifier
-from nfjax.explaining import look, methods_of
 from nfjax.models.base import ImageModel
+from nfjax.tasks.classifying import classifier
+from nfjax.tasks.explaining import look, methods_of
 from port.text import one_line
 
 HOST = "127.0.0.1"  # nobody else's machine reaches it

@@ -8,10 +8,10 @@ import numpy as np
 
 import nfjax
 from nfjax.cli.common import find_images, load_model, read_place, report
-from nfjax.early import STDIN, Place
-from nfjax.explaining import METHODS, look, methods_of
-from nfjax.meter import Meter
-from nfjax.pictures import make_figure, save_figure
+from nfjax.support.early import STDIN, Place
+from nfjax.support.meter import Meter
+from nfjax.support.pictures import make_figure, save_figure
+from nfjax.tasks.explaining import METHODS, look, methods_of
 from port.messages import require
 from port.text import counted, cut, one_line
 

@@ -14,8 +14,8 @@ import numpy as np
 import nfjax
 from nfjax import cache
 from nfjax.cli.common import find_images, img_size_of, read_place
-from nfjax.early import SUFFIX
 from nfjax.models.base import ImageModel
+from nfjax.support.early import SUFFIX
 from port.atomic import replaced
 from port.commands import one_model
 from port.text import counted, file_size

@@ -9,11 +9,11 @@ import numpy as np
 
 from nfjax.cli import pca
 from nfjax.cli.common import load_model, read_place
-from nfjax.explaining import patches_seen
-from nfjax.meter import Wait
 from nfjax.models.base import take_indices
 from nfjax.models.vit import VisionTransformer
-from nfjax.pictures import make_figure, require_picture, save_figure
+from nfjax.support.meter import Wait
+from nfjax.support.pictures import make_figure, require_picture, save_figure
+from nfjax.tasks.explaining import patches_seen
 from port.atomic import replaced
 
 

@@ -15,12 +15,12 @@ import numpy as np
 
 import nfjax
 from nfjax.cli.common import each_image, load_model, require_batch_size
-from nfjax.early import STDIN, find
-from nfjax.embeddings import identity
 from nfjax.many.folder import Folder
 from nfjax.many.inputs import ENDINGS, Files, Inputs, Source, open_file
 from nfjax.many.work import Job, work
-from nfjax.tables import Strings
+from nfjax.support.early import STDIN, find
+from nfjax.support.tables import Strings
+from nfjax.tasks.embeddings import identity
 from port.messages import require
 from port.text import counted, one_line
 

@@ -9,9 +9,9 @@ from typing import Any
 from nfjax.cli.output import print_tables, table_of
 from nfjax.models.data_config import DataConfig
 from nfjax.models.registry import MODELS, find, list_models
-from nfjax.names import resolve
 from nfjax.profile import Layer, profile
 from nfjax.results import Counts, counts, published, sizes
+from nfjax.weights.names import resolve
 from port.commands import one_model
 
 

@@ -8,15 +8,15 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
-from nfjax.early import SUFFIX, Place, find, format_of, place, require_export, require_weights
 from nfjax.models.known import architectures, require_model, unknown
+from nfjax.support.early import SUFFIX, Place, find, format_of, place, require_export, require_weights
 from port.commands import Parser, one_model, pixels, weights
 from port.paths import no_file, user_path, user_place
 
 MODEL = "name, folder with a model or of a run, or hf-hub:organisation/name"
 WEIGHTS = "file or folder with the weights, instead of the published ones; none for fresh ones"
 IMAGES = "files, folders (searched in depth), patterns, http(s) addresses, or - for standard input"
-METHODS = ("gradcam", "rollout", "attention")  # as nfjax.explaining has them
+METHODS = ("gradcam", "rollout", "attention")  # as nfjax.tasks.explaining has them
 FORMATS, PLATFORMS = tuple(SUFFIX), ("cpu", "cuda", "tpu", "rocm")  # as nfjax.exporting has them
 
 # Options of `export` that an ONNX file has not, with their usual values.

@@ -9,7 +9,7 @@ import numpy as np
 from nfjax.cli.common import Images, find_images, load_model
 from nfjax.dense import principal_colours
 from nfjax.models.vit import VisionTransformer
-from nfjax.pictures import make_figure, require_picture, save_figure
+from nfjax.support.pictures import make_figure, require_picture, save_figure
 from port.atomic import replaced
 from port.text import counted, one_line
 

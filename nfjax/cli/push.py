@@ -5,7 +5,7 @@ import csv
 from pathlib import Path
 
 import nfjax
-from nfjax.card import About, Score
+from nfjax.weights.card import About, Score
 
 
 def run(args: argparse.Namespace) -> int:

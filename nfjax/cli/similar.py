@@ -11,11 +11,11 @@ import numpy as np
 
 from nfjax.cli.common import find_images, load_model, report, require_batch_size
 from nfjax.cli.output import print_tables, table_of
-from nfjax.early import STDIN, Place
-from nfjax.embeddings import Embedded, embed, lengths_one
-from nfjax.given import Named, fetch, read_image, standard_input
 from nfjax.images import ImageError
-from nfjax.pictures import Cell, draw_sheet, require_picture, shortened
+from nfjax.support.early import STDIN, Place
+from nfjax.support.pictures import Cell, draw_sheet, require_picture, shortened
+from nfjax.tasks.embeddings import Embedded, embed, lengths_one
+from nfjax.tasks.given import Named, fetch, read_image, standard_input
 from port.atomic import replaced
 from port.paths import open_regular
 from port.text import counted

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nfjax.clusters import is_cluster
 from nfjax.health.check import Check, Status
+from nfjax.support.clusters import is_cluster
 from port.stores import Store
 from port.text import file_size
 

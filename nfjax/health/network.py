@@ -6,8 +6,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 
-from nfjax.clusters import first_node, launchers
 from nfjax.health.check import Check
+from nfjax.support.clusters import first_node, launchers
 from port.text import cut, one_line
 
 TIME = 4.0  # seconds for an answer

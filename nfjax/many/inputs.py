@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from nfjax.archives import members
-from nfjax.early import Place, is_url, place
-from nfjax.tables import PATH_COLUMNS, Strings, column, read_table
+from nfjax.support.archives import members
+from nfjax.support.early import Place, is_url, place
+from nfjax.support.tables import PATH_COLUMNS, Strings, column, read_table
 from port.errors import listed
 from port.messages import require
 from port.paths import no_file

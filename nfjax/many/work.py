@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfjax.given import Named, read_image
 from nfjax.infer import compile
 from nfjax.many.folder import Folder
 from nfjax.many.inputs import Inputs, Item
-from nfjax.meter import Meter
 from nfjax.models.base import ImageModel
+from nfjax.support.meter import Meter
+from nfjax.tasks.given import Named, read_image
 from nfjax.transforms import EvalTransform
 from port.text import encodable
 

@@ -28,7 +28,7 @@ def unknown(name: str, known: Collection[str]) -> UnknownModelError:
 def require_model(name: str, *, onnx: bool = False) -> None:
     """Refuse a name that is surely none: an architecture or a folder that there is not.
 
-    Tags, what a folder holds, and the hub are `nfjax.names.resolve`'s.
+    Tags, what a folder holds, and the hub are `nfjax.weights.names.resolve`'s.
 
     Args:
         onnx: an ONNX file will do as well.

@@ -20,7 +20,7 @@ from nfjax.models.naflex import NaFlexVit
 from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge, split
 from nfjax.parity import oracle
-from nfjax.which import sizes_of
+from nfjax.weights.which import sizes_of
 
 ODD_SIZE, ODD_GRID = (97, 113), (7, 9)
 BATCH = 2

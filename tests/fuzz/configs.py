@@ -10,10 +10,10 @@ from PIL import Image
 
 from nfjax.cli.output import print_tables, table_of
 from nfjax.models import registry
-from nfjax.names import resolve
-from nfjax.planning import LoadOptions, make_plan
 from nfjax.profile import profile
 from nfjax.transforms import create_transform
+from nfjax.weights.names import resolve
+from nfjax.weights.planning import LoadOptions, make_plan
 from port.text import one_line
 from tests.fuzz.values import mutate_bytes, mutate_tree, to_json
 

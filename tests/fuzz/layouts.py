@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save
 
 import nfjax
-from nfjax.loading import logger
+from nfjax.weights.loading import logger
 from port import layouts
 from tests.fuzz.values import TEXTS, mutate_bytes, mutate_tree, to_json, value
 from tests.helpers.layouts import CASES, written

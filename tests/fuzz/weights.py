@@ -23,7 +23,7 @@ import torch
 
 import nfjax
 import port
-from nfjax.loading import logger
+from nfjax.weights.loading import logger
 from tests.fuzz.values import TEXTS, mutate_bytes, mutate_tree, to_json, value
 from tests.port.test_hostile import Call
 

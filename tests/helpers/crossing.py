@@ -10,7 +10,7 @@ import torch
 
 import nfjax
 from nfjax.parity import oracle
-from nfjax.saving import hub_config
+from nfjax.weights.saving import hub_config
 from train import data
 from train.checkpoints.manager import Checkpoints
 from train.crossing.reading import resumed

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import nfjax
-from nfjax.explaining import grad_cam
 from nfjax.parity import oracle
+from nfjax.tasks.explaining import grad_cam
 
 timm = oracle.timm()
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import port
-from nfjax.names import from_config
 from nfjax.params import named_params
+from nfjax.weights.names import from_config
 from port.atomic import replaced, replacing
 from train.checkpoints.description import Description
 from train.checkpoints.files import load_arrays, read_description, require_steps

@@ -11,8 +11,8 @@ from PIL import Image
 from nfjax.augment import create_train_transform
 from nfjax.augment.policies import Policy
 from nfjax.models.data_config import MULTI_LABEL, DataConfig
-from nfjax.names import resolve
 from nfjax.transforms import EvalTransform, create_transform
+from nfjax.weights.names import resolve
 from port.stores import readable
 from port.text import counted, read_text
 from train.config import Augment, Config, Data

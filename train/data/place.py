@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nfjax.early import ARCHIVES
+from nfjax.support.early import ARCHIVES
 from port.messages import hint
 from port.paths import no_file, no_folder
 from port.stores import readable

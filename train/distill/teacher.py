@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 import nfjax
 from nfjax.fast.backend import backend
 from nfjax.models.data_config import MULTI_LABEL, DataConfig
-from nfjax.names import resolve
 from nfjax.params import Uniform, merge, split
+from nfjax.weights.names import resolve
 from train.data import Dataset
 from train.data.classes import outputs
 from train.data.sources.base import digest

@@ -9,7 +9,7 @@ from typing import Any
 
 import nfjax
 from nfjax.models.known import is_onnx
-from nfjax.names import folder_of, resolve
+from nfjax.weights.names import folder_of, resolve
 from port.files import weights_file
 from port.stores import readable
 from train.checkpoints.averages import architecture, run_weights

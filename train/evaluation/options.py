@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nfjax.early import require_weights
 from nfjax.models.known import require_model
+from nfjax.support.early import require_weights
 from port.commands import Parser
 from port.paths import user_path
 from train.cli.images import data_of, data_options

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nfjax.pictures import Cell, draw_sheet, make_figure, save_figure
+from nfjax.support.pictures import Cell, draw_sheet, make_figure, save_figure
 from port.text import one_line, printable
 from train.data import Source
 from train.data.decode import decode

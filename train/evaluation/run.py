@@ -20,10 +20,10 @@ import nfjax
 from nfjax import cache
 from nfjax.images import ImageError
 from nfjax.labels import synsets
-from nfjax.meter import Meter
 from nfjax.models.known import is_onnx
 from nfjax.onnx.reading import OnnxModel, load_onnx
 from nfjax.params import named_params
+from nfjax.support.meter import Meter
 from port.text import counted, printable
 from train import config
 from train.config import Data

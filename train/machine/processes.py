@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 import jax
 import numpy as np
 
-from nfjax.clusters import is_cluster
+from nfjax.support.clusters import is_cluster
 from port import interrupts
 from train.machine.timeouts import HEARTBEAT_TIMEOUT, INIT_TIMEOUT
 

@@ -11,9 +11,9 @@ import jax
 
 from nfjax.fast.backend import traced_for
 from nfjax.models.base import ImageModel
-from nfjax.names import resolve
-from nfjax.planning import LoadOptions, make_plan
 from nfjax.profile import profile
+from nfjax.weights.names import resolve
+from nfjax.weights.planning import LoadOptions, make_plan
 from train.cli.mistakes import check
 from train.config import Config
 from train.data import Dataset, for_config, load_dataset

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nfjax.embeddings import lengths_one
+from nfjax.tasks.embeddings import lengths_one
 
 NEIGHBOURS = (1, 3, 5, 10, 20)
 TEMPERATURE = 0.07  # of the votes of neighbours: exp(cosine / TEMPERATURE)

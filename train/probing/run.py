@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 import nfjax
-from nfjax.card import About, Score, of_data
 from nfjax.cli.common import load_model, report, require_batch_size
 from nfjax.cli.output import print_tables, table_of
-from nfjax.embeddings import Content, Embedded, embed
 from nfjax.params import named_params
-from nfjax.pictures import Cell, draw_sheet
+from nfjax.support.pictures import Cell, draw_sheet
+from nfjax.tasks.embeddings import Content, Embedded, embed
+from nfjax.weights.card import About, Score, of_data
 from port.atomic import replacing
 from port.text import counted, one_line
 from train.config import Data

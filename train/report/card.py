@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import nfjax
-from nfjax.card import About, Score, of_data
 from nfjax.models.registry import is_known
+from nfjax.weights.card import About, Score, of_data
 from train.config import Config
 from train.report import curves
 from train.report.screen import expendable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfjax.pictures import make_figure, require_picture, save_figure
+from nfjax.support.pictures import make_figure, require_picture, save_figure
 from train.report.metrics import FILE, read_metrics
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from nfjax.meter import LINES, bar, duration, print_line
+from nfjax.support.meter import LINES, bar, duration, print_line
 
 REFRESH = 1.0  # seconds between redrawings of the bar: each takes a millisecond from the loop
 MEMORY = 30.0  # seconds of training that the shown speed is about the mean of

@@ -10,7 +10,7 @@ from typing import Any, cast
 import jax
 from rich.console import Console
 
-from nfjax.meter import print_line
+from nfjax.support.meter import print_line
 from port.text import printable
 
 FILE = "log.txt"

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from nfjax import clusters
 from nfjax.__main__ import main
 from nfjax.cli import doctor
 from nfjax.health import machine, network, software
+from nfjax.support import clusters
 from port.stores import Store
 
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import nfjax
-from nfjax import embeddings
 from nfjax.__main__ import main
+from nfjax.tasks import embeddings
 
 
 @pytest.fixture(scope="module")

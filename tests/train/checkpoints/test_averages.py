@@ -12,7 +12,7 @@ import nfjax
 import port
 from nfjax.params import split
 from nfjax.parity import oracle
-from nfjax.saving import hub_config
+from nfjax.weights.saving import hub_config
 from train.average import main
 from train.checkpoints.averages import average, choose, run_weights
 from train.checkpoints.manager import Checkpoints

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from nfjax import archives
+from nfjax.support import archives
 from tests.helpers.photos import make_folder
 from train.cli.flags import read_command
 from train.cli.options import UsageError

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nfjax.images import ImageError
 from nfjax.parity import oracle
-from nfjax.tables import Strings
+from nfjax.support.tables import Strings
 from tests.helpers.photos import make_folder
 from train.config import Data
 from train.data import find_sources, load_dataset

@@ -15,9 +15,9 @@ from rich.console import Console
 
 import nfjax
 from nfjax.labels import class_names, synsets
-from nfjax.meter import Meter
 from nfjax.params import split
-from nfjax.saving import hub_config
+from nfjax.support.meter import Meter
+from nfjax.weights.saving import hub_config
 from train.checkpoints.manager import Checkpoints
 from train.config import Checkpoint, Config, Data
 from train.data import Arrays, classes
@@ -248,7 +248,7 @@ def test_progress(terminal):
 
 def test_what_is_about_to_happen_is_said_before_the_first_batch(monkeypatch):
     """Where there is no terminal: a line at once, and then one now and again."""
-    monkeypatch.setattr("nfjax.meter.LINES", 0.02)
+    monkeypatch.setattr("nfjax.support.meter.LINES", 0.02)
     console = Console(file=io.StringIO(), force_terminal=False)
     with Meter("net", 360, model="test_vit", console=console) as meter:
         for _ in range(500):

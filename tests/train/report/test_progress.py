@@ -6,7 +6,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from nfjax.meter import duration
+from nfjax.support.meter import duration
 from train.report.progress import Progress, Speed
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nfjax.early import ARCHIVES
 from nfjax.images import identify, image_suffixes, passed_over, walk
-from nfjax.tables import Strings
+from nfjax.support.early import ARCHIVES
+from nfjax.support.tables import Strings
 from port.paths import no_folder, open_regular
 from train.data.sources.base import Example, Source, Splits, brief, digest, label_at, labels_of, nfc
 from train.data.sources.packed import Members, Packed, images_in

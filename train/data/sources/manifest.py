@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nfjax.tables import PATH_COLUMNS, Table, column, read_table
+from nfjax.support.tables import PATH_COLUMNS, Table, column, read_table
 from port.paths import no_file, no_folder
 from port.text import counted, cut, one_line
 from train.data.sources import several

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nfjax.archives import Place, members, read, require_sound
 from nfjax.images import identify
-from nfjax.tables import Strings
+from nfjax.support.archives import Place, members, read, require_sound
+from nfjax.support.tables import Strings
 from port.paths import open_regular
 from train.data.sources.base import Example, Source, digest, label_at
 
@@ -24,7 +24,7 @@ class Packed(Source):
     Args:
         files: that hold them.
         which: the file of each image, `(images,)`.
-        places: where in it, `(images, 5)`: the numbers of `nfjax.archives.Place`.
+        places: where in it, `(images, 5)`: the numbers of `nfjax.support.archives.Place`.
         keys: names of the images.
         labels: as `Source.labels`.
         class_names: by label.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nfjax.archives import Place
 from nfjax.cache import SWITCH, folder_for
 from nfjax.many.inputs import ParquetImages, open_file
+from nfjax.support.archives import Place
 from port.atomic import replacing
 from port.text import one_line
 
@@ -24,7 +24,7 @@ def bytes_in(file: Path, input_key: str | None) -> ParquetImages | None:
 
 
 def unpacked(file: Path, images: ParquetImages) -> tuple[Path, np.ndarray]:
-    """The file that the images were copied to, and where in it each is, as `nfjax.archives.Place`.
+    """The file that the images were copied to, and where in it each is, as `nfjax.support.archives.Place`.
 
     Raises:
         ValueError: nothing is to be kept (NFJAX_CACHE=0).

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nfjax.tables import PATH_COLUMNS, Table, column, read_table
+from nfjax.support.tables import PATH_COLUMNS, Table, column, read_table
 from port.text import counted, cut, one_line
 from train.data.place import TABLES
 from train.data.sources.base import MISSING, brief, labels_of_column

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nfjax.archives import Place, members, read, require_sound
 from nfjax.cache import folder_for
-from nfjax.early import is_url
 from nfjax.images import image_suffixes
+from nfjax.support.archives import Place, members, read, require_sound
+from nfjax.support.early import is_url
 from port.atomic import replacing
 from port.text import counted, cut, one_line
 from train.data.sources.base import Source, Splits, brief, labels_of_column, natural

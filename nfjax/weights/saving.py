@@ -12,14 +12,14 @@ import numpy as np
 from flax import nnx
 
 import port
-from nfjax.card import About, card, write_card
 from nfjax.models import registry
 from nfjax.models.base import ImageModel
 from nfjax.models.eva import Eva
 from nfjax.models.vit import VisionTransformer
-from nfjax.names import from_config
 from nfjax.params import named_params
-from nfjax.planning import DTYPES, LoadOptions, make_plan
+from nfjax.weights.card import About, card, write_card
+from nfjax.weights.names import from_config
+from nfjax.weights.planning import DTYPES, LoadOptions, make_plan
 from port import messages
 from port.atomic import replacing
 from port.files import CHECKSUM, checksum
@@ -75,7 +75,7 @@ def save(model: ImageModel, path: str | os.PathLike[str], *, layout: str = "timm
     Such a folder gets no card.
 
     A README.md of somebody else's stays as it is. `about` is what the card says beyond what the model knows
-    (`nfjax.card.About`).
+    (`nfjax.weights.card.About`).
 
     Raises:
         ValueError: another layout; for a folded model, or one loaded with `features_only=True`, which lacks layers;

@@ -12,10 +12,10 @@ import numpy as np
 
 import port
 from nfjax.models.registry import MODELS, Entry
-from nfjax.names import ResolvedModel, resolve
 from nfjax.params import named_params
-from nfjax.planning import LoadOptions, make_plan, rows
-from nfjax.sources import Read, read
+from nfjax.weights.names import ResolvedModel, resolve
+from nfjax.weights.planning import LoadOptions, make_plan, rows
+from nfjax.weights.sources import Read, read
 from port.errors import Shape, listed
 from port.stores import readable
 from port.unwrap import require_one_kind

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nfjax import schema
 from nfjax.models import registry
 from nfjax.models.data_config import DataConfig
 from nfjax.models.known import UnknownModelError
 from nfjax.models.options import shown
+from nfjax.weights import schema
 from port.files import CHECKSUM, read_config
 from port.paths import is_remote, no_folder, user_path
 from port.stores import readable

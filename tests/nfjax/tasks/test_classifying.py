@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import nfjax
-from nfjax import classifying, given
 from nfjax.__main__ import main
 from nfjax.images import ImageError
+from nfjax.tasks import classifying, given
 from tests.helpers import web
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 import nfjax
 from nfjax.__main__ import main
 from nfjax.cli import options
-from nfjax.explaining import METHODS, rollout
+from nfjax.tasks.explaining import METHODS, rollout
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from nfjax.given import Given, read_image
 from nfjax.infer import compile
 from nfjax.labels import top_k
-from nfjax.loading import load
 from nfjax.models.base import ImageModel
-from nfjax.names import Name, folder_of, model_folder
 from nfjax.programs import kept
+from nfjax.tasks.given import Given, read_image
 from nfjax.transforms import create_transform
+from nfjax.weights.loading import load
+from nfjax.weights.names import Name, folder_of, model_folder
 
 Best: TypeAlias = list[tuple[str, float, int]]
 AT_ONCE = 16  # images

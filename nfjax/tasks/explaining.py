@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from nfjax import cache
-from nfjax.classifying import prepared
 from nfjax.infer import prepare
 from nfjax.models.base import ImageModel
 from nfjax.models.vit import VisionTransformer
 from nfjax.params import merge
 from nfjax.programs import kept
+from nfjax.tasks.classifying import prepared
 from port.messages import require_name
 
 

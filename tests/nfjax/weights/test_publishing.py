@@ -11,7 +11,7 @@ from safetensors.numpy import load as load_safetensors
 
 import nfjax
 from nfjax.__main__ import main
-from nfjax.card import MARK, PLACE, About, Score
+from nfjax.weights.card import MARK, PLACE, About, Score
 from port.hub import HubError
 from tests.helpers.hub_server import HubServer
 

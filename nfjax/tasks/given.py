@@ -13,8 +13,8 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from nfjax.early import STDIN, is_url
 from nfjax.images import ImageError, ImageFile, Mode, convert, load_image
+from nfjax.support.early import STDIN, is_url
 from port.paths import is_remote, user_path
 from port.stores import Store
 from port.text import cut, file_size, one_line

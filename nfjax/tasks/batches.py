@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nfjax.infer import compile
-from nfjax.meter import Meter
 from nfjax.models.base import ImageModel
 from nfjax.onnx.reading import OnnxModel
+from nfjax.support.meter import Meter
 
 T = TypeVar("T")
 

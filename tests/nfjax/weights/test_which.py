@@ -11,7 +11,7 @@ import nfjax
 from nfjax.models import registry
 from nfjax.models.registry import MODELS
 from nfjax.params import named_params
-from nfjax.which import Fit, fitting, nearest
+from nfjax.weights.which import Fit, fitting, nearest
 from port import WeightsError, timm_shapes
 
 

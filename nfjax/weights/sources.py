@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import port
 from nfjax.models import registry
-from nfjax.names import Name, ResolvedModel
+from nfjax.weights.names import Name, ResolvedModel
 from port import messages
 from port.files import CHECKSUM, read_with_metadata
 from port.layouts import Layout, flat, read_as

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nfjax.batches import outputs
 from nfjax.cache import folder_for
-from nfjax.given import Named, read_image
 from nfjax.models.base import ImageModel
 from nfjax.params import named_params
+from nfjax.tasks.batches import outputs
+from nfjax.tasks.given import Named, read_image
 from nfjax.transforms import EvalTransform
 from port.atomic import replacing
 

@@ -4,12 +4,12 @@ import tempfile
 from pathlib import Path
 
 import nfjax
-from nfjax.card import FILE, MARK, PLACE, About, card, of_published
-from nfjax.loading import load
 from nfjax.models.base import ImageModel
 from nfjax.models.registry import is_known
-from nfjax.names import Name, folder_of, model_folder
-from nfjax.saving import save
+from nfjax.weights.card import FILE, MARK, PLACE, About, card, of_published
+from nfjax.weights.loading import load
+from nfjax.weights.names import Name, folder_of, model_folder
+from nfjax.weights.saving import save
 
 PUSHED = ("config.json", "model.safetensors", FILE, "curves.png")  # of a folder; nothing else leaves the machine
 

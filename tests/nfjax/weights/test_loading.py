@@ -14,8 +14,8 @@ from flax import nnx
 
 import nfjax
 import port
-from nfjax.names import resolve
-from nfjax.planning import LoadOptions, make_plan
+from nfjax.weights.names import resolve
+from nfjax.weights.planning import LoadOptions, make_plan
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3)), jnp.float32)
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfjax.input_channels import InChansMode
 from nfjax.models import registry
 from nfjax.models.base import ImageModel, Size, sides, take_indices
 from nfjax.models.data_config import DataConfig
 from nfjax.models.options import check_types, plain_numbers
-from nfjax.names import ResolvedModel
+from nfjax.weights.input_channels import InChansMode
+from nfjax.weights.names import ResolvedModel
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")  # of parameters, that every reader of a folder understands
 

@@ -8,15 +8,15 @@ from typing import Any
 import jax.numpy as jnp
 
 import port
-from nfjax.input_channels import InChansMode, adapt_in_chans
 from nfjax.models.base import ImageModel
 from nfjax.models.options import check_types
-from nfjax.names import Name, ResolvedModel, resolve
 from nfjax.params import fill, initialize, named_params
-from nfjax.placing import Placement, check_sharding, shardings_of
-from nfjax.planning import LoadOptions, Plan, make_plan
-from nfjax.sources import Read, Weights, place_of, read
-from nfjax.which import unnamed
+from nfjax.weights.input_channels import InChansMode, adapt_in_chans
+from nfjax.weights.names import Name, ResolvedModel, resolve
+from nfjax.weights.placing import Placement, check_sharding, shardings_of
+from nfjax.weights.planning import LoadOptions, Plan, make_plan
+from nfjax.weights.sources import Read, Weights, place_of, read
+from nfjax.weights.which import unnamed
 from port.errors import listed
 from port.layouts import require_layout
 from port.unwrap import require_one_kind
@@ -76,7 +76,7 @@ def load(
         dtype: compute dtype.
         seed: of everything that is drawn: fresh models and fresh classifiers.
         in_chans_mode: "timm" adapts the first convolution to `in_chans` with timm's numbers; "exact" keeps its
-            response, which timm's does not where weights are standardised (see `nfjax.input_channels`).
+            response, which timm's does not where weights are standardised (see `nfjax.weights.input_channels`).
         strict_finite: refuse weights with numbers that are not finite in the dtype of the parameters. Otherwise a
             warning counts them and names their arrays.
         weights_key: of a training checkpoint: "state_dict" for the raw weights where there is a moving average, with

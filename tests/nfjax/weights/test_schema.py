@@ -8,8 +8,8 @@ from PIL import Image
 import nfjax
 from nfjax.__main__ import main
 from nfjax.models import limits, registry
-from nfjax.names import resolve
 from nfjax.params import named_params
+from nfjax.weights.names import resolve
 
 
 def config_of(name, **changes):
@@ -171,7 +171,7 @@ def test_every_architecture_is_within_its_own_limits(name):
     entry = registry.MODELS[name]
     for data in entry.data:
         config = {"architecture": name, "pretrained_cfg": data.to_json()}
-        assert nfjax.schema.read(config, entry, name)[0].input_size == data.input_size
+        assert nfjax.weights.schema.read(config, entry, name)[0].input_size == data.input_size
 
 
 @pytest.mark.parametrize("name", ["test_nfnet", "nfnet_f0", "nf_seresnet50", "test_vit2", "vit_base_patch16_224"])

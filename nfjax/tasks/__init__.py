@@ -1,0 +1,1 @@
+"""What people do with images and a model in one call."""
