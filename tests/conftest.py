@@ -64,6 +64,14 @@ def pytest_unconfigure():
 
 
 @pytest.fixture
+def optimised():
+    """For a test that computes for longer than it compiles."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
 def x64():
     """float64 for the duration of a test: the way to ask whether two functions are the same."""
     with jax.enable_x64(True):

@@ -356,7 +356,7 @@ def test_the_first_weights_of_the_classifier(name):
     assert set(changed[bias]) == {-2}
 
 
-def test_parts_of_a_batch_add_up_to_it(x64):
+def test_parts_of_a_batch_add_up_to_it(x64, optimised):
     """Without random choices, a step in parts is the step of the whole batch."""
     results = []
     for parts in (1, 3):

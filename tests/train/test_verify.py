@@ -12,7 +12,7 @@ from train.verify.training import RECIPES, TOLERANCE, Comparison, Difference
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_training_is_timms(recipe, capsys):
+def test_training_is_timms(recipe, capsys, optimised):
     """Eight steps in four epochs of the schedule."""
     assert main(["--small", "--steps=8", f"--only={recipe}"]) == 0
     printed = capsys.readouterr().out
