@@ -60,7 +60,7 @@ def run(config: Config, workdir: Path | str, *, profile: Profile | None = None) 
 
     Args:
         config: of the run.
-        workdir: receives all that docs/training.md lists; a folder, or as text an address in an object store.
+        workdir: receives all that docs/training.md lists; a folder, or an address in an object store.
         profile: steps of which a trace is written to `workdir/profile`.
 
     Raises:
