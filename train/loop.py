@@ -15,7 +15,6 @@ from nfjax.params import merge
 from nfjax.saving import hub_config
 from port.interrupts import INTERRUPTED
 from train import data
-from train.beginning import first_state
 from train.checkpoints import averages
 from train.checkpoints.base import kept_base
 from train.checkpoints.files import best_first, load_weights
@@ -23,15 +22,16 @@ from train.checkpoints.manager import Checkpoints
 from train.checkpoints.mirror import Mirror, mirrored
 from train.cli.options import Profile
 from train.config import Config
+from train.crossing.beginning import first_state
 from train.data.broken import require_images
 from train.experiment import Experiment, build
 from train.machine.before_jax import require_deterministic_operations
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
 from train.optim.lora import scale_of
+from train.optim.patience import Patience
 from train.optim.scores import scores_of
 from train.optim.state import State
-from train.patience import Patience
 from train.report import card, curves, summary
 from train.report.metrics import Metrics
 from train.report.non_finite import NonFiniteError, Watch
