@@ -6,8 +6,11 @@ what its rounding makes of them. On a GPU the attention must be cuDNN's, and an 
 
 import argparse
 import json
+import multiprocessing
+import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,29 +49,35 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=report.FOLDER, help="folder of the JSON")
     args = parser.parse_args(argv)
     try:
-        cpu, here = jax.devices("cpu")[0], jax.devices()[0]
+        _, here = jax.devices("cpu")[0], jax.devices()[0]
     except RuntimeError as error:
         print(f"no CPU beside the accelerator: {error}. Unset JAX_PLATFORMS.", file=sys.stderr)
         return 1
     rows: list[dict[str, Any]] = []
-    for name in args.models:
-        expected = _results(name, cpu, "float32", "highest")
-        for label, (dtype, precision, logits, gradients) in WAYS.items():
-            far, worst, where = _distance(_results(name, here, dtype, precision), expected)
-            _add(
-                rows,
-                args.out,
-                model=name,
-                what=label,
-                logits=far,
-                gradients=worst,
-                worst=where,
-                ok=far <= logits and worst <= gradients,
-            )
+    # Processes, since most of it is compiling: XLA measures kernels while it compiles for a GPU, and two threads of one
+    # process are in each other's way there.
+    workers = min(len(args.models), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for found in pool.map(_compare, args.models):
+            for row in found:
+                _add(rows, args.out, **row)
     if here.platform == "gpu":
         _add(rows, args.out, model="vit_medium_patch16_reg4_gap_256", what="cuDNN's attention", ok=_is_fused())
     _add(rows, args.out, model="test_nfnet", what="exported program", **_exported(here))
     return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _compare(name: str) -> list[dict[str, Any]]:
+    """A row for each way."""
+    rows = []
+    with ThreadPoolExecutor(1) as pool:
+        reference = pool.submit(_results, name, jax.devices("cpu")[0], "float32", "highest")
+        for label, (dtype, precision, logits, gradients) in WAYS.items():
+            found = _results(name, jax.devices()[0], dtype, precision)
+            far, worst, where = _distance(found, reference.result())
+            ok = far <= logits and worst <= gradients
+            rows.append({"model": name, "what": label, "logits": far, "gradients": worst, "worst": where, "ok": ok})
+    return rows
 
 
 def _results(name: str, device: jax.Device, dtype: str, precision: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:

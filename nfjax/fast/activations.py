@@ -43,7 +43,10 @@ def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
 @gelu.faster
 @jax.custom_jvp
 def _gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    return jax.nn.gelu(x, approximate=False)
+    # torch's formula. JAX's has erfc, which XLA computes in two ways to choose from: on an H200 a third of the time
+    # of vit_medium_patch16_reg4_gap_256.
+    wide = _wide(x)
+    return (wide * _cumulative(wide)).astype(x.dtype)
 
 
 @_gelu.defjvp
@@ -51,7 +54,12 @@ def _gelu_jvp(at: tuple[Array], along: tuple[Array]) -> tuple[Array, Array]:
     (x,), (d_x,) = at, along
     y, wide = _gelu(x), _wide(x)
     density = jnp.exp(-0.5 * jnp.square(wide)) / math.sqrt(2 * math.pi)
-    return y, d_x * (0.5 + 0.5 * jax.lax.erf(wide * math.sqrt(0.5)) + wide * density).astype(x.dtype)
+    return y, d_x * (_cumulative(wide) + wide * density).astype(x.dtype)
+
+
+def _cumulative(x: Array) -> Array:
+    """The share of the normal distribution below `x`."""
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
 def _wide(x: Array) -> Array:
