@@ -148,19 +148,19 @@ def scored(monkeypatch, *scores):
 
 def test_a_run_that_ends_early(tmp_path, monkeypatch):
     """Two evaluations without an improvement end it; one that was killed between them ends at the same step."""
-    config = tiny(epochs=9, early_stop=c.EarlyStop(patience=2, min_delta=0.1))
+    config = tiny(epochs=9, eval_epochs=0.25, early_stop=c.EarlyStop(patience=2, min_delta=0.1))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     scored(monkeypatch, 0.5, 0.59, 0.3)
-    assert (run(config, whole).steps, run(config, whole).steps) == (36, 36)  # the second time nothing is left to do
+    assert (run(config, whole).steps, run(config, whole).steps) == (9, 9)  # the second time nothing is left to do
     said = (whole / "log.txt").read_text()
-    assert "stops early, after step 36: test top1 has not improved by more than 0.1 in 2 evaluations; the best" in said
-    assert f"{whole / 'best'}, after step 24, the best by test top1" in said
-    assert f"{whole} is finished at step 36 of 36" in said
+    assert "stops early, after step 9: test top1 has not improved by more than 0.1 in 2 evaluations; the best" in said
+    assert f"{whole / 'best'}, after step 6, the best by test top1" in said
+    assert f"{whole} is finished at step 9 of 9" in said
     scored(monkeypatch, 0.5, 0.59)
     with pytest.raises(Killed):
         run(config, killed)
     scored(monkeypatch, 0.3)
-    assert run(config, killed).steps == 36
+    assert run(config, killed).steps == 9
     assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     first, second = weights(whole), weights(killed)
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)
