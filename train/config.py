@@ -25,6 +25,8 @@ class Model:
         weights_key: which weights of a training checkpoint: "state_dict" for the raw ones; None for the averaged ones.
         resume_timm: a training checkpoint of timm's train.py that a new run continues, instead of beginning with
             `weights`: weights, optimiser, moving average, epoch. Once the run has checkpoints of its own, those count.
+        resume_run: another run, for its newest checkpoint, or RUN/checkpoints/STEP, that a new run goes on from with
+            this config, its schedule for one: weights, optimiser, moving average, steps. Once, as `resume_timm`.
         head_init_scale: factor on the classifier's first weights; None for 1.
         head_init_bias: what its first biases are instead; None to leave them.
         num_classes: outputs; None for as many as the data set has.
@@ -38,6 +40,7 @@ class Model:
     weights: str | None = None
     weights_key: str | None = None
     resume_timm: Annotated[str, Length(1, 4096)] | None = None
+    resume_run: Annotated[str, Length(1, 4096)] | None = None
     head_init_scale: float | None = None
     head_init_bias: float | None = None
     num_classes: Count | None = None
@@ -207,6 +210,21 @@ class Checkpoint:
 
 
 @dataclasses.dataclass
+class EarlyStop:
+    """When a run ends before its last step.
+
+    Attributes:
+        patience: evaluations in a row without an improvement after which it ends; None for never.
+        metric: of the test images, that must improve: of "loss" less is better.
+        min_delta: a smaller improvement is none.
+    """
+
+    patience: Count | None = None
+    metric: Literal["top1", "top5", "map", "f1", "loss"] = "top1"
+    min_delta: NotNegative = 0.0
+
+
+@dataclasses.dataclass
 class Log:
     """What is written down while it runs.
 
@@ -255,4 +273,5 @@ class Config:
     ema: Ema = dataclasses.field(default_factory=Ema)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    early_stop: EarlyStop = dataclasses.field(default_factory=EarlyStop)
     log: Log = dataclasses.field(default_factory=Log)

@@ -211,8 +211,9 @@ def _teacher(config: Config, dataset: Dataset, model: nfjax.ImageModel | None) -
 def _divided(config: Config, params: Arrays) -> tuple[Arrays, Arrays]:
     """What stays as it is beside adapters, and what may be trained."""
     if config.lora.rank:
-        if config.model.resume_timm is not None:
-            raise ValueError("model.resume_timm continues a training of all weights; set lora.rank=0.")
+        for field in ("resume_timm", "resume_run"):
+            if getattr(config.model, field) is not None:
+                raise ValueError(f"model.{field} continues a training of all weights; set lora.rank=0.")
         return split_off(config.lora, params, config.seed)
     if config.lora.targets:
         raise ValueError("lora.targets means nothing with lora.rank=0; set lora.rank=8, for example.")
@@ -231,12 +232,16 @@ def _due(config: Config, base: Arrays, params: Arrays) -> Treatments:
 def _check_measures(config: Config, dataset: Dataset, several: bool) -> None:
     """Refuse a metric that is not measured, and weights of other classes."""
     measured = ("map", "f1", "loss") if several else ("top1", "top5", "loss")
-    if config.checkpoint.metric not in measured:
-        labels = "several labels" if several else "one label"
-        raise ValueError(
-            f"checkpoint.metric={config.checkpoint.metric!r} is not measured where images have {labels} each; expected "
-            f"one of {', '.join(measured)}."
-        )
+    asked = {"checkpoint.metric": config.checkpoint.metric}
+    if config.early_stop.patience is not None:
+        asked["early_stop.metric"] = config.early_stop.metric
+    for field, metric in asked.items():
+        if metric not in measured:
+            labels = "several labels" if several else "one label"
+            raise ValueError(
+                f"{field}={metric!r} is not measured where images have {labels} each; expected one of "
+                f"{', '.join(measured)}."
+            )
     weights, classes = config.loss.pos_weight, config.model.num_classes or dataset.num_classes
     if weights is not None and len(weights) not in (1, classes):
         raise ValueError(
@@ -255,13 +260,9 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
             f"model.num_classes={classes} is fewer than the {dataset.num_classes} classes that {config.data.name} has "
             "labels of."
         )
-    if options.resume_timm is not None and options.weights_key is not None:
-        raise ValueError("model.resume_timm takes both of its file's weights, raw and averaged: leave out weights_key.")
-    if options.resume_timm is not None and (options.head_init_scale, options.head_init_bias) != (None, None):
-        raise ValueError(
-            "model.resume_timm takes its file's classifier: leave out model.head_init_scale and model.head_init_bias."
-        )
-    weights: Any = None if options.resume_timm else options.weights  # the loop puts that file's in
+    _require_one_beginning(options)
+    begun = options.resume_timm or options.resume_run
+    weights: Any = None if begun else options.weights  # the loop puts those in
     if weights is not None and (readable(weights) / "checkpoints").is_dir():
         weights = run_weights(readable(weights))
     model = nfjax.load(
@@ -284,6 +285,21 @@ def build_model(config: Config, dataset: Dataset) -> nfjax.ImageModel:
     origin: dict[str, Any] = {"tag": tag, "hf_hub_id": None, "pool_size": None}
     model.data_config = dataclasses.replace(dataset.data_config, num_classes=classes, label_names=names, **origin)
     return model
+
+
+def _require_one_beginning(options: Model) -> None:
+    """Refuse what contradicts a state to begin with."""
+    if options.resume_timm is not None and options.resume_run is not None:
+        raise ValueError("model.resume_timm and model.resume_run are both a state to begin with; give one of them.")
+    for field in ("resume_timm", "resume_run"):
+        if getattr(options, field) is None:
+            continue
+        if options.weights_key is not None:
+            raise ValueError(f"model.{field} takes both weights, raw and averaged: leave out weights_key.")
+        if (options.head_init_scale, options.head_init_bias) != (None, None):
+            raise ValueError(
+                f"model.{field} takes the classifier too: leave out model.head_init_scale and model.head_init_bias."
+            )
 
 
 def _init_head(model: nfjax.ImageModel, options: Model) -> None:

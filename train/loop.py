@@ -22,13 +22,14 @@ from train.checkpoints.manager import Checkpoints
 from train.checkpoints.mirror import Mirror, mirrored
 from train.cli.options import Profile
 from train.config import Config
-from train.crossing.reading import resumed
+from train.crossing.beginning import first_state
 from train.data.broken import require_images
 from train.experiment import Experiment, build
 from train.machine.before_jax import require_deterministic_operations
 from train.machine.interrupt import Interrupt
 from train.machine.mesh import put_batch, replicated
 from train.optim.lora import scale_of
+from train.optim.patience import Patience
 from train.optim.scores import scores_of
 from train.optim.state import State
 from train.report import card, curves, summary
@@ -59,7 +60,7 @@ def run(config: Config, workdir: Path | str, *, profile: Profile | None = None) 
 
     Args:
         config: of the run.
-        workdir: receives all that docs/training.md lists; a folder, or as text an address in an object store.
+        workdir: receives all that docs/training.md lists; a folder, or an address in an object store.
         profile: steps of which a trace is written to `workdir/profile`.
 
     Raises:
@@ -129,6 +130,7 @@ class _Run:
         self.save_every = experiment.every(self.config.checkpoint.every_epochs)
         self.evaluated = 0  # the step after which the last evaluation was
         self.scores: dict[str, float] = {}  # what it found
+        self.patience = Patience(self.config.early_stop)
         self.told: set[str] = set()  # what is said but once
 
     def run(self) -> RunResult:
@@ -149,20 +151,17 @@ class _Run:
             if start and self._is_due(start) and self.evaluated < start:  # the evaluation was interrupted
                 state = self._evaluate(state, start)
                 self._stop_if_asked(start)
+                self._ends_early(start)
             state = self._train(state, start)
         self._export(state)
         scores = {key.removeprefix("test_"): value for key, value in self.scores.items()}
         return RunResult(scores, self.total, self.workdir)
 
     def _first_state(self) -> State:
-        """The newest checkpoint, or the state before the first step; of a run that began with timm, the one there."""
+        """The newest checkpoint, or the state before the first step."""
         restored = self.checkpoints.restore(self.experiment.state_shapes.kept, self.screen.print)
-        if restored is None and self.config.model.resume_timm:
-            state, said = resumed(self.experiment)
-            self.screen.print(said)
-            return state
         if restored is None:
-            return self.experiment.init()
+            return first_state(self.experiment, self.workdir, self.screen.print)
         state, meta = restored
         state = dataclasses.replace(state, base=self.experiment.based(self.experiment.base))
         if meta["data"] != self._data_meta():
@@ -176,6 +175,9 @@ class _Run:
                 f"{self.total}."
             )
         self.evaluated, self.scores = meta["evaluated"], meta["scores"]
+        self.patience.remember(meta.get("patience", {}))
+        if self.patience.is_over:
+            self.total = int(state.step)
         if self.evaluated == int(state.step) == self.total:
             self.screen.print(
                 f"{self.workdir} is finished at step {self.total} of {self.total}: nothing is left to do. To go on "
@@ -225,6 +227,8 @@ class _Run:
                         state = self._evaluate(state, step)
                     with self.progress.paused():
                         self._save(state, step)
+                    if self._ends_early(step):
+                        break
                     self._stop_if_asked(step)
         except NonFiniteError as error:
             raise NonFiniteError(
@@ -236,6 +240,13 @@ class _Run:
     def _is_due(self, step: int) -> bool:
         """Whether an evaluation follows the step."""
         return step % self.eval_every == 0 or step == self.total
+
+    def _ends_early(self, step: int) -> bool:
+        """Whether the evaluation after a step was one too many without an improvement: it is the last step then."""
+        if over := self.patience.is_over and self.evaluated == step:
+            self.total = step
+            self.progress.print(f"stops early, after step {step}: {self.patience}")
+        return over
 
     def _stop_if_asked(self, step: int) -> None:
         """Raise `Stopped` if the run was asked to stop, unless nothing is left to do."""
@@ -270,6 +281,7 @@ class _Run:
         found = scores_of(sums, several=experiment.several)
         self.scores = {f"test_{key}": value for key, value in found.items()}
         self.evaluated = step
+        self.patience.evaluated(step, self.scores)
         self.metrics.write(step, self.scores)
         few = experiment.model.num_classes <= 5  # of which top-5 is always 100 %
         self.progress.evaluated(step, {key: self.scores[key] for key in self.scores if not few or key != "test_top5"})
@@ -291,6 +303,7 @@ class _Run:
 
     def _save(self, state: State, step: int) -> None:
         meta = {"data": self._data_meta(), "evaluated": self.evaluated, "scores": self.scores}
+        meta["patience"] = self.patience.memory
         meta["model"] = hub_config(self.experiment.model)
         if self.config.lora.rank:
             meta["lora_scale"] = scale_of(self.config.lora)

@@ -133,6 +133,65 @@ def test_the_last_and_the_best_model(whole, tmp_path, monkeypatch):
     assert any(best[key].tobytes() != value.tobytes() for key, value in weights(tmp_path).items())
 
 
+def scored(monkeypatch, *scores):
+    """Evaluations find these, one each; the next one dies."""
+    found = iter(scores)
+
+    def score(params, batch):
+        if (top1 := next(found, None)) is None:
+            raise Killed
+        return {"top1": top1, "top5": 1.0, "loss": 1.0, "count": 1.0}
+
+    monkeypatch.setattr("train.loop.make_eval_step", lambda experiment: score)
+    monkeypatch.setattr(data, "test_batches", lambda *_: iter([{}]))
+
+
+def test_a_run_that_ends_early(tmp_path, monkeypatch):
+    """Two evaluations without an improvement end it; one that was killed between them ends at the same step."""
+    config = tiny(epochs=9, eval_epochs=0.25, early_stop=c.EarlyStop(patience=2, min_delta=0.1))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    scored(monkeypatch, 0.5, 0.59, 0.3)
+    assert (run(config, whole).steps, run(config, whole).steps) == (9, 9)  # the second time nothing is left to do
+    said = (whole / "log.txt").read_text()
+    assert "stops early, after step 9: test top1 has not improved by more than 0.1 in 2 evaluations; the best" in said
+    assert f"{whole / 'best'}, after step 6, the best by test top1" in said
+    assert f"{whole} is finished at step 9 of 9" in said
+    scored(monkeypatch, 0.5, 0.59)
+    with pytest.raises(Killed):
+        run(config, killed)
+    scored(monkeypatch, 0.3)
+    assert run(config, killed).steps == 9
+    assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    first, second = weights(whole), weights(killed)
+    assert all(first[key].tobytes() == second[key].tobytes() for key in first)
+
+
+def test_a_run_that_branches(tmp_path):
+    """Half a run and a branch from there are the whole run, to the bit; with another schedule it is another one."""
+    constant, half, again = c.Schedule("constant"), tmp_path / "half", tmp_path / "again"
+
+    def branch(place, **changes):
+        return tiny(model=dataclasses.replace(tiny().model, resume_run=str(place)), schedule=constant, **changes)
+
+    run(tiny(schedule=constant, epochs=1), half)
+    run(tiny(schedule=constant), tmp_path / "whole")
+    assert run(branch(half / "checkpoints" / "12"), again).steps == 24
+    assert json.loads((again / "branched.json").read_text())["step"] == 12
+    assert [line["step"] for line in lines(again)] == [12, 15, 20, 24, 24]  # it begins with an evaluation
+    first, second = weights(tmp_path / "whole"), weights(again)
+    assert all(first[key].tobytes() == second[key].tobytes() for key in first)
+    assert f"branches from {half / 'checkpoints' / '12'} after step 12" in (again / "log.txt").read_text()
+    assert run(branch(half / "checkpoints" / "12"), again).steps == 24  # its own checkpoints count
+    with pytest.raises(ValueError, match=r"has done 12 steps, and epochs=1 are only 12; give more epochs"):
+        run(branch(half, epochs=1), tmp_path / "done")
+    with pytest.raises(FileNotFoundError, match=r"has no checkpoint of step 7, but of 12"):
+        run(branch(half / "checkpoints" / "7"), tmp_path / "none")
+    with pytest.raises(ValueError, match=r"is intact, but of another model or optimiser"):
+        run(branch(half, ema=c.Ema()), tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match=r"holds no checkpoints"):
+        run(branch(tmp_path), tmp_path / "nowhere")
+
+
 def test_timm_reads_the_final_model(whole):
     from nfjax.parity import oracle
 
@@ -410,6 +469,9 @@ def test_recomputation_saves_memory():
         ({"optim": c.Optim(freeze=("steem/.*",))}, r"matches no parameter.*patch_embed/"),
         ({"model": c.Model(weights="nowhere.safetensors")}, "nowhere.safetensors"),
         ({"model": c.Model(resume_timm="last.pth.tar", head_init_bias=-2.0)}, r"leave out model\.head_init_scale and"),
+        ({"model": c.Model(resume_timm="last.pth.tar", resume_run="runs/a")}, "both a state to begin with"),
+        ({"model": c.Model(resume_run="runs/a"), "lora": c.Lora(4)}, r"resume_run continues a .* set lora\.rank=0"),
+        ({"early_stop": c.EarlyStop(2, "map")}, r"early_stop\.metric='map' is not measured .* top1, top5, loss"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_computed(tmp_path, changes, message):

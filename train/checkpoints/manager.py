@@ -185,7 +185,7 @@ class Checkpoints:
         """The checkpoint of a step; what it raises, it raises on all processes."""
         targets = flatten(like)
         described = together(lambda: read_description(self._workdir, step), FAULTS)
-        _require_same_run(described.leaves, leaves(targets), folder_of(self._workdir, step))
+        require_same_run(described.leaves, leaves(targets), folder_of(self._workdir, step))
         together(lambda: require_files(self._workdir, described), FAULTS)
         structs = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in targets.items()}
         found = together(lambda: read_arrays(self._workdir, step, structs), FAULTS)
@@ -275,7 +275,8 @@ class Checkpoints:
         )
 
 
-def _require_same_run(there: dict[str, str], here: dict[str, str], path: Path) -> None:
+def require_same_run(there: Mapping[str, str], here: Mapping[str, str], path: Path) -> None:
+    """Raise a ValueError where the leaves of two states differ, in name, shape or dtype."""
     differences = [
         f"  {name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"
         for name in sorted(there.keys() | here.keys())

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from port.paths import is_remote
 from port.stores import Store
 
 OWNER = ".owner"  # who trains there: a later start takes the folder over, and the one before must not write any more
@@ -111,7 +112,7 @@ def mirrored(workdir: Path | str) -> Iterator[Mirror | None]:
         ValueError: several processes train, which must share a folder.
         OSError: the store cannot be reached or written. What was not sent is then kept, and its place is named.
     """
-    if isinstance(workdir, Path):
+    if isinstance(workdir, Path) or not is_remote(workdir):
         yield None
         return
     if jax.process_count() > 1:

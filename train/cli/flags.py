@@ -73,7 +73,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path | str, Options]:
 def announce(config: Config, workdir: Path | str, options: Options) -> None:
     """Say what is about to be loaded: the libraries and the data set take some seconds."""
     if options.process_id in (None, 0):
-        weights = config.model.resume_timm or config.model.weights or "fresh weights"
+        weights = config.model.resume_timm or config.model.resume_run or config.model.weights or "fresh weights"
         root = config.data.root
         images = f"{config.data.name} images" + ("" if root is None else f" from {root}")
         print(f"loading {config.model.name} ({weights}) and {images}; the work folder is {workdir}", flush=True)

@@ -113,7 +113,8 @@ def _claim(workdir: Path, config: dict[str, Any]) -> None:
         if changed and _has_begun(workdir):
             raise ValueError(
                 f"{workdir} holds a run with another config:\n" + "\n".join(changed) + "\nGive the config it had, or "
-                f"start a new run: another --workdir and, to begin with its weights, --config.model.weights={workdir}."
+                f"start a new run: another --workdir and, to begin with its weights, --config.model.weights={workdir}. "
+                f"Or with all of its state: --config.model.resume_run={workdir}."
             )
     _write(path, config)
 

@@ -22,6 +22,11 @@ def checkpoint(folder, step):
     (place / "description.json").write_text("{}")
 
 
+def test_text_may_mean_a_folder(tmp_path):
+    with mirrored(str(tmp_path)) as mirror:
+        assert mirror is None
+
+
 def test_what_is_sent_is_what_is_there(address):
     with mirrored(address) as mirror:
         checkpoint(mirror.folder, 1)

@@ -81,6 +81,7 @@ def test_choices_are_the_tables_of_the_code():
         "optim.decay_rule": WEIGHT_DECAY,
         "optim.clip_mode": MODES,
         "schedule.name": (*CYCLES, "step", "multistep", "wsd", "plateau", "constant"),  # likewise: test_schedules.py
+        "early_stop.metric": ("top1", "top5", "map", "f1", "loss"),
         "checkpoint.metric": ("top1", "top5", "map", "f1", "loss"),
     }
     assert {path: field.choices for path, field in fields().items() if field.choices} == {
