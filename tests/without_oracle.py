@@ -34,7 +34,7 @@ def pytest_runtest_makereport(item, call):
     error = call.excinfo.value if call.excinfo else None
     text = str(error) if isinstance(error, ImportError) else ""
     if isinstance(error, subprocess.CalledProcessError | AssertionError):  # of a process or a command with a status
-        text = report.capstderr
+        text = f"{report.capstderr}\n{error}"
     return _skipped(report, text, *item.location[:2])
 
 
