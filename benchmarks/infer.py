@@ -8,7 +8,7 @@ Before anything is timed the logits are compared. In float32 all must be timm's 
 bfloat16 all are compared with timm's in float32, and ours may be twice as far from it as timm's AMP.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -78,8 +78,13 @@ def jitted(model: nfjax.ImageModel, images: np.ndarray) -> Callable[[], Any]:
     """Parameters are arguments, so that XLA does not compute with them while it compiles."""
     x = jax.device_put(images)
     graphdef, params = split(model)
-    call = jax.jit(lambda params, x: merge(graphdef, params)(x)).lower(params, x).compile()
+    call = program(graphdef, params, x)
     return lambda: call(params, x).block_until_ready()
+
+
+def program(graphdef: Any, params: Any, x: Any, options: Mapping[str, Any] | None = None) -> jax.stages.Compiled:
+    """A model, split, compiled for a batch with these options of XLA: a function of both."""
+    return jax.jit(lambda params, x: merge(graphdef, params)(x)).lower(params, x).compile({**(options or {})})
 
 
 def timm_call(

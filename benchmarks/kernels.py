@@ -20,10 +20,10 @@ import numpy as np
 
 import nfjax
 from benchmarks import harness, peer, report, train
+from benchmarks.infer import program
 from nfjax.fast.backend import compiler_options
 from nfjax.infer import prepare
 from nfjax.models import registry
-from nfjax.params import merge
 from port.atomic import replacing
 from train.machine.mesh import put_batch
 from train.step import compile_train_step
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
             size = args.size or registry.find(name)[1].input_size[1]
             case = harness.Case(name, size, args.batch, args.dtype or peer.default_dtype())
             start = time.perf_counter()
-            program, call = PROGRAMS[of](case)
+            compiled, call = PROGRAMS[of](case)
             compiling = time.perf_counter() - start
             row = {"model": name, "of": of, "batch": args.batch, "size": size, "dtype": case.dtype}
             rows.append(row | {"compiling": compiling} | traced(call, args.calls))
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
                 partial.write_text(text + "\n", encoding="utf-8")
             if args.hlo:
                 path = args.out / f"{of}-{name}.hlo.gz"
-                path.write_bytes(gzip.compress((program.as_text() or "").encode()))
+                path.write_bytes(gzip.compress((compiled.as_text() or "").encode()))
     return 0
 
 
@@ -73,22 +73,22 @@ def _infer(case: harness.Case) -> tuple[jax.stages.Compiled, Callable[[], Any]]:
     graphdef, params = prepare(nfjax.load(case.model, weights=None, dtype=case.dtype, **options))
     shape = (case.batch, case.size, case.size, 3)
     x = jax.device_put(np.random.default_rng(0).standard_normal(shape, np.float32))
-    program = jax.jit(lambda params, x: merge(graphdef, params)(x)).lower(params, x).compile({**compiler_options()})
-    return program, lambda: program(params, x)
+    call = program(graphdef, params, x, compiler_options())
+    return call, lambda: call(params, x)
 
 
 def _train(case: harness.Case) -> tuple[jax.stages.Compiled, Callable[[], Any]]:
     assert case.size is not None
     images = train.random_batch(case.size, case.batch)
     experiment = train.experiment(case.model, images, case.batch, dtype=case.dtype)
-    program = compile_train_step(experiment)
+    step = compile_train_step(experiment)
     state, batch = [experiment.init()], put_batch(experiment.mesh, images)
 
     def call() -> Any:
-        state[0], metrics = program(state[0], batch)
+        state[0], metrics = step(state[0], batch)
         return metrics
 
-    return program, call
+    return step, call
 
 
 PROGRAMS = {"infer": _infer, "train": _train}

@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=report.FOLDER, help="folder of the JSON")
     args = parser.parse_args(argv)
     try:
-        _, here = jax.devices("cpu")[0], jax.devices()[0]
+        jax.devices("cpu")
+        here = jax.devices()[0]
     except RuntimeError as error:
         print(f"no CPU beside the accelerator: {error}. Unset JAX_PLATFORMS.", file=sys.stderr)
         return 1

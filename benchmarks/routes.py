@@ -18,6 +18,7 @@ import numpy as np
 
 import nfjax
 from benchmarks import peer, report
+from benchmarks.infer import program
 from nfjax.fast.backend import compiler_options, route
 from nfjax.fast.groups import BY_BACKEND, ROUTES
 from nfjax.infer import prepare
@@ -92,7 +93,7 @@ def _turns(make: Callable[..., Any], model: nfjax.ImageModel, x: Any, ways: list
 
 def _infer(model: nfjax.ImageModel, x: Any, options: Options) -> Callable[[], Any]:
     graphdef, params = prepare(model)
-    call = jax.jit(lambda params, x: merge(graphdef, params)(x)).lower(params, x).compile(options)
+    call = program(graphdef, params, x, options)
     return lambda: call(params, x)
 
 

@@ -66,9 +66,10 @@ def pytest_unconfigure():
 @pytest.fixture
 def optimised():
     """For a test that computes for longer than it compiles."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,23 +17,22 @@ _ROUTE: ContextVar[str | None] = ContextVar("route", default=None)
 
 
 @contextmanager
-def traced_for(name: str) -> Iterator[None]:
+def _within(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def traced_for(name: str) -> AbstractContextManager[None]:
     """What is traced within is for another backend than this process has; for "any" it is the same on all."""
-    token = _TRACED_FOR.set(name)
-    try:
-        yield
-    finally:
-        _TRACED_FOR.reset(token)
+    return _within(_TRACED_FOR, name)
 
 
-@contextmanager
-def route(name: str) -> Iterator[None]:
+def route(name: str) -> AbstractContextManager[None]:
     """What is traced within computes grouped convolutions this way, one of `nfjax.fast.groups.ROUTES`: to compare."""
-    token = _ROUTE.set(name)
-    try:
-        yield
-    finally:
-        _ROUTE.reset(token)
+    return _within(_ROUTE, name)
 
 
 def asked_route() -> str | None:
@@ -41,17 +40,12 @@ def asked_route() -> str | None:
     return _ROUTE.get()
 
 
-@contextmanager
-def gathered_where_used(gather: Gather) -> Iterator[None]:
+def gathered_where_used(gather: Gather) -> AbstractContextManager[None]:
     """What is traced within gathers a kernel, which devices hold a part of each, for its product alone.
 
     And once more for the product of the backward pass, when that is due: no device keeps it meanwhile.
     """
-    token = _GATHER.set(gather)
-    try:
-        yield
-    finally:
-        _GATHER.reset(token)
+    return _within(_GATHER, gather)
 
 
 def gathering() -> Gather | None:
