@@ -100,7 +100,7 @@ def weights(name: str, size: int | None) -> tuple[dict[str, np.ndarray], dict[st
     """A state dict of random numbers, and the options that make the model for images of a size in both libraries."""
     sized = size is not None and issubclass(registry.find(name)[0].family, VisionTransformer)
     options: dict[str, Any] = {"img_size": size} if sized else {}
-    return oracle.random_state(oracle.build(name, **options)), options
+    return oracle.random_state(oracle.shapes(name, **options)), options
 
 
 def build(name: str, state: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Any:

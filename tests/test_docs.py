@@ -1,7 +1,6 @@
 """Every code block of the README and the docs runs, in order, page by page."""
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -10,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jupytext
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 import nfjax
 import port
 import port.__main__
-from tests.helpers import documented
+from tests.helpers import documented, pages
 from tests.helpers.hub_server import HubServer
 from tests.helpers.shallow import DOCUMENTED, shallow
 
@@ -25,28 +25,6 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 AS_USERS = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # programs, not as tests/conftest.py wants them
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-# Runs the blocks of a page in one process, so that later ones see what earlier ones made. With "processes" each command
-# has its own, and the models all their blocks; else commands of nfjax share this process, which saves what they import.
-DRIVER = """
-import json, shlex, subprocess, sys
-from nfjax.__main__ import main
-if "processes" not in sys.argv:
-    from tests.helpers.shallow import shallow
-    models = shallow()
-    models.__enter__()
-namespace = {"__name__": "__main__"}
-for language, code in json.load(open(sys.argv[1])):
-    if language == "python":
-        exec(compile(code, "the page", "exec"), namespace)
-    elif language == "sh":
-        for line in code.splitlines():
-            program, *arguments = shlex.split(line, comments=True) or [""]
-            if program != "nfjax" or "processes" in sys.argv:
-                subprocess.run(line, shell=True, check=True)
-            elif main(arguments):
-                sys.exit(f"{line}: a status that is not 0")
-"""
 
 
 def blocks(page):
@@ -58,11 +36,11 @@ def hubs():
     """Hubs with fresh weights under the names that the pages use: with few blocks, and as users have them."""
     servers = {}
 
-    def hub(how):
-        if how not in servers:
-            servers[how] = HubServer()
-            fill(servers[how], shallow() if how != "processes" else contextlib.nullcontext())
-        return servers[how]
+    def hub(full):
+        if full not in servers:
+            servers[full] = HubServer()
+            fill(servers[full], contextlib.nullcontext() if full else shallow())
+        return servers[full]
 
     yield hub
     for server in servers.values():
@@ -78,32 +56,31 @@ def fill(server, sizes):
         server.commit("facebook/dinov2-with-registers-small", repository)
 
 
-@pytest.mark.parametrize("how", ["", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "page",
     # A whole comparison at full size: two minutes. The test below runs its command at a small size.
     [pytest.param(page, marks=pytest.mark.slow) if page == "docs/parity.md" else page for page in PAGES],
 )
-def test_page(page, how, hubs, tmp_path):
+def test_page(page, full, hubs, tmp_path):
     found = blocks(page)
     if page == "README.md":
         found = found[1:]  # installs and tests; checked below
-    nfjax.save(nfjax.load("test_nfnet", weights=None), tmp_path / "saved")
-    if page == "docs/weights.md":
-        with shallow() if how != "processes" else contextlib.nullcontext():
+    with contextlib.nullcontext() if full else shallow():
+        nfjax.save(nfjax.load("test_nfnet", weights=None), tmp_path / "saved")
+        if page == "docs/weights.md":
             documented.write(tmp_path)
     (tmp_path / "train").symlink_to(ROOT / "train")
     (tmp_path / "photos").mkdir()
     for name, photo in zip(("a.png", "b.jpg"), load_sample_images().images, strict=True):
         Image.fromarray(photo).save(tmp_path / "photos" / name)
-    (tmp_path / "blocks.json").write_text(json.dumps(found))
     # What pip makes of pyproject.toml, for this checkout, whatever is installed.
     script = tmp_path / "bin" / "nfjax"
     script.parent.mkdir()
     script.write_text(f"#!{sys.executable}\nimport sys\nfrom nfjax.__main__ import main\nsys.exit(main())\n")
     script.chmod(0o755)
     environment = os.environ | {
-        "HF_ENDPOINT": hubs(how).url,
+        "HF_ENDPOINT": hubs(full).url,
         "HF_HOME": str(tmp_path / "hf"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "*",
@@ -115,9 +92,8 @@ def test_page(page, how, hubs, tmp_path):
         environment["JAX_NUM_CPU_DEVICES"] = "2"  # it shows how several are used
     if page == "docs/parity.md":
         environment |= AS_USERS
-    command = [sys.executable, "-c", DRIVER, "blocks.json", how]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    failed = pages.run(found, tmp_path, environment, full)
+    assert failed is None, failed
 
 
 def test_the_command_of_the_parity_page(capsys):
@@ -130,23 +106,30 @@ def test_the_command_of_the_parity_page(capsys):
     assert "33x47 float64" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.py")), ids=lambda p: p.stem)
-def test_notebook(notebook, tmp_path):
-    """The executed notebook has the cells of its text and outputs without errors; the text runs."""
-    import jupytext
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.py"))
 
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_an_executed_notebook_is_that_of_its_text(notebook):
+    """It has the same cells, and outputs without errors."""
     text, executed = jupytext.read(notebook), jupytext.read(notebook.with_suffix(".ipynb"))
     assert [(c.cell_type, c.source) for c in executed.cells] == [(c.cell_type, c.source) for c in text.cells]
     assert "site-packages" not in notebook.with_suffix(".ipynb").read_text()  # of whose machine?
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     assert outputs
     assert not [output for output in outputs if output.output_type == "error"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"}
-    if notebook.stem == "fine_tuning":
-        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # it trains for a dozen epochs
-    command = [sys.executable, str(notebook)]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_text_of_a_notebook_runs(notebook, full, tmp_path):
+    """All of it; or with an epoch where it trains for several, after which nothing is claimed of the accuracy."""
+    text = notebook.read_text()
+    if not full:
+        text = re.sub(r"epochs=\d+", "epochs=1", text).replace('\nassert results["tuned"] >', "\n0 >")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    failed = pages.run([("python", text)], tmp_path, environment, full)
+    assert failed is None, failed
 
 
 # All of its epochs take a minute of both cores; a fifth of them shows all but the last per cents.

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.util
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -38,7 +39,7 @@ def timm() -> Any:
 
 
 def random_state(model: Any, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random float32 values for every parameter of a torch model, as a state dict.
+    """Random float32 values for every parameter of a torch model, on any device, as a state dict.
 
     Nothing stays at 0 or 1, where it could hide a mistake: gains are drawn below 1, biases around 0, weights such
     that a layer keeps the scale of its input, tokens and position embeddings as large as what they are joined with.
@@ -69,11 +70,39 @@ def build(name: str, state: Mapping[str, np.ndarray] | None = None, dtype: str |
     """A timm model in evaluation mode, optionally with a state dict, loaded strictly and cast to `dtype`."""
     import torch
 
-    model = timm().create_model(name, pretrained=False, **options).eval()
-    if state is not None:
-        tensors = {k: torch.from_numpy(np.array(v, dtype)) for k, v in state.items()}
-        model.load_state_dict(tensors, strict=True, assign=True)
+    if state is None:
+        return timm().create_model(name, pretrained=False, **options).eval()
+    with uninitialised():
+        model = timm().create_model(name, pretrained=False, **options).eval()
+    tensors = {k: torch.from_numpy(np.array(v, dtype)) for k, v in state.items()}
+    model.load_state_dict(tensors, strict=True, assign=True)
     return model
+
+
+def shapes(name: str, **options: Any) -> Any:
+    """A timm model on torch's meta device: names, shapes and modules, without values."""
+    import torch
+
+    with uninitialised(), torch.device("meta"):
+        return timm().create_model(name, pretrained=False, **options)
+
+
+@contextlib.contextmanager
+def uninitialised() -> Iterator[None]:
+    """Nothing is drawn for parameters, where all are replaced: that is most of the time in which a model is built."""
+    timm()
+    from timm.layers import weight_init
+    from torch.nn import init
+
+    def same(tensor: Any, *_: Any, **__: Any) -> Any:
+        return tensor
+
+    drawn = [name for name in vars(init) if re.fullmatch(r"(kaiming|xavier|trunc)?_?(uniform|normal)_", name)]
+    with (
+        mock.patch.multiple(init, **dict.fromkeys(drawn, same)),
+        mock.patch.object(weight_init, "_trunc_normal_", same),
+    ):
+        yield
 
 
 def load_at_size(name: str, state: Mapping[str, np.ndarray], size: tuple[int, int], **options: Any) -> Any:

@@ -91,7 +91,7 @@ def verify(
         options = {"num_kv_heads": kv_heads[: options.get("depth")]} | options
     entry.build(**options)  # says what is wrong with an option better than timm does
     if weights is None:
-        state = oracle.random_state(oracle.build(name, **options), seed)
+        state = oracle.random_state(oracle.shapes(name, **options), seed)
     else:
         state = port.read_weights(weights, weights_key=weights_key)
     options = sizes_of(name, state) | options

@@ -83,7 +83,7 @@ def case(name):
 
 def random_state(small):
     """Weights of a small model by timm name."""
-    return oracle.random_state(oracle.build(small, **SMALL[small]))
+    return oracle.random_state(oracle.shapes(small, **SMALL[small]))
 
 
 def batches(count):

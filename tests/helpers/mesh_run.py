@@ -7,6 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests.helpers.shallow import shallow
+
+SHALLOW = {"test_vit2": {"depth": 2}, "test_vit3": {"depth": 2}}  # whose blocks are all alike
+
 
 def config(name: str, fsdp: int, parts: int):
     from train import config as c
@@ -74,7 +78,8 @@ def main() -> None:
 
     jax.config.update("jax_transfer_guard", "disallow")
     asked = config(args.model, args.fsdp, args.parts)
-    experiment = taught(asked, args.model) if args.taught else build(asked)
+    with shallow(SHALLOW):
+        experiment = taught(asked, args.model) if args.taught else build(asked)
     # No parameter stays at 0 or 1, where it could hide a mistake.
     random = np.random.default_rng(0)
     params = {k: v + 0.1 * random.standard_normal(v.shape) for k, v in jax.device_get(experiment.params).items()}

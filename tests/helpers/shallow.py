@@ -13,6 +13,11 @@ DOCUMENTED = {
     "nfnet_l0": {"depths": (1, 1, 1, 1)},
     "vit_medium_patch16_reg4_gap_256": {"depth": 2},
 }
+# Those that pages train.
+TRAINED = {
+    "test_nfnet": {"channels": (16, 16, 32, 32), "stem_chs": 32, "extra_conv": False},
+    "test_vit2": {"depth": 2},
+}
 # Those of docs/weights.md, of which files and repositories of others are read; and docs/dense_features.md.
 ELSEWHERE = {
     "vit_small_patch14_reg4_dinov2": {"depth": 1, "embed_dim": 64, "num_heads": 2},
@@ -25,7 +30,7 @@ ELSEWHERE = {
 
 
 @contextlib.contextmanager
-def shallow(changes: dict[str, dict[str, Any]] = DOCUMENTED | ELSEWHERE) -> Iterator[None]:
+def shallow(changes: dict[str, dict[str, Any]] = DOCUMENTED | TRAINED | ELSEWHERE) -> Iterator[None]:
     """In this process, those names mean models with such fields of their configs."""
     entries = {}
     for name, fields in changes.items():

@@ -45,7 +45,7 @@ PARAMS = [pytest.param(name, marks=[] if name.startswith("vit") else [pytest.mar
 def card(request):
     """The name, the weights, and timm's model with them."""
     name = request.param
-    state = oracle.random_state(oracle.build(name))
+    state = oracle.random_state(oracle.shapes(name))
     return name, state, oracle.build(name, state)
 
 
@@ -127,7 +127,7 @@ np.savez(sys.argv[2], input_tensor=input_tensor, probs=probs)
 
 def test_how_to_use(tmp_path):
     """eca_nfnet_l0's card: a name on the hub, the test size, and probabilities. A process of its own for the hub."""
-    state = oracle.random_state(oracle.build("eca_nfnet_l0"))
+    state = oracle.random_state(oracle.shapes("eca_nfnet_l0"))
     folder = nfjax.save(nfjax.load("eca_nfnet_l0", weights=state), tmp_path / "repo")
     IMG.save(tmp_path / "img.png")
     server = HubServer()

@@ -60,7 +60,7 @@ def read(file):
 
 def train_classifier(name, root):
     """timm's state dict of random weights, with a classifier that has learned a little: by ridge regression."""
-    model = oracle.build(name, oracle.random_state(oracle.build(name, num_classes=8)), num_classes=8)
+    model = oracle.build(name, oracle.random_state(oracle.shapes(name, num_classes=8)), num_classes=8)
     _, features, labels, *_ = validate(model, root, lambda x: model.forward_head(model.forward_features(x), True))
     targets = np.eye(8)[labels]
     targets[:, 7] *= -1  # this class it takes for the least probable one, so that top-5 misses too

@@ -19,7 +19,7 @@ X = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
 
 @pytest.fixture(scope="module")
 def state():
-    return oracle.random_state(oracle.build("test_nfnet"))
+    return oracle.random_state(oracle.shapes("test_nfnet"))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def state():
     ids=str,
 )
 def test_timm_loads_what_we_save(name, options, tmp_path):
-    random = oracle.random_state(oracle.build(name, **options))
+    random = oracle.random_state(oracle.shapes(name, **options))
     model = nfjax.load(name, weights=random, **options)
     nfjax.save(model, tmp_path)
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
@@ -123,7 +123,7 @@ def test_a_classifier_that_was_replaced(name, layer, tmp_path):
     ids=str,
 )
 def test_we_load_what_timm_saves(name, options, tmp_path):
-    theirs = oracle.build(name, oracle.random_state(oracle.build(name, **options)), **options)
+    theirs = oracle.build(name, oracle.random_state(oracle.shapes(name, **options)), **options)
     timm.models.save_for_hf(theirs, tmp_path, safe_serialization=True)
     ours = nfjax.load(f"local-dir:{tmp_path}")
     assert relative(logits(ours, X), torch_logits(theirs, X)) <= 1e-5

@@ -39,7 +39,7 @@ def in_torch(batch):
 def test_a_dictionary_of_patches(name, options, x64):
     """Tokens, those of the padding too, and logits."""
     options = SMALL | options
-    state = double(oracle.random_state(oracle.build(name, **options)))
+    state = double(oracle.random_state(oracle.shapes(name, **options)))
     theirs, ours = oracle.build(name, state, "float64", **options), nfjax.load(name, state, dtype="float64", **options)
     rng = np.random.default_rng(0)
     batch = naflex.patch_batch([rng.standard_normal((*size, 3)) for size in SIZES], 16, max_seq_len=22)
@@ -64,7 +64,7 @@ def test_weights_of_a_plain_transformer(plain, name, options):
     from timm.models.naflexvit import checkpoint_filter_fn
 
     options = {"depth": 1, "embed_dim": 32, "num_heads": 2} | options
-    state = oracle.random_state(oracle.build(plain, **options, img_size=64))
+    state = oracle.random_state(oracle.shapes(plain, **options, img_size=64))
     theirs = oracle.build(name, **options, pos_embed_grid_size=(4, 4))
     expected = checkpoint_filter_fn({key: torch.from_numpy(a.copy()) for key, a in state.items()}, theirs)
     found = nfjax.state_dict(nfjax.load(name, state, **options))

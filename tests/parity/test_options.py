@@ -29,7 +29,7 @@ def changed(entry, traits):
 
 @pytest.fixture(scope="module")
 def state():
-    return oracle.random_state(oracle.build("test_nfnet"))
+    return oracle.random_state(oracle.shapes("test_nfnet"))
 
 
 @pytest.mark.parametrize("traits", [{}, DEEPMIND, REGNET], ids=["plain", "deepmind", "regnet"])
@@ -83,7 +83,7 @@ def test_features_only(state):
 @pytest.mark.parametrize("chans", [1, 2, 4, 6])
 @pytest.mark.parametrize("name", ["test_nfnet", "nf_resnet26"])
 def test_in_chans_like_timm(name, chans, tmp_path):
-    state = oracle.random_state(oracle.build(name))
+    state = oracle.random_state(oracle.shapes(name))
     nfjax.save(nfjax.load(name, weights=state), tmp_path)
     overlay = {"file": str(tmp_path / "model.safetensors")}
     theirs = timm.create_model(name, pretrained=True, in_chans=chans, pretrained_cfg_overlay=overlay)
@@ -95,7 +95,7 @@ def test_in_chans_like_timm(name, chans, tmp_path):
 @pytest.mark.parametrize("chans", [1, 2, 4, 6])
 def test_in_chans_exact(chans, x64):
     """Grey for up to three channels, repeated RGB beyond, gives what the RGB image gave; timm's recipe does not."""
-    state = double(oracle.random_state(oracle.build("test_nfnet")))
+    state = double(oracle.random_state(oracle.shapes("test_nfnet")))
     rgb = images()
     if chans < 3:
         rgb = np.repeat(rgb[..., :1], 3, axis=-1)

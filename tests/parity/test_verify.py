@@ -79,7 +79,7 @@ def test_a_wrong_model_fails(monkeypatch, capsys):
 def test_random_weights_leave_no_gradient_at_zero(name):
     """Otherwise a parameter could be compared with nothing."""
     options = {} if name == "test_nfnet" else {"img_size": 64, "depth": 2}
-    model = oracle.build(name, oracle.random_state(oracle.build(name, **options)), **options)
+    model = oracle.build(name, oracle.random_state(oracle.shapes(name, **options)), **options)
     images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
     grads = oracle.gradients(model, images, np.ones((2, 1000), np.float32))
     assert not [name for name, grad in grads.items() if not np.any(grad)]

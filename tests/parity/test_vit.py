@@ -24,7 +24,7 @@ SIZE = (64, 96)
 
 def pair(name, dtype="float32", **options):
     """The same random weights in both libraries."""
-    state = oracle.random_state(oracle.build(name, **options))
+    state = oracle.random_state(oracle.shapes(name, **options))
     state = double(state) if dtype == "float64" else state
     return oracle.build(name, state, **options), nfjax.load(name, weights=state, dtype=dtype, **options)
 
@@ -55,7 +55,7 @@ def test_position_embedding_is_resampled_like_timms(grid, prefix):
 )
 def test_another_image_size(name, img_size, tmp_path):
     """timm's own loading resamples the weights of a file; ours gets the same file."""
-    state = oracle.random_state(oracle.build(name, depth=2))
+    state = oracle.random_state(oracle.shapes(name, depth=2))
     nfjax.save(nfjax.load(name, weights=state, depth=2), tmp_path)
     file = tmp_path / "model.safetensors"
     theirs = timm.create_model(
@@ -71,7 +71,7 @@ def test_another_image_size(name, img_size, tmp_path):
 @pytest.mark.parametrize("name", ["test_vit3", "test_vit2", "vit_medium_patch16_rope_reg1_gap_256"])
 def test_dynamic_image_size(name):
     """Any multiple of the patch, the position embedding resampled in the call."""
-    state = oracle.random_state(oracle.build(name, depth=2))
+    state = oracle.random_state(oracle.shapes(name, depth=2))
     theirs = oracle.build(name, state, dynamic_img_size=True, depth=2)
     ours = nfjax.load(name, weights=state, dynamic_img_size=True, depth=2)
     for size in ((96, 128), (160, 160)):
@@ -161,7 +161,7 @@ def test_intermediates(name):
 
 def test_features_only():
     theirs = timm.create_model("test_vit2", features_only=True).eval()
-    state = oracle.random_state(oracle.build("test_vit2"))
+    state = oracle.random_state(oracle.shapes("test_vit2"))
     theirs.model.load_state_dict({k: torch.from_numpy(state[k]) for k in theirs.model.state_dict()}, strict=True)
     ours = nfjax.load("test_vit2", weights=state, features_only=True)
     assert ours.feature_info.channels() == theirs.feature_info.channels()
@@ -211,7 +211,7 @@ def test_attention_maps(name):
 
 @pytest.mark.parametrize("chans", [1, 4])
 def test_in_chans_like_timm(chans, tmp_path):
-    state = oracle.random_state(oracle.build("test_vit2"))
+    state = oracle.random_state(oracle.shapes("test_vit2"))
     nfjax.save(nfjax.load("test_vit2", weights=state), tmp_path)
     overlay = {"file": str(tmp_path / "model.safetensors")}
     theirs = timm.create_model("test_vit2", pretrained=True, in_chans=chans, pretrained_cfg_overlay=overlay)

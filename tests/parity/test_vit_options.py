@@ -21,7 +21,7 @@ VIT, EVA, DINOV3 = "test_vit2", "vit_medium_patch16_rope_reg1_gap_256", "vit_tin
 def pair(name, **options):
     """The same random weights in both libraries, float64."""
     options = SMALL | options
-    state = double(oracle.random_state(oracle.build(name, **options)))
+    state = double(oracle.random_state(oracle.shapes(name, **options)))
     theirs, ours = oracle.build(name, state, **options).double(), nfjax.load(name, state, dtype="float64", **options)
     if hasattr(theirs, "rope"):
         oracle.replace_rope_table(theirs, ours.rope_table(ours.grid_size))

@@ -1,5 +1,7 @@
 """The leaf rules: each parameter has exactly one, and each is inverted to the byte."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ import port
 from nfjax.models.registry import MODELS
 from nfjax.params import named_params
 
+DONE = set()  # names, whatever their numbers are, and shapes that have made the round trip
 # The deep ones repeat the blocks of these at the same widths; `-m slow` has them all.
 DEEP = [*(f"nfnet_f{i}" for i in range(2, 8)), "384", "448", "giant", "large", "so400m", "huge", "5b", "7b"]
 SHALLOW = [n for n in nfjax.list_models() if not any(part in n for part in DEEP)]
@@ -30,6 +33,10 @@ def round_trip(name):
     rng = np.random.default_rng(0)
     noise = rng.bytes(1 << 22)
     for key, shape in port.timm_shapes(paths_and_shapes(name)).items():
+        block_by_any_number = re.sub(r"\d+", "0", key), shape
+        if block_by_any_number in DONE:
+            continue
+        DONE.add(block_by_any_number)
         size = 4 * int(np.prod(shape))
         raw = (noise * (size // len(noise) + 1))[:size]
         array = np.frombuffer(raw, np.float32).reshape(shape)

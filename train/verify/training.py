@@ -153,7 +153,7 @@ def compare(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) -
         )
     if recipe.sized:
         options["img_size"] = config.data.image_size
-    theirs = oracle.build(config.model.name, **options)
+    theirs = oracle.shapes(config.model.name, **options)
     start = oracle.random_state(theirs, seed)
     rng = np.random.default_rng(seed)
     side, rows = config.data.image_size, config.data.batch_size
@@ -166,7 +166,7 @@ def compare(name: str, *, steps: int = 20, small: bool = False, seed: int = 0) -
         return rng.integers(0, classes, rows)
 
     batches = [{"image": rng.integers(0, 256, shape, np.uint8), "label": labels()} for _ in range(steps)]
-    taught = (recipe.teacher, oracle.random_state(oracle.build(recipe.teacher), seed + 1)) if recipe.teacher else None
+    taught = (recipe.teacher, oracle.random_state(oracle.shapes(recipe.teacher), seed + 1)) if recipe.teacher else None
     per_epoch = max(1, steps // EPOCHS)
     del theirs
 

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 
+import pytest
+
+from tests.helpers.shallow import shallow
 from train import config as c
 from train.checkpoints.files import steps
 from train.loop import run
@@ -18,6 +21,12 @@ CONFIG = c.Config(
     ema=c.Ema(decay=0.9),
     log=c.Log(tensorboard=False),
 )
+
+
+@pytest.fixture(autouse=True)
+def two_blocks():
+    with shallow({"test_vit2": {"depth": 2}}):
+        yield
 
 
 def test_there_and_back_is_the_same_run(tmp_path, capsys):
