@@ -97,11 +97,10 @@ def uninitialised() -> Iterator[None]:
     def same(tensor: Any, *_: Any, **__: Any) -> Any:
         return tensor
 
-    drawn = [name for name in vars(init) if re.fullmatch(r"(kaiming|xavier|trunc)?_?(uniform|normal)_", name)]
-    with (
-        mock.patch.multiple(init, **dict.fromkeys(drawn, same)),
-        mock.patch.object(weight_init, "_trunc_normal_", same),
-    ):
+    drawn = [name for name in vars(init) if re.fullmatch(r"(kaiming_|xavier_|trunc_)?(uniform|normal)_", name)]
+    with contextlib.ExitStack() as patches:
+        for module, name in [(weight_init, "_trunc_normal_"), *((init, name) for name in drawn)]:
+            patches.enter_context(mock.patch.object(module, name, same))
         yield
 
 
