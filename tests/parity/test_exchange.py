@@ -32,7 +32,7 @@ def state():
         ("test_nfnet", {"output_stride": 16}),
         ("nf_ecaresnet26", {}),
         ("nf_regnet_b0", {"in_chans": 4}),
-        ("dm_nfnet_f0", {}),
+        ("dm_nfnet_f0", {"depths": (1, 1, 1, 1)}),
         ("test_nfnet", {"skipinit": True}),
         ("test_vit2", {"num_classes": 10, "img_size": (64, 96)}),
         ("test_vit2", {"global_pool": "max", "in_chans": 1}),

@@ -13,11 +13,12 @@ from port.__main__ import main
 # One of each block, stem, attention, activation, padding and pool; sizes and depths that keep the run short:
 # test_registry.py compares what follows from the depth for all. test_docs.py runs test_nfnet at its own size.
 SHORT = (1, 2, 1, 1)
+NARROW = (128, 128, 256, 256)
 ODD_MAPS = (33, 47)  # every map but the last has an odd side
 KINDS = {
     "test_nfnet": {"sizes": [ODD_SIZE]},
     "eca_nfnet_l0": {"sizes": [ODD_MAPS], "depths": SHORT},
-    "dm_nfnet_f0": {"sizes": [ODD_MAPS], "depths": SHORT},
+    "dm_nfnet_f0": {"sizes": [ODD_MAPS], "depths": SHORT, "channels": NARROW, "num_features": 512},
     "nf_regnet_b0": {"sizes": [(64, 96)], "depths": SHORT},
     "nf_seresnet26": {"sizes": [ODD_MAPS], "depths": SHORT},
     "test_vit2": {},  # average pool, LayerScale
