@@ -31,7 +31,7 @@ class State:
     base: Arrays = dataclasses.field(default_factory=dict)  # what no step changes and no checkpoint holds
 
     @property
-    def eval_params(self) -> Arrays:
+    def eval_params(self) -> dict[str, Any]:
         """What is evaluated and saved: the moving average where there is one."""
         return self.base | (self.ema or self.params)
 
