@@ -154,12 +154,13 @@ class Inputs:
                 yield from source.items(max(start - begin, 0), min(stop, end) - begin)
 
 
-def open_file(file: Place, name: str | None = None) -> Source:
+def open_file(file: Place, name: str | None = None, option: str = "--column") -> Source:
     """The images that a file with one of `ENDINGS` stands for.
 
     Args:
         name: the column of a table; None for the first there is of `PATH_COLUMNS`, or in a parquet file of
             `IMAGE_COLUMNS` before them.
+        option: what messages call that name.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -171,13 +172,13 @@ def open_file(file: Place, name: str | None = None) -> Source:
     if ending == ".tar":
         return TarImages(file)
     if ending == ".parquet":
-        return _open_parquet(file, name)
+        return _open_parquet(file, name, option)
     table = readable(file)
-    _, values = column(read_table(table), table, "--column", name, PATH_COLUMNS)
+    _, values = column(read_table(table), table, option, name, PATH_COLUMNS)
     return _paths(file, values)
 
 
-def _open_parquet(file: Place, name: str | None) -> Source:
+def _open_parquet(file: Place, name: str | None, option: str) -> Source:
     pyarrow, parquet = (require(module, "parquet files") for module in ("pyarrow", "pyarrow.parquet"))
     try:
         with open_place(file) as content, parquet.ParquetFile(content) as opened:
@@ -185,7 +186,7 @@ def _open_parquet(file: Place, name: str | None) -> Source:
             usual = (*IMAGE_COLUMNS, *PATH_COLUMNS) if name is None else (name,)
             found = next((one for one in usual if one in fields), None)
             if found is None:
-                raise ValueError(f"it has no column {' or '.join(usual)}, but {listed(fields, 20)}. Name it: --column")
+                raise ValueError(f"it has no column {' or '.join(usual)}, but {listed(fields, 20)}. Name it: {option}")
             kind, is_a = fields[found], pyarrow.types
             if is_a.is_string(kind) or is_a.is_large_string(kind):
                 return _paths(file, opened.read(columns=[found]).column(0).to_pylist())

@@ -209,6 +209,14 @@ def test_fields_and_endings_by_name(tmp_path):
     assert open_shards(str(file), None, "left.jpg")["train"][0]["label"] == 7
 
 
+def test_a_parquet_file_without_the_usual_columns_names_the_field(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"photo": [b"x"], "label": ["a"]}), tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match=r"no column image .* but photo, label\. Name it: data\.input_key\.$"):
+        open_manifest(tmp_path / "p.parquet")
+
+
 @pytest.mark.parametrize("struct", [False, True])
 def test_parquet_files_with_bytes(photos, tmp_path, struct):
     pyarrow = pytest.importorskip("pyarrow")

@@ -19,7 +19,7 @@ from port.text import one_line
 
 def bytes_in(file: Path, input_key: str | None) -> ParquetImages | None:
     """The images in a parquet file; None if it has their paths."""
-    images = open_file(file, input_key) if file.suffix.lower() == ".parquet" else None
+    images = open_file(file, input_key, "data.input_key") if file.suffix.lower() == ".parquet" else None
     return images if isinstance(images, ParquetImages) else None
 
 
