@@ -80,8 +80,9 @@ class PredictionsFile:
             rows = self._rows()[:total]
             if len(rows) < total:
                 rows = rows[: len(rows) // batch_size * batch_size]
-            found = self._parsed(rows)
-        except (ValueError, OverflowError, csv.Error) as error:  # of another hash, or no table of numbers
+            with np.errstate(over="raise"):  # what float32 cannot hold was not written here
+                found = self._parsed(rows)
+        except (ValueError, ArithmeticError, csv.Error) as error:  # of another hash, or no table of numbers
             raise ValueError(
                 f"{self._path} is not what was written, by {self._seal.name} beside it. Bring both back, or remove "
                 f"{self._path.parent}: then these images are evaluated anew."

@@ -227,7 +227,8 @@ def test_altered_predictions_are_refused(damage, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row", [b"a,0,0.2x,2,0.5\n", b"a,0,0.25,1e400,0.5\n", b"\xff,0,0.25,2,0.5\n", b'"' + b"a" * 200_000]
+    "row",
+    [b"a,0,0.2x,2,0.5\n", b"a,0,0.25,1e400,0.5\n", b"a,0,1e39,2,0.5\n", b"\xff,0,0.25,2,0.5\n", b'"' + b"a" * 200_000],
 )
 def test_predictions_that_somebody_sealed_and_that_are_none(row, tmp_path):
     file = stored.PredictionsFile(tmp_path / PREDICTIONS, "abcdef".__getitem__, 1)
