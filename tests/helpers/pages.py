@@ -1,6 +1,6 @@
 """The blocks of a page, run in a process of their own that starts with what they all import.
 
-The fork server of `multiprocessing` imports this file once, and what runs a page is a copy of that server: the imports
+The fork server of `multiprocessing` imports that once, and what runs a page is a copy of that server: the imports
 are half of what a short page takes.
 """
 
@@ -14,13 +14,11 @@ from pathlib import Path
 from unittest import mock
 
 import jax
-import matplotlib.pyplot  # noqa: F401
-import sklearn.datasets  # noqa: F401
-import torch  # noqa: F401
 
-import train.loop  # noqa: F401
 from nfjax.__main__ import main
 from tests.helpers.shallow import shallow
+
+PRELOADED = [__name__, "torch", "matplotlib.pyplot", "sklearn.datasets", "train.loop"]  # those that are installed
 
 
 def run(blocks: list[tuple[str, str]], folder: Path, environment: dict[str, str], full: bool) -> str | None:
@@ -30,7 +28,7 @@ def run(blocks: list[tuple[str, str]], folder: Path, environment: dict[str, str]
     of nfjax share this process.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=_run, args=(blocks, folder, environment, full))
     with mock.patch.dict(os.environ, environment):  # in which the server starts, with the first page
         process.start()

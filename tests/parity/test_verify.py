@@ -13,7 +13,7 @@ from port.__main__ import main
 # One of each block, stem, attention, activation, padding and pool; sizes and depths that keep the run short:
 # test_registry.py compares what follows from the depth for all. test_docs.py runs test_nfnet at its own size.
 SHORT = (1, 2, 1, 1)
-NARROW = (128, 128, 256, 256)
+NARROW = (256, 256, 512, 512)
 ODD_MAPS = (33, 47)  # every map but the last has an odd side
 KINDS = {
     "test_nfnet": {"sizes": [ODD_SIZE]},
