@@ -132,9 +132,9 @@ def test_the_text_of_a_notebook_runs(notebook, full, tmp_path):
     assert failed is None, failed
 
 
-# All of its epochs take a minute of both cores; a tenth of them shows that it learns.
+# All of its epochs take a minute of both cores; a fifth of them shows all but the last per cents.
 @pytest.mark.parametrize(
-    ("options", "least"), [(["--config.epochs=3"], 0.6), pytest.param([], 0.98, marks=pytest.mark.slow)]
+    ("options", "least"), [(["--config.epochs=6"], 0.8), pytest.param([], 0.98, marks=pytest.mark.slow)]
 )
 def test_the_readme_starts_with_two_lines_that_do_everything(options, least, tmp_path):
     """One installs and trains, one installs and tests; the training reaches 98 %."""
