@@ -10,7 +10,7 @@ from nfjax.parity import oracle
 from train.config import Group, Optim
 from train.optim.parameters import FSDP_AXES, LAYERS, UNIT_AXES, WEIGHT_DECAY, assign, layers, treatments
 
-timm = oracle.timm()
+oracle.timm()  # before anything of timm is imported
 
 
 def timm_names(model):
