@@ -49,7 +49,7 @@ def _moments(kernel: Kernel, eps: float) -> tuple[Channels, Channels]:
     """Of each output channel: the mean, and `1 / sqrt(var + eps)`."""
     fan_in = math.prod(kernel.shape[:-1])
     mean = sum_rows_of(lambda rows: rows, kernel) / fan_in
-    var = sum_rows_of(lambda rows: jnp.square(rows - mean), kernel) / fan_in
+    var = sum_rows_of(lambda rows: jax.lax.square(jax.lax.sub(rows, jnp.broadcast_to(mean, rows.shape))), kernel) / fan_in
     return mean, jax.lax.rsqrt(var + eps)
 
 
