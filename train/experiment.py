@@ -224,8 +224,10 @@ def _divided(config: Config, params: Arrays) -> tuple[Arrays, Arrays]:
             if getattr(config.model, field) is not None:
                 raise ValueError(f"model.{field} continues a training of all weights; set lora.rank=0.")
         return split_off(config.lora, params, config.seed)
-    if config.lora.targets:
-        raise ValueError("lora.targets means nothing with lora.rank=0; set lora.rank=8, for example.")
+    default = type(config.lora)()
+    for field in ("targets", "alpha"):
+        if getattr(config.lora, field) != getattr(default, field):
+            raise ValueError(f"lora.{field} means nothing with lora.rank=0; set lora.rank=8, for example.")
     return {}, params
 
 

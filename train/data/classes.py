@@ -14,8 +14,8 @@ def outputs(classes: Sequence[str], model: ImageModel | OnnxModel, *, in_order: 
     """The model's output for each class of a data set.
 
     Classes are found by name, in whatever order and however many of the model's they are. A model's names are those of
-    its data config, or ImageNet's, WordNet ids or words, by their number. Classes that are numbers from 0 are outputs;
-    and if a model has no names, its outputs are the classes in their order, provided that there are as many.
+    its data config, or ImageNet's, WordNet ids or words, by their number. Other classes that are numbers from 0 are
+    outputs; and if a model has no names, its outputs are the classes in their order, provided that there are as many.
 
     Args:
         classes: of the data set, by label.
@@ -30,14 +30,14 @@ def outputs(classes: Sequence[str], model: ImageModel | OnnxModel, *, in_order: 
         "Give the names of the model's classes, one a line in the order of its outputs, as --data.class_map=FILE; the "
         "data set's must be among them."
     )
+    lists = [] if in_order else [_places(names) for names in _names(model)]
+    for places in lists:
+        if all(name in places for name in classes):
+            return np.array([places[name] for name in classes], np.int32)
     if in_order or tuple(classes) == tuple(map(str, range(count))):
         if count > there:
             raise ValueError(f"the data set has {count} classes, and {model.name} only {there} outputs.")
         return np.arange(count, dtype=np.int32)
-    lists = [_places(names) for names in _names(model)]
-    for places in lists:
-        if all(name in places for name in classes):
-            return np.array([places[name] for name in classes], np.int32)
     if not lists:
         if count == there:
             return np.arange(count, dtype=np.int32)

@@ -123,6 +123,8 @@ def make_teacher(distill: Distill, dataset: Dataset, model: nfjax.ImageModel) ->
     Raises:
         ValueError: it does not know the classes, or says of them what cannot be compared.
     """
+    if distill.kind in ("hard", "features") and distill.temperature != 1:
+        raise ValueError(f"distill.temperature is of 'kl' and 'bce', and means nothing for kind={distill.kind!r}.")
     several = dataset.train.source.several
     data, theirs = dataset.data_config, model.data_config
     name = distill.teacher or model.name

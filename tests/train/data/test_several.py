@@ -29,7 +29,7 @@ def where(row):
         ["cat|owl", "dog", "", "cat"],
         ["owl ; cat", "dog", "", "cat"],
         ['["cat", "owl"]', '["dog"]', "[]", '["cat"]'],
-        [np.array(["cat", "owl"]), ("dog",), [], ["cat"]],
+        [np.array(["cat", "owl"]), ("dog",), [], ["cat", "cat "]],
     ],
 )
 def test_lists(values):
@@ -61,6 +61,7 @@ def test_columns():
         ([["cat"], 3], "row 2: found 3, expected a list of labels"),
         (["cat||dog"], "a label between | is empty"),
         (['["cat"', '["dog"]'], "expected a list in JSON"),
+        (['["cat", "dog"]', "cat"], "row 2: found 'cat', expected a list in JSON, as"),
         ([[], []], "found no label, and none in all 2 rows"),
         ([[0], [-2]], "row 2: found the label -2"),
         ([[0], [70000]], "row 2: found 70001 classes, expected at most 65536"),

@@ -104,6 +104,7 @@ SEVERAL = np.eye(8, 3, dtype=np.int8)
         (c.Distill("T"), ("ant", "bee"), {}, r"distill\.teacher=T: 1 of the data set's 3 classes are not among those"),
         (c.Distill("T"), ("ant", "bee", "cat"), {"labels": SEVERAL}, r"'kl': images have several labels each; .*'bce'"),
         (c.Distill("T"), (), {}, r"T has no classifier; its features remain"),
+        (c.Distill("T", "hard", temperature=2.0), (), {}, r"temperature is of 'kl' and 'bce', and means nothing for"),
     ],
 )
 def test_teachers_that_cannot_be(distill, model, options, message):

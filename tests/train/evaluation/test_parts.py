@@ -46,6 +46,7 @@ ANIMALS = ("cat", "dog", "eel", "fox")
         (("fox", "cat"), network(4, ANIMALS), [3, 0]),
         (("0", "1", "2"), network(4, ANIMALS), [0, 1, 2]),
         (("7", "3"), network(10, tuple(map(str, range(10)))), [7, 3]),
+        (("0", "1"), network(3, ("2", "1", "0")), [2, 1]),
         (("a", "b", "c", "d"), network(4), [0, 1, 2, 3]),
         (synsets(1000)[::-1], network(1000), list(range(999, -1, -1))),
         (("tench, Tinca tinca",), network(1000), [0]),

@@ -102,6 +102,8 @@ def tiny(**changes):
 def test_what_does_not_go_together():
     with pytest.raises(ValueError, match=r"lora\.targets means nothing with lora\.rank=0"):
         build(tiny(lora=c.Lora(0, targets=(".*",))))
+    with pytest.raises(ValueError, match=r"lora\.alpha means nothing with lora\.rank=0"):
+        build(tiny(lora=c.Lora(alpha=8.0)))
     with pytest.raises(ValueError, match="freeze the classifier and every adapter"):
         build(tiny(optim=c.Optim(freeze=(".*lora.*", "head/.*"))))
 

@@ -73,7 +73,8 @@ def of_columns(columns: Mapping[str, Sequence[Any]], where: Callable[[str], Wher
 def of_lists(values: Sequence[Any], where: Where, names: Sequence[str] | None = None) -> Labels:
     """Lists of names or numbers, also as text; or rows of 0, 1 and -1, all as long as there are classes.
 
-    Text is JSON, or has |, ; or , between labels, the first of them that occurs. Nothing is an image without a label.
+    Text is JSON, if any of it begins with [, or has |, ; or , between labels, the first of them that occurs. Nothing is
+    an image without a label.
 
     Args:
         values: of each image.
@@ -159,7 +160,7 @@ def table_of_folder(root: Path) -> tuple[Table, Path]:
 
 def _lists(values: Sequence[Any], where: Where) -> list[list[Any]]:
     text = [value for value in values if isinstance(value, str) and value.strip()]
-    as_json = bool(text) and all(value.lstrip().startswith("[") for value in text)
+    as_json = any(value.lstrip().startswith("[") for value in text)
     separator = next((mark for mark in SEPARATORS if any(mark in value for value in text)), None)
     if text and not as_json and separator is None:
         raise ValueError(
@@ -178,7 +179,7 @@ def _lists(values: Sequence[Any], where: Where) -> list[list[Any]]:
                 f"{where(row)}: found {told}, expected a list of labels; an empty one where there is none, and a "
                 "column for each class where some are unknown."
             )
-        found.append(list(value))
+        found.append([label.strip() if isinstance(label, str) else label for label in value])
     return found
 
 
@@ -195,7 +196,7 @@ def _parsed(text: str, as_json: bool, separator: str | None, where: Callable[[],
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list):
-        raise ValueError(f"{where()}: found {cut(one_line(text), 60)!r}, expected a list in JSON.")
+        raise ValueError(f'{where()}: found {cut(one_line(text), 60)!r}, expected a list in JSON, as ["cat"].')
     return found
 
 
