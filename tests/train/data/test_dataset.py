@@ -10,7 +10,7 @@ import nfjax
 from nfjax.models.data_config import DataConfig
 from tests.helpers.photos import make_folder
 from train.config import Augment, Data
-from train.data import load_dataset
+from train.data import ArraySource, load_dataset
 from train.data.dataset import Shifted
 from train.data.decode import decode
 

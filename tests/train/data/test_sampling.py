@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.photos import make_folder
 from train.config import Data
-from train.data import load_dataset, train_batches
+from train.data import ArraySource, load_dataset, train_batches
 from train.data.sampling import Weighted, at_most, chances
 from train.data.sources.base import Weighed
 from train.data.sources.chance import stratify

@@ -10,7 +10,7 @@ from PIL import Image
 
 from train import data as pipeline
 from train.config import Data
-from train.data import find_sources, load_dataset
+from train.data import ArraySource, find_sources, load_dataset
 from train.data.dataset import _splits
 from train.data.sources import several
 

@@ -20,7 +20,7 @@ from nfjax.support.meter import Meter
 from nfjax.weights.saving import hub_config
 from train.checkpoints.manager import Checkpoints
 from train.config import Checkpoint, Config, Data
-from train.data import classes
+from train.data import ArraySource, classes
 from train.evaluate import main
 from train.evaluation import models, real, report
 from train.evaluation.options import parse
