@@ -66,7 +66,7 @@ def experiment(
         log=c.Log(every_steps=1),
         mesh=c.Mesh(fsdp=fsdp),
     )
-    source = data.Arrays(images["image"], images["label"], tuple(map(str, range(classes))))
+    source = data.ArraySource(images["image"], images["label"], tuple(map(str, range(classes))))
     dataset = data.load_dataset(config.data, nfjax.data_config(model), images=(source, source))
     return build(config, dataset=dataset, devices=devices)
 

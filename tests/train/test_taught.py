@@ -29,7 +29,7 @@ def taught(tmp_path, monkeypatch):
     """A config with all of it on, and a folder with the teacher."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (24, 16, 16, 3), np.uint8)
-    source = data.Arrays(images, rng.choice([-1, 0, 1], (24, 3)), CLASSES)
+    source = data.ArraySource(images, rng.choice([-1, 0, 1], (24, 3)), CLASSES)
     monkeypatch.setitem(data.SOURCES, "noise", lambda *_: {"train": source, "test": source})
     teacher = nfjax.load("test_vit3", weights=None, num_classes=3, img_size=16)
     teacher.data_config = dataclasses.replace(teacher.data_config, label_names=CLASSES[::-1])

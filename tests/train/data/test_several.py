@@ -10,7 +10,7 @@ from PIL import Image
 
 from train import data as pipeline
 from train.config import Data
-from train.data import Arrays, find_sources, load_dataset
+from train.data import ArraySource, find_sources, load_dataset
 from train.data.dataset import _splits
 from train.data.sources import several
 
@@ -174,6 +174,6 @@ def test_data_sets_of_hugging_face(tmp_path, kind):
 
 
 def test_arrays():
-    source = Arrays(np.zeros((4, 8, 8, 3), np.uint8), np.array(EXPECTED), NAMES)
+    source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.array(EXPECTED), NAMES)
     assert source.several
     assert source[0]["label"].tolist() == [1, 0, 1]

@@ -133,7 +133,7 @@ class Selection(Source):
         return digest(part for source, rows in self._parts for part in (source.fingerprint(), rows))
 
 
-class Arrays(Source):
+class ArraySource(Source):
     """Images in memory: uint8 `(images, height, width, channels)`, of 1 or 3 channels; labels as `Source.labels`."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]):
