@@ -189,6 +189,7 @@ def _open_parquet(file: Place, name: str | None, option: str) -> Source:
             if found is None:
                 raise ValueError(f"it has no column {' or '.join(usual)}, but {listed(fields, 20)}. Name it: {option}")
             kind, is_a = fields[found], pyarrow.types
+            kind = kind.value_type if is_a.is_dictionary(kind) else kind  # as pandas writes categories
             has_paths = is_a.is_string(kind) or is_a.is_large_string(kind)
             if not (has_paths or is_a.is_binary(kind) or is_a.is_large_binary(kind) or is_a.is_struct(kind)):
                 raise ValueError(f"its column {found} is {kind}; expected paths, or files as bytes")

@@ -42,6 +42,8 @@ def column(
     """A column, by its name, all rows of which must have a value."""
     names = usual if name is None else (name,)
     found = next((name for name in names if name in table), None)
+    if not table:
+        raise ValueError(f"{file} is empty; expected a table.")
     if found is None:
         there = f"it has {listed(map(str, table), 20)}"
         raise ValueError(f"{file} has no column {listed([' or '.join(names)])}; {there}. Name it: {option}.")

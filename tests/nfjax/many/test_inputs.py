@@ -70,6 +70,7 @@ def test_every_range_of_every_kind(tmp_path):
     ("name", "content", "said"),
     [
         ("x.csv", b"a,b\n1,2\n", "x.csv has no column path or file_name or filename or image; it has a, b. Name it"),
+        ("x.csv", b"", "x.csv is empty; expected a table"),
         ("x.csv", b"a,path\n1,2\n3,\n", "x.csv: path is empty in 1 rows: 2"),
         ("x.csv", b"path\na.png\n\xfc.png\n", r"x.csv, line 3: byte 0xfc is not UTF-8"),
         ("x.jsonl", b'{"a": 1}\n{"path": "a.png"}\n', "x.jsonl: path is empty in 1 rows: 1"),
@@ -92,6 +93,13 @@ def test_a_column_of_no_images(tmp_path):
         open_file(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"it has no column photo, but image. Name it: --column"):
         open_file(tmp_path / "x.parquet", "photo")
+
+
+def test_paths_as_categories(tmp_path):
+    names = pytest.importorskip("pyarrow").array(["a.png", "b.png"]).dictionary_encode()
+    parquet(tmp_path / "x.parquet", {"path": names})
+    found = [item.name for item in open_file(tmp_path / "x.parquet").items(0, 2)]
+    assert found == [f"{tmp_path}/a.png", f"{tmp_path}/b.png"]
 
 
 def test_a_path_that_is_not_there(tmp_path):
