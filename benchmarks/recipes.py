@@ -195,17 +195,30 @@ def row(name: str, runs: Runs) -> dict[str, Any]:
     losses = {side: [[loss for loss, _ in steps] for steps in own] for side, own in runs.items()}
     rates = {side: [rate for _, rate in own[0]] for side, own in runs.items()}
     ends = {side: [statistics.mean(one[-LAST:]) for one in own] for side, own in losses.items()}
+    errors = {
+        side: [statistics.stdev(one[-LAST:]) / len(one[-LAST:]) ** 0.5 for one in own] for side, own in losses.items()
+    }
     apart = max(abs(a - b) for a, b in zip(rates[OURS], rates[TIMM], strict=True)) / max(rates[TIMM])
-    return {"recipe": name, **RECIPES[name]._asdict(), "ends": ends, "rates_apart": apart, "losses": losses}
+    return {
+        "recipe": name,
+        **RECIPES[name]._asdict(),
+        "ends": ends,
+        "errors": errors,
+        "rates_apart": apart,
+        "losses": losses,
+    }
 
 
 def said(row: dict[str, Any]) -> str:
-    """A line: means of the seeds at the end, and how far seeds of a side are apart."""
-    ends = {side: f"{statistics.mean(own):.4f} [{min(own):.4f}, {max(own):.4f}]" for side, own in row["ends"].items()}
-    means = [statistics.mean(own) for own in row["ends"].values()]
+    """A line: the mean loss at the end of each seed, with its standard error, and how far apart the means are."""
+    told = {
+        side: ", ".join(f"{end:.3f} +- {error:.3f}" for end, error in zip(ends, row["errors"][side], strict=True))
+        for side, ends in row["ends"].items()
+    }
+    means = {side: statistics.mean(ends) for side, ends in row["ends"].items()}
     return (
-        f"{row['recipe']}: mean loss of the last {LAST} steps {ends[OURS]}, timm {ends[TIMM]}, difference "
-        f"{means[0] - means[1]:+.4f}; learning rates within {row['rates_apart']:.1e}"
+        f"{row['recipe']}: mean loss of the last {LAST} steps {told[OURS]}; timm {told[TIMM]}; difference "
+        f"{means[OURS] - means[TIMM]:+.3f}; learning rates within {row['rates_apart']:.1e}"
     )
 
 
@@ -224,8 +237,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 style = ("-", "--", ":")[seed % 3]
                 places = np.arange(len(smooth)) + (width + 1) / 2
                 axis.plot(places, smooth, style, color=color, label=f"{side}, seed {seed}", lw=1.5)
-        changes = ", ".join(f"{key} {value}" for key, value in row["network"].items())
-        axis.set_title(f"{row['recipe']}, {changes}, {row['size']} pixels", fontsize=11)
+        blocks = row["network"].get("depth") or sum(row["network"]["depths"])
+        axis.set_title(f"{row['recipe']}: {blocks} blocks, {row['size']} pixels", fontsize=11)
         axis.set_xlabel("step")
         axis.set_ylabel(f"training loss (nats), mean of {SMOOTH} steps")
         axis.grid(alpha=0.3)

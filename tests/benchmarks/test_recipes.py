@@ -45,4 +45,4 @@ def test_the_summary_of_a_recipe():
     row = recipes.row("nfnet_l0", runs)
     assert row["ends"]["nfjax"] == pytest.approx([1.5, 1.6])
     assert row["rates_apart"] == 0
-    assert "1.5500 [1.5000, 1.6000], timm 1.5000 [1.4500, 1.5500], difference +0.0500" in recipes.said(row)
+    assert "1.500 +- 0.500, 1.600 +- 0.400; timm 1.550 +- 0.450, 1.450 +- 0.550; difference +0.050" in recipes.said(row)

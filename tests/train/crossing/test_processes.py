@@ -86,6 +86,6 @@ def test_two_processes_branch(tmp_path):
     missing = [f"--config.model.resume_run={tmp_path / 'elsewhere'}"]
     for own in ((branch, missing), (missing, branch)):  # where not all of them see the folder
         for status, output in train(tmp_path, "none", *own):
-            assert status == 1, output
+            assert status == 2, output
             assert "Traceback" not in output
             assert "elsewhere holds no checkpoints" in output
