@@ -80,7 +80,7 @@ class Theirs:
             clipped = model_parameters(self.model, exclude_head="agc" in optim.clip_mode)
             dispatch_clip_grad(clipped, optim.clip_grad, optim.clip_mode)
         self.step()
-        return float(loss)
+        return float(loss.item())
 
     @property
     def rate(self) -> float:
