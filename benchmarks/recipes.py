@@ -124,15 +124,12 @@ def ours(config: Config, options: dict[str, Any]) -> Iterator[tuple[float, float
     from train.step import compile_train_step
 
     dataset = data.for_config(config)
-    rates = {"drop_rate": config.model.drop_rate, "drop_path_rate": config.model.drop_path_rate}
-    model = nfjax.load(
-        config.model.name, weights=None, num_classes=dataset.num_classes, seed=config.seed, **rates, **options
-    )
+    options = options | {"drop_rate": config.model.drop_rate, "drop_path_rate": config.model.drop_path_rate}
+    model = nfjax.load(config.model.name, weights=None, num_classes=dataset.num_classes, seed=config.seed, **options)
     experiment = build(config, model=model, dataset=dataset, devices=jax.devices()[:1])
     step, state = compile_train_step(experiment), experiment.init()
     for batch in data.train_batches(dataset.train, config.data, config.seed):
-        batch.pop("index")
-        state, metrics = step(state, put_batch(experiment.mesh, batch))
+        state, metrics = step(state, put_batch(experiment.mesh, experiment.for_devices(batch)))
         yield float(metrics["loss"]), float(metrics["lr"])
 
 

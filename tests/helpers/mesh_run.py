@@ -43,7 +43,7 @@ def taught(config, name, loss):
 
     rng, classes = np.random.default_rng(3), tuple("abcdefgh")
     images = rng.integers(0, 256, (64, 32, 32, 3), np.uint8)
-    source = data.Arrays(images, rng.choice([-1, 0, 1], (64, len(classes))), classes)
+    source = data.ArraySource(images, rng.choice([-1, 0, 1], (64, len(classes))), classes)
     source = Weighed(source, rng.integers(1, 5, 64).astype(np.float64))
     config = dataclasses.replace(
         config,
