@@ -10,6 +10,7 @@ from benchmarks.__main__ import main
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ["nfnet_l0", "vit_sbb_finetune"])
 def test_two_steps_of_both(name, tmp_path, capsys):
     assert main(["--what", "recipes", "--recipes", name, "--steps", "2", "--seeds", "1", "--out", str(tmp_path)]) == 0

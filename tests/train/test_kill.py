@@ -158,9 +158,9 @@ def survive(folder, *, kills, epochs, seed, kind="plain", say=print):
     Returns:
         How often what was done to the second run.
     """
-    kind = KINDS[kind]
-    kind.prepare(folder)
-    whole, killed = Run(folder, "whole", epochs, kind), Run(folder, "killed", epochs, kind)
+    trained = KINDS[kind]
+    trained.prepare(folder)
+    whole, killed = Run(folder, "whole", epochs, trained), Run(folder, "killed", epochs, trained)
     rng, count, damaged = random.Random(seed), collections.Counter(), []
     started, process = time.monotonic(), whole.start()
     wait(process, whole.newest)
@@ -188,10 +188,10 @@ def survive(folder, *, kills, epochs, seed, kind="plain", say=print):
         say(f"kill {count['kills']}{' within a save' * within}: checkpoints {steps}", flush=True)
         if rng.random() < 0.7 and len(steps) > 1:
             file = rng.choice(files_of(killed.checkpoints / str(steps[-1])))
-            kind = rng.choice(["flip", "cut"])
-            if damage(file, kind, rng):
-                say(f"  {kind}: {file.relative_to(killed.checkpoints)}", flush=True)
-                count[f"damaged: {kind}"] += 1
+            how = rng.choice(["flip", "cut"])
+            if damage(file, how, rng):
+                say(f"  {how}: {file.relative_to(killed.checkpoints)}", flush=True)
+                count[f"damaged: {how}"] += 1
                 place = killed.checkpoints / str(steps[-1])
                 damaged += [place.stat().st_ino] if place.stat().st_ino not in damaged else []
         process = killed.start()
@@ -210,7 +210,7 @@ def survive(folder, *, kills, epochs, seed, kind="plain", say=print):
     assert killed.steps()[-1] == whole.steps()[-1] == EPOCH * epochs
     first, second = whole.last_state(), killed.last_state()
     assert first.keys() == second.keys()
-    assert {"step", "key", f"params/{kind.leaf}", f"ema/{kind.leaf}"} < first.keys()
+    assert {"step", "key", f"params/{trained.leaf}", f"ema/{trained.leaf}"} < first.keys()
     assert [name for name in first if first[name].tobytes() != second[name].tobytes()] == []
     assert (killed.workdir / "metrics.jsonl").read_text() == (whole.workdir / "metrics.jsonl").read_text()
     return dict(count) | {"put aside": len(damaged)}
