@@ -20,6 +20,7 @@ WHAT = {  # one module each
     "routes": "ways to compile a model, timed on this device: of grouped convolutions, and options of XLA",
     "onnx": "every architecture as an ONNX file, and onnxruntime beside nfjax.compile",
     "data": "training images from JPEG files: ours and timm's loader of uint8 batches",
+    "recipes": "loss curves of the cards' recipes on photographs: ours, and timm's as its train.py trains",
     "loop": "a step of the training loop, beside the compiled step alone",
     "many": "what `nfjax embed` into a folder costs beside reading and computing, as images and processes grow",
     "checkpoint": "how long the loop waits for a checkpoint, of the time until it is complete",

@@ -146,13 +146,13 @@ class PixelsDiffer(Exception):
     """What was to be timed does not make the same images."""
 
 
-def make_files(folder: Path, count: int) -> float:
+def make_files(folder: Path, count: int, sides: tuple[int, int] = (500, 375)) -> float:
     """`folder/train/CLASS/*.jpg`, and one file a class in `folder/val`; the mean size of a file in bytes."""
     rng, sizes = np.random.default_rng(0), []
     photos = photographs()
     for number in range(count):
         name, photo = photos[number % len(photos)]
-        width, height = (500, 375) if rng.random() < 0.7 else (375, 500)
+        width, height = sides if rng.random() < 0.7 else sides[::-1]
         shrink = rng.uniform(0.5, 1.0) * min(photo.width / width, photo.height / height)
         left, top = rng.uniform(0, photo.width - shrink * width), rng.uniform(0, photo.height - shrink * height)
         box = (left, top, left + shrink * width, top + shrink * height)

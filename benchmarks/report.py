@@ -28,20 +28,29 @@ def write(
 ) -> Path:
     """`<what>-<date>.json` and `.png` in `folder`; each row has `title` and `ratios` {name: [one per round]} of what
     was measured."""
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    path = save(what, header, rows, folder)
+    title = f"{what}, {machine()}, {_today()}: {measured} relative to timm's best"
+    _chart(title, rows, path.with_suffix(".png"))
+    return path
+
+
+def save(what: str, header: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path) -> Path:
+    """`<what>-<date>.json` in `folder`, with the machine and the versions."""
     header = {
         "what": what,
-        "date": date,
+        "date": _today(),
         "machine": machine(),
         "python": platform.python_version(),
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     } | header
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{what}-{date}.json"
+    path = folder / f"{what}-{header['date']}.json"
     path.write_text(json.dumps(header | {"rows": list(rows)}, indent=1) + "\n")
-    title = f"{what}, {header['machine']}, {date}: {measured} relative to timm's best"
-    _chart(title, rows, path.with_suffix(".png"))
     return path
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:

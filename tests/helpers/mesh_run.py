@@ -30,20 +30,25 @@ def config(name: str, fsdp: int, parts: int):
     )
 
 
-def taught(config, name):
-    """The same with several labels an image, adapters, and a teacher; of images that are drawn here."""
+LOSSES = {"asl": {}, "bce": {"pos_weight": (2.0,), "smoothing": 0.1}}
+
+
+def taught(config, name, loss):
+    """The same with several labels an image, weights, adapters and a teacher; of images that are drawn here."""
     import nfjax
     from train import config as c
     from train import data
+    from train.data.sources.base import Weighed
     from train.experiment import build
 
     rng, classes = np.random.default_rng(3), tuple("abcdefgh")
     images = rng.integers(0, 256, (64, 32, 32, 3), np.uint8)
     source = data.ArraySource(images, rng.choice([-1, 0, 1], (64, len(classes))), classes)
+    source = Weighed(source, rng.integers(1, 5, 64).astype(np.float64))
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, multi_label=True),
-        loss=c.Loss("asl"),
+        loss=c.Loss(loss, **LOSSES[loss]),
         lora=c.Lora(4),
         distill=c.Distill(kind="features", weight=0.5),
         checkpoint=c.Checkpoint(metric="map"),
@@ -60,7 +65,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, help="of this process")
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--parts", type=int, default=1)
-    parser.add_argument("--taught", action="store_true")
+    parser.add_argument("--taught", choices=LOSSES, help="several labels an image, a teacher and more, with this loss")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--coordinator")
     parser.add_argument("--process_id", type=int)
@@ -79,7 +84,7 @@ def main() -> None:
     jax.config.update("jax_transfer_guard", "disallow")
     asked = config(args.model, args.fsdp, args.parts)
     with shallow(SHALLOW):
-        experiment = taught(asked, args.model) if args.taught else build(asked)
+        experiment = taught(asked, args.model, args.taught) if args.taught else build(asked)
     # No parameter stays at 0 or 1, where it could hide a mistake.
     random = np.random.default_rng(0)
     params = {k: v + 0.1 * random.standard_normal(v.shape) for k, v in jax.device_get(experiment.params).items()}

@@ -46,11 +46,16 @@ def _branched(experiment: Experiment, place: str, workdir: Path) -> tuple[State,
     Args:
         place: the work folder of a run, for its newest checkpoint, or RUN/checkpoints/STEP.
     """
-    run, wanted = readable(place), []
-    if run.parent.name == "checkpoints" and run.name.isdecimal():
-        run, wanted = run.parent.parent, [int(run.name)]
-    (step,) = from_first_process(wanted or require_steps(run)[-1:])
-    require_steps(run, [step])
+
+    def find() -> tuple[Path, list[int]]:
+        run, wanted = readable(place), []
+        if run.parent.name == "checkpoints" and run.name.isdecimal():
+            run, wanted = run.parent.parent, [int(run.name)]
+        return run, wanted or require_steps(run)[-1:]
+
+    run, found = together(find, (FileNotFoundError, OSError))
+    (step,) = from_first_process(found)
+    together(lambda: require_steps(run, [step]), (FileNotFoundError,))  # another may see less of the folder
     total = experiment.learning_rate.total_steps
     if step >= total:
         raise ValueError(

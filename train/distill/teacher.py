@@ -164,9 +164,10 @@ def projection(teacher: Teacher, width: int, seed: int, dtype: Any) -> Arrays:
     if teacher.distill.kind != "features" or width == teacher.width:
         return {}
 
-    def draw(name: str, shape: tuple[int, ...]) -> jax.Array:
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         seeds = np.random.SeedSequence([seed, zlib.crc32(f"{PROJECTION}{name}".encode())])
-        return jnp.asarray(Uniform(width**-0.5)(np.random.Generator(np.random.Philox(seeds)), shape), dtype)
+        return Uniform(width**-0.5)(np.random.Generator(np.random.Philox(seeds)), shape).astype(dtype)
 
     shapes = {"kernel": (width, teacher.width), "bias": (teacher.width,)}
-    return {PROJECTION + name: draw(name, shape) for name, shape in shapes.items()}
+    found: Arrays = jax.device_put({PROJECTION + name: draw(name, shape) for name, shape in shapes.items()})
+    return found

@@ -46,7 +46,7 @@ def split_off(lora: Lora, params: Mapping[str, Any], seed: int) -> tuple[dict[st
         first, second = shapes
         seeds = np.random.SeedSequence([seed, zlib.crc32(first.encode())])
         drawn = Uniform(fan_in**-0.5)(np.random.Generator(np.random.Philox(seeds)), shapes[first])
-        trained |= {first: jnp.asarray(drawn, kernel.dtype), second: jnp.zeros(shapes[second], kernel.dtype)}
+        trained |= jax.device_put({first: drawn.astype(kernel.dtype), second: np.zeros(shapes[second], kernel.dtype)})
     return base, trained
 
 

@@ -16,7 +16,7 @@ class Theirs:
 
     Args:
         config: of the run.
-        start: weights by timm name.
+        start: weights by timm name; None for those that timm draws, and float32.
         options: of the model.
         per_epoch: steps of an epoch.
         resume: a checkpoint that it continues, as train.py does with `--resume`; None to begin with `start`.
@@ -26,7 +26,7 @@ class Theirs:
     def __init__(
         self,
         config: Config,
-        start: Mapping[str, np.ndarray],
+        start: Mapping[str, np.ndarray] | None,
         options: Any,
         per_epoch: int,
         resume: Path | None = None,
@@ -37,9 +37,10 @@ class Theirs:
         from timm.scheduler import create_scheduler_v2
         from timm.utils import ModelEmaV3
 
-        self.loss = _loss(config.loss, several=config.data.multi_label)
+        mixed = bool(config.mix.mixup or config.mix.cutmix or config.mix.cutmix_minmax)
+        self.loss = _loss(config.loss, several=config.data.multi_label, mixed=mixed)
         self.config, self.per_epoch, schedule, self.done = config, per_epoch, config.schedule, 0
-        self.model = oracle.build(config.model.name, start, "float64", **options).requires_grad_(True)
+        self.model = oracle.build(config.model.name, start, "float64", **options).requires_grad_(True).train()
         given = {name.removeprefix("opt_"): value for name, value in optimizer_options(config).items()}
         self.optimizer = create_optimizer_v2(self.model, **given)
         if resume is not None:
@@ -58,24 +59,33 @@ class Theirs:
     def train(self, batches: Sequence[Any]) -> list[float]:
         """Go on with these batches of uint8 images and labels; the losses."""
         import torch
+
+        cfg, losses = self.model.pretrained_cfg, []
+        mean, std = (torch.tensor(cfg[name], dtype=torch.float64) for name in ("mean", "std"))
+        for batch in batches:
+            images = (torch.from_numpy(batch["image"]).double() / 255 - mean) / std
+            losses.append(self.learn(images.permute(0, 3, 1, 2), torch.from_numpy(batch["label"])))
+        return losses
+
+    def learn(self, x: Any, y: Any) -> float:
+        """A step with normalised images and their labels, or targets if they are mixed; the loss."""
         from timm.models import model_parameters
         from timm.utils import dispatch_clip_grad
 
-        cfg, optim, loss_fn = self.model.pretrained_cfg, self.config.optim, self.loss
-        mean, std = (torch.tensor(cfg[name], dtype=torch.float64) for name in ("mean", "std"))
-        losses = []
-        for batch in batches:
-            images = (torch.from_numpy(batch["image"]).double() / 255 - mean) / std
-            x, y = images.permute(0, 3, 1, 2), torch.from_numpy(batch["label"])
-            loss = loss_fn(self.model(x), y) if self.task is None else self.task(x, y)["loss"]
-            self.optimizer.zero_grad()
-            loss.backward()
-            if optim.clip_grad:
-                clipped = model_parameters(self.model, exclude_head="agc" in optim.clip_mode)
-                dispatch_clip_grad(clipped, optim.clip_grad, optim.clip_mode)
-            self.step()
-            losses.append(loss.item())
-        return losses
+        optim = self.config.optim
+        loss = self.loss(self.model(x), y) if self.task is None else self.task(x, y)["loss"]
+        self.optimizer.zero_grad()
+        loss.backward()
+        if optim.clip_grad:
+            clipped = model_parameters(self.model, exclude_head="agc" in optim.clip_mode)
+            dispatch_clip_grad(clipped, optim.clip_grad, optim.clip_mode)
+        self.step()
+        return float(loss.item())
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step, before that of a layer is scaled."""
+        return max(group["lr"] / group.get("lr_scale", 1.0) for group in self.optimizer.param_groups)
 
     def step(self) -> None:
         """A step with the gradients that there are."""
@@ -129,11 +139,11 @@ def _of_several(loss: Loss) -> Callable[..., Any]:
     return lambda x, y: each(x, y.clamp(0).double())[y >= 0].mean()
 
 
-def _loss(loss: Loss, *, several: bool = False) -> Callable[..., Any]:
-    from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
+def _loss(loss: Loss, *, several: bool = False, mixed: bool = False) -> Callable[..., Any]:
+    from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
     if several:
         return _of_several(loss)
     if loss.name == "bce":
         return BinaryCrossEntropy(loss.smoothing, loss.bce_target_thresh, sum_classes=loss.bce_sum)
-    return LabelSmoothingCrossEntropy(loss.smoothing)
+    return SoftTargetCrossEntropy() if mixed else LabelSmoothingCrossEntropy(loss.smoothing)

@@ -73,17 +73,22 @@ def test_eight_devices_do_what_one_does(one, model, tmp_path, fsdp):
 
 
 @pytest.mark.slow
-def test_several_labels_a_teacher_and_adapters_on_a_mesh(tmp_path):
+@pytest.mark.parametrize("loss", mesh_run.LOSSES)
+def test_several_labels_a_teacher_and_adapters_on_a_mesh(loss, tmp_path):
     """A device keeps a quarter of what is trained and of what stays beside adapters, and all of the teacher."""
     runs = []
     for devices, fsdp in ((1, 1), (8, 4)):
         out = tmp_path / f"{devices}.npz"
-        runs.append(result(out, start(out, "--model=test_vit2", "--taught", f"--devices={devices}", f"--fsdp={fsdp}")))
+        options = f"--taught={loss}", f"--devices={devices}", f"--fsdp={fsdp}"
+        runs.append(result(out, start(out, "--model=test_vit2", *options)))
     one, eight = runs
-    assert np.abs(eight["losses"] / one["losses"] - 1).max() <= 1e-12
+    assert len(one["losses"]) == 20
+    losses = np.abs(eight["losses"] / one["losses"] - 1).max()
+    apart = {key: np.abs(eight[key] - one[key]).max() / np.abs(one[key]).max() for key in one if "/" in key}
+    print(f"{loss}: losses within {losses:.1e}, what is trained within {max(apart.values()):.1e}")
+    assert losses <= 1e-12
     assert {key.rsplit("/", 1)[-1] for key in one if key.startswith("ema/")} == {"lora_a", "lora_b", "kernel", "bias"}
-    for key in (key for key in one if "/" in key):
-        assert np.abs(eight[key] - one[key]).max() <= 1e-10 * np.abs(one[key]).max(), key
+    assert max(apart.values()) <= 1e-10, max(apart, key=apart.__getitem__)
 
 
 def test_two_processes_do_what_one_does(one, model, tmp_path):
