@@ -67,4 +67,4 @@ def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_title(title, fontsize=9)
     axes.margins(x=0.08)  # for the numbers
     figure.legend(fontsize=8, loc="outside right upper")
-    save_figure(figure, path, dpi=120)
+    save_figure(figure, path)

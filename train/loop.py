@@ -287,7 +287,7 @@ class _Run:
         self.progress.evaluated(step, {key: self.scores[key] for key in self.scores if not few or key != "test_top5"})
         if jax.process_index() == 0:
             with expendable(self.workdir / curves.FILE_NAME, self._tell_once):
-                curves.plot(self.workdir)
+                curves.plot(self.workdir, self.experiment.steps_per_epoch)
         if state.plateau:
             metric = self.config.checkpoint.metric
             better = np.float32(self.scores[f"test_{metric}"] * (-1 if metric == "loss" else 1))

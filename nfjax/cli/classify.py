@@ -154,7 +154,7 @@ def _plot(found: Mapping[Place, list[tuple[str, float, int]]], images: Mapping[P
         right.invert_yaxis()
         right.set_xlim(0, 1.15)
         right.tick_params(labelsize=8)
-    save_figure(figure, path, dpi=120)
+    save_figure(figure, path)
 
 
 def _plain(text: str) -> str:

@@ -86,4 +86,4 @@ def _draw(image: np.ndarray, maps: list[np.ndarray], methods: list[str], title: 
     bar.ax.tick_params(labelsize=7)
     bar.set_label("share of the largest value", fontsize=7)
     figure.suptitle(title, fontsize=11, parse_math=False)
-    save_figure(figure, path, dpi=110)
+    save_figure(figure, path)

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp", ".tif", ".tiff")
+DPI = 120  # of every picture
 TILE = 224  # pixels of the longer side of a picture of a sheet
 COLORS = {None: "black", True: "tab:green", False: "tab:red"}
 
 
 def make_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
     """An empty figure, in inches; not pyplot's, which keeps figures and looks for a window system."""
-    figure: Figure = require("matplotlib.figure", "pictures").Figure(figsize=(width, height), dpi=100, layout=layout)
+    figure: Figure = require("matplotlib.figure", "pictures").Figure(figsize=(width, height), dpi=DPI, layout=layout)
     require("matplotlib.backends.backend_agg", "pictures").FigureCanvasAgg(figure)
     return figure
 
@@ -36,11 +37,11 @@ def require_picture(path: Path) -> Path:
     return require_writable(path, ENDINGS)
 
 
-def save_figure(figure: "Figure", path: Path, dpi: float | None = None) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure, atomically, in the format of the path's suffix."""
     path = require_picture(path)
     with replacing(path) as partial:
-        figure.savefig(partial, dpi="figure" if dpi is None else dpi)
+        figure.savefig(partial, dpi="figure")
 
 
 class Cell(NamedTuple):
@@ -89,7 +90,7 @@ def draw_sheet(
             row[0].plot([1.03, 1.03], [0, 1], transform=row[0].transAxes, color="tab:grey", lw=1.5, clip_on=False)
     if title:
         figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top", parse_math=False)
-    save_figure(figure, path, dpi=120)
+    save_figure(figure, path)
 
 
 def shortened(name: str, most: int = 30) -> str:

@@ -44,9 +44,10 @@ MARKED = 8  # points of a curve, where runs are told apart by their marks too
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def plot(workdir: Path) -> Path:
+def plot(workdir: Path, steps_per_epoch: int | None = None) -> Path:
     """Draw the metrics.jsonl of a run into its curves.png, whatever of it there is so far."""
-    return draw({"": load_curves(workdir)}, workdir / FILE_NAME, title=workdir.absolute().name)
+    time = "step" if steps_per_epoch is None else f"step ({steps_per_epoch:,} an epoch)"
+    return draw({"": load_curves(workdir)}, workdir / FILE_NAME, title=workdir.absolute().name, time=time)
 
 
 def load_curves(workdir: Path) -> Curves:
@@ -60,7 +61,7 @@ def load_curves(workdir: Path) -> Curves:
     return {key: (steps, values) for key, (steps, values) in columns.items() if np.isfinite(values).any()}
 
 
-def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
+def draw(runs: Mapping[str, Curves], path: Path, *, title: str, time: str = "step") -> Path:
     """Draw runs, by the names that the legend shows, over each other; the ending of `path` is the format."""
     panels = [panel for panel in PANELS if any(curves.keys() & panel.curves.keys() for curves in runs.values())]
     columns = min(2, len(panels)) or 1
@@ -78,7 +79,7 @@ def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
         _draw_panel(axis, panel, runs)
         axis.tick_params(labelbottom=index + columns >= len(panels))
         if index + columns >= len(panels):
-            axis.set_xlabel("step")
+            axis.set_xlabel(time)
     if len(runs) > 1:
         styles = {name: {"color": f"C{i}", "marker": MARKS[i % len(MARKS)]} for i, name in enumerate(runs)}
         _legend(figure, styles, loc="lower center", ncols=min(len(runs), 4))
@@ -105,7 +106,7 @@ def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves]) -> None:
                 first = every * run // len(runs)
                 marker = {"marker": MARKS[run % len(MARKS)], "markersize": 5, "markevery": (first, every)}
             elif np.isfinite(values).sum() == 1 or (len(steps) <= 60 and key.startswith("test_")):
-                marker["marker"] = "o"
+                marker["marker"] = styles[label]["marker"] = "o"
             if panel.noisy and not key.startswith("test_"):
                 axis.plot(*thin(steps, values), **style, linewidth=0.8, alpha=0.35)
                 values = running_mean(values)
@@ -121,6 +122,8 @@ def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     if panel.log and positive:
         _log_scale(axis)
+    else:
+        axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 6), useMathText=True)  # short enough for the margin
     if len(panel.curves) > 1:
         _legend(axis, styles, loc="best", fontsize=9)
 
