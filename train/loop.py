@@ -91,7 +91,7 @@ def _run(
         claim(workdir, dataclasses.asdict(config))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes.kept))
         require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
-        record_environment(workdir)
+        record_environment(workdir, experiment.steps_per_epoch)
         base = kept_base(workdir, experiment.base, experiment.model)
         experiment = dataclasses.replace(experiment, base=base)
         screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE), mirror.told if mirror else str)
@@ -287,7 +287,7 @@ class _Run:
         self.progress.evaluated(step, {key: self.scores[key] for key in self.scores if not few or key != "test_top5"})
         if jax.process_index() == 0:
             with expendable(self.workdir / curves.FILE_NAME, self._tell_once):
-                curves.plot(self.workdir, self.experiment.steps_per_epoch)
+                curves.plot(self.workdir)
         if state.plateau:
             metric = self.config.checkpoint.metric
             better = np.float32(self.scores[f"test_{metric}"] * (-1 if metric == "loss" else 1))
