@@ -41,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
             grids = [feature_grids(np.asarray(m[0], np.float32), args.channels) for m in run(jnp.asarray(x)[None])]
     names = [taps[i].module for i in sorted(set(take_indices(len(taps), indices)))]
     again = replaced(output)
-    what = "heads of the attention" if args.attention else "channels that vary most"
-    _draw(x * np.asarray(transform.std) + np.asarray(transform.mean), names, grids, args.channels, output, what)
+    seen = x * np.asarray(transform.std) + np.asarray(transform.mean)
+    what = "the attention of each head" if args.attention else "the channels that vary most"
+    told = f"{model.name}: the mean, then {what}; dark is the least of a map, bright the most"
+    _draw(seen, names, grids, args.channels, output, told)
     print(f"{output}{again}: {', '.join(names)} of {model.name}")
     return 0
 
@@ -63,7 +65,7 @@ def attention_grids(weights: np.ndarray, model: VisionTransformer) -> list[np.nd
 
 
 def _draw(
-    image: np.ndarray, names: list[str], grids: list[list[np.ndarray]], columns: int, path: Path, what: str
+    image: np.ndarray, names: list[str], grids: list[list[np.ndarray]], columns: int, path: Path, told: str
 ) -> None:
     width = 2 + min(columns, max(len(line) for line in grids) - 1)
     figure = make_figure(1.6 * width, 1.7 * len(names) + 0.4)
@@ -77,5 +79,5 @@ def _draw(
             cell.set(xticks=[], yticks=[])
     axes[0, 0].set_title("input", fontsize=8)
     axes[0, 1].set_title("mean", fontsize=8)
-    figure.suptitle(f"a line for each layer: the mean, then the {what}", fontsize=10)
+    figure.suptitle(told, fontsize=10, parse_math=False, wrap=True)
     save_figure(figure, path)

@@ -38,14 +38,14 @@ def run(args: argparse.Namespace) -> int:
     if not maps:
         raise ValueError(f"{one_line(str(images.failed[0][0]))}: {images.failed[0][1]}")
     again = replaced(output)
-    figure = draw(photos, principal_colours(maps), names)
+    figure = draw(photos, principal_colours(maps), names, f"{model.name}: red, green and blue are the main components")
     save_figure(figure, output)
     rows, columns = maps[0].shape[:2]
     print(f"{output}{again}: {counted(len(maps), 'image')} of {rows}x{columns} features of {model.name}")
     return images.report()
 
 
-def draw(photos: list[np.ndarray], pictures: list[np.ndarray], names: list[str]) -> "Figure":
+def draw(photos: list[np.ndarray], pictures: list[np.ndarray], names: list[str], title: str) -> "Figure":
     """A sheet: each photo, by its name, above its picture."""
     lines = math.ceil(len(photos) / COLUMNS)
     columns = math.ceil(len(photos) / lines)
@@ -59,5 +59,5 @@ def draw(photos: list[np.ndarray], pictures: list[np.ndarray], names: list[str])
         axes[2 * line, column].imshow(photo.squeeze(), cmap="gray")
         axes[2 * line, column].set_title(names[i], fontsize=8, parse_math=False)
         axes[2 * line + 1, column].imshow(picture, interpolation="nearest")
-    figure.suptitle("red, green, blue: the main components of the patches", fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False, wrap=True)
     return figure

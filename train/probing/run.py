@@ -177,8 +177,8 @@ def _draw_neighbours(
             theirs = int(train.labels[row])
             cells.append(Cell(_image(train.source, row), f"{short(names[theirs])}\n{cosine:.3f}", theirs == label))
         rows.append(cells)
-    title = "test images, and the training images nearest to each: their class, and the cosine"
-    draw_sheet(path, rows, title=title, lines=2, mark_first=True)
+    title = "test images, and right of the line the training images nearest to each: their class, and the cosine"
+    draw_sheet(path, rows, title=title, lines=2, line_after=1)
 
 
 def _image(source: Source, index: int) -> Image.Image:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfjax.support.pictures import make_figure, require_picture, save_figure
+from nfjax.support.pictures import make_figure, open_frame, require_picture, save_figure
 from port.text import counted
 from train.report.metrics import FILE, read_metrics
 from train.report.workdir import steps_per_epoch
@@ -111,7 +111,8 @@ def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves], per_epoc
                 first = every * run // len(runs)
                 marker = {"marker": MARKS[run % len(MARKS)], "markersize": 5, "markevery": (first, every)}
             elif np.isfinite(values).sum() == 1 or (len(steps) <= 60 and key.startswith("test_")):
-                marker["marker"] = styles[label]["marker"] = "o"
+                marker["marker"] = "o"
+                styles[label] |= marker
             if panel.noisy and not key.startswith("test_"):
                 axis.plot(*thin(steps, values), **style, linewidth=0.8, alpha=0.35)
                 values = running_mean(values)
@@ -125,7 +126,7 @@ def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves], per_epoc
         title += "" if per_epoch is None else f", epoch {round(steps[best] / per_epoch, 2):g}"
     axis.set_title(title, fontsize=11, y=1.0)  # where it would be; to be told saves the search
     axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    open_frame(axis)
     if panel.log and positive:
         _log_scale(axis)
     else:
