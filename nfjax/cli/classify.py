@@ -93,6 +93,8 @@ def _in_parts(args: argparse.Namespace) -> int:
 
 
 def _topk(args: argparse.Namespace, model: Classifier) -> int:
+    if not model.num_classes:
+        raise ValueError(f"{args.model} has no classifier, and so no classes; choose a model with one.")
     topk: int = min(5, model.num_classes) if args.topk is None else args.topk
     if not 1 <= topk <= model.num_classes:
         raise ValueError(f"--topk={topk}; {args.model} has {model.num_classes} classes.")

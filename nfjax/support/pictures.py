@@ -1,5 +1,6 @@
 """Pictures: matplotlib without a window system."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -46,7 +47,8 @@ def require_picture(path: Path) -> Path:
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure, atomically, in the format of the path's suffix."""
     path = require_picture(path)
-    with replacing(path) as partial:
+    with replacing(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # of a file's name: an empty box says it too
         figure.savefig(partial, dpi="figure")
 
 

@@ -40,6 +40,8 @@ def test_the_answer_is_that_of_classify(folder):
 def test_what_is_wrong_is_a_sentence(folder):
     for model, path, expected in (
         (str(folder / "model"), None, "Drop a picture."),
+        (None, str(folder / "photo.png"), "Choose a model."),
+        (" ", str(folder / "photo.png"), "Choose a model."),
         (str(folder / "model"), str(folder / "broken.png"), r".*broken\.png .*is not an image.*"),
         ("test_nfmet", str(folder / "photo.png"), r"unknown model 'test_nfmet'; did you mean test_nfnet.*"),
     ):
