@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
                 write(row)
     if form == "parquet" and args.output is not None:
         write_parquet({key: [row[key] for row in kept] for key in COLUMNS}, args.output)
-    elif form == "table":
+    elif form == "table" and kept:
         _table(kept)
     if args.output is not None:
         print(f"{args.output}{again}: {counted(len(files) - len(images.failed), 'image')}", file=sys.stderr)

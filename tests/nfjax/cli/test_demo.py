@@ -53,6 +53,8 @@ def test_what_is_wrong_is_a_sentence(folder):
 def test_a_model_that_there_is_not(capsys):
     assert main(["demo", "test_nfmet"]) == 2
     assert "did you mean test_nfnet" in capsys.readouterr().err
+    assert main(["demo", "test_nfnet", "--port", "99999"]) == 2
+    assert capsys.readouterr().err == "error: --port=99999; expected a number from 1 to 65535.\n"
 
 
 @pytest.mark.slow
