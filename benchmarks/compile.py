@@ -58,7 +58,7 @@ from train.experiment import build
 from train.machine.mesh import put_batch
 from train.step import compile_train_step
 images = np.round(images * 255).astype(np.uint8)
-source = data.Arrays(images, labels, tuple(map(str, range(1000))))
+source = data.ArraySource(images, labels, tuple(map(str, range(1000))))
 config = c.Config(
     epochs=1,
     model=c.Model(name=name, weights=weights),

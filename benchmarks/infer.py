@@ -8,6 +8,7 @@ Before anything is timed the logits are compared. In float32 all must be timm's 
 bfloat16 all are compared with timm's in float32, and ours may be twice as far from it as timm's AMP.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ class Task:
         self.images = np.random.default_rng(0).standard_normal((case.batch, height, width, model.in_chans), np.float32)
         ways = compiled, lambda *args: jitted(nfjax.fold(args[0]), args[1]), jitted
         self.ours: dict[str, harness.Make] = {
-            name: lambda way=way: way(model, self.images) for name, way in zip(OURS, ways, strict=True)
+            name: functools.partial(way, model, self.images) for name, way in zip(OURS, ways, strict=True)
         }
         self.theirs: dict[str, harness.Make] = {
             "timm eager": lambda: self.timm(),

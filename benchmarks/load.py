@@ -107,7 +107,7 @@ def model_rows(name: str, rounds: int) -> list[dict[str, Any]]:
         }
         # Not counted: they fill the caches, ours and the system's.
         outputs = {key: call()["result"] for key, call in runs.items() if key != LEAST_NAME}
-        differences = peer.agree({key: lambda y=y: y for key, y in outputs.items()}, outputs[RIVAL])
+        differences = peer.agree({key: functools.partial(np.asarray, y) for key, y in outputs.items()}, outputs[RIVAL])
         found = process.in_turns(runs, rounds)
         file_bytes = weights.stat().st_size
 

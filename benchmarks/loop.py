@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 def steps_alone(experiment: Experiment, compiled: Any, batch: data.Batch, count: int) -> list[float]:
     """Seconds of each step, awaited."""
     state = experiment.init()
-    on_device = put_batch(experiment.mesh, {key: batch[key] for key in loop.DEVICE_KEYS})
+    on_device = put_batch(experiment.mesh, experiment.for_devices(batch))
     times = []
     for _ in range(count + 1):
         start = time.perf_counter()

@@ -73,7 +73,7 @@ def measure(name: str, batch: int, size: int | None, rounds: int) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         found = nfjax.export_onnx(model, Path(folder) / "model.onnx", img_size=size)
         session, bytes_ = load_session(found.path), found.path.stat().st_size
-    images = np.random.default_rng(0).standard_normal((batch, *found.inputs[0][1:]), np.float32)
+    images = np.random.default_rng(0).standard_normal((batch, *(int(n) for n in found.inputs[0][1:])), np.float32)
     compiled = nfjax.compile(model, images)
     calls: dict[str, Callable[[], Any]] = {
         "onnxruntime": lambda: session.run(None, {"images": images}),

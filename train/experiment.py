@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -19,10 +20,10 @@ from port.stores import readable
 from train.checkpoints.averages import run_weights
 from train.cli.mistakes import check
 from train.config import Config, Model
-from train.data import Dataset, for_config
+from train.data import DEVICE_KEYS, Batch, Dataset, for_config
 from train.device.batch_transform import BatchTransform, make_batch_transform
 from train.device.normalize import Normalize
-from train.distill.answers import require_unchanged, sender
+from train.distill.answers import kept_answers, require_unchanged
 from train.distill.teacher import Teacher, load_teacher, make_teacher, projection
 from train.machine.mesh import make_mesh, state_shardings
 from train.optim.lora import merged, scale_of, split_off
@@ -61,9 +62,17 @@ class Experiment:
         params = {path: value for path, value in params.items() if not path.startswith(BESIDE)}
         return merged(params, scale_of(self.config.lora)) if self.config.lora.rank else params
 
-    def sender(self, workdir: Path, say: Callable[[str], Any]) -> Callable[[Any], dict[str, Any]]:
-        """What of a training batch goes to the devices, see `train.distill.answers.sender`."""
-        return sender(self.config, self.dataset, self.mesh, self.transform.normalize, self.teacher, workdir, say)
+    def answers(self, workdir: Path, say: Callable[[str], Any]) -> np.ndarray | None:
+        """What the teacher says of each training image, where that is asked once: `distill.cache`."""
+        if self.teacher is None or not self.config.distill.cache:
+            return None
+        normalize = self.transform.normalize
+        return kept_answers(self.config, self.dataset, self.mesh, normalize, self.teacher, workdir, say)
+
+    def for_devices(self, batch: Batch, answers: np.ndarray | None = None) -> Batch:
+        """What of a training batch goes to the devices: images, labels, and what the teacher says of them, if kept."""
+        sent = {key: batch[key] for key in DEVICE_KEYS}
+        return sent if answers is None else sent | {"teacher": np.asarray(answers[batch["index"]])}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -206,14 +206,15 @@ class _Run:
         if told := summary.costs(experiment, train_step):
             self.progress.print(told)
         train, report = experiment.dataset.train, self.workdir / data.REPORT
-        sent = experiment.sender(self.workdir, self.progress.print)
+        answers = experiment.answers(self.workdir, self.progress.print)
         batches = data.train_batches(train, self.config.data, self.config.seed, start, report)
         try:
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device unasked
                 for step in range(start + 1, self.total + 1):
                     self._trace(step, traced, state)
                     batch = next(batches)
-                    state, metrics = train_step(state, put_batch(experiment.mesh, sent(batch)))
+                    sent = put_batch(experiment.mesh, experiment.for_devices(batch, answers))
+                    state, metrics = train_step(state, sent)
                     self.interrupt.nothing_to_save = False
                     self.progress.step(step)
                     for done, values in watch.add(step, batch, metrics):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nfjax.models.known import architectures, require_model, unknown
-from nfjax.support.early import SUFFIX, Place, find, format_of, place, require_export, require_weights
+from nfjax.support.early import Place, find, place, require_weights
 from port.commands import Parser, one_model, pixels, weights
 from port.paths import no_file, user_path, user_place
 
@@ -17,16 +17,6 @@ MODEL = "name, folder with a model or of a run, or hf-hub:organisation/name"
 WEIGHTS = "file or folder with the weights, instead of the published ones; none for fresh ones"
 IMAGES = "files, folders (searched in depth), patterns, http(s) addresses, or - for standard input"
 METHODS = ("gradcam", "rollout", "attention")  # as nfjax.tasks.explaining has them
-FORMATS, PLATFORMS = tuple(SUFFIX), ("cpu", "cuda", "tpu", "rocm")  # as nfjax.exporting has them
-
-# Options of `export` that an ONNX file has not, with their usual values.
-NOT_ONNX: dict[str, tuple[str, Any]] = {
-    "--weights-in beside": ("weights_in", "inside"),
-    "--dynamic-size": ("dynamic_size", False),
-    "--platforms": ("platforms", None),
-    "--dtype": ("dtype", "float32"),
-    "--precision": ("precision", "default"),
-}
 
 
 def models(parser: Parser) -> None:
@@ -48,6 +38,24 @@ def info(parser: Parser) -> None:
     parser.checks.append(lambda args: require_model(one_model(args)))
     layers = "each layer: its parameters, output shape and cost (default: yes)"
     parser.add_argument("--layers", action=argparse.BooleanOptionalAction, default=True, help=layers)
+    _json(parser)
+
+
+def bench(parser: Parser) -> None:
+    parser.description = (
+        "Times `nfjax.compile` of a model with fresh weights on this device, nothing fetched: a call is a batch that "
+        "is on the device already, its result awaited."
+    )
+    parser.epilog = """examples:
+  %(prog)s eca_nfnet_l0 --batch-size 1 8
+  %(prog)s vit_medium_patch16_reg4_gap_256 --batch-size 256 --dtype bfloat16"""
+    add = parser.add_argument
+    parser.add_model(MODEL)
+    parser.checks += [lambda args: require_model(one_model(args)), _require_time]
+    img_size_option(parser)
+    add("--batch-size", type=int, nargs="+", default=[1], metavar="N", help="images a call; several, a row each")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="to compute in")
+    add("--seconds", type=float, default=3.0, help="that calls are timed for, at least five (default: %(default)s)")
     _json(parser)
 
 
@@ -180,46 +188,6 @@ def push(parser: Parser) -> None:
     add("--base-model", metavar="USER/NAME", help="that it was trained from, for the card")
 
 
-def export(parser: Parser) -> None:
-    parser.description = "Write a model for serving, read it back, and compare what the two compute."
-    parser.epilog = """examples:
-  %(prog)s eca_nfnet_l0 -o eca_nfnet_l0.zip --uint8
-  %(prog)s eca_nfnet_l0 -o eca_nfnet_l0.onnx
-  %(prog)s eca_nfnet_l0 -o eca_nfnet_l0.onnx --int8 --calibrate photos/
-  %(prog)s eca_nfnet_l0 --page site
-
-After the first, on a machine with jax and flatbuffers but without nfjax:
-  archive = zipfile.ZipFile("eca_nfnet_l0.zip")
-  program = jax.export.deserialize(bytearray(archive.read("model.stablehlo")))
-  logits = jax.jit(program.call)(images)  # (batch, 224, 224, 3), uint8"""
-    add = parser.add_argument
-    parser.add_model(MODEL)
-    parser.checks += [
-        _require_export,
-        lambda args: require_model(one_model(args)),
-    ]
-    _weights(parser)
-    add("-o", "--output", type=user_path, metavar="FILE", help="default: the model's name, .zip, .mlir or .onnx")
-    add("--format", choices=FORMATS, help="default: as FILE ends, or zip; stablehlo-text: for other compilers")
-    add("--page", type=user_path, metavar="DIR", help="a static page that classifies in the browser, with ONNX")
-    add("--runtime", type=user_path, metavar="DIR", help="of the page: onnxruntime-web, unpacked (default: by npm)")
-    where = "inside the program, or beside it as .safetensors (default: %(default)s)"
-    add("--weights-in", choices=["inside", "beside"], default="inside", help=where)
-    _img_size(parser)
-    add("--dynamic-size", action="store_true", help="any multiple of the stride; convolutional models")
-    add("--batch-size", type=int, metavar="N", help="fixed batch size (default: any)")
-    parser.hidden("--batch", instead_of="--batch-size")
-    add("--uint8", action="store_true", help="take RGB of 0 to 255, normalise it in the program")
-    add("--int8", action="store_true", help="of ONNX: convolutions and products with weights in int8")
-    ranges = f"for --int8: {IMAGES}; some hundred of those that the model is for"
-    add("--calibrate", nargs="+", metavar="IMAGES", help=ranges)
-    add("--platforms", nargs="+", choices=PLATFORMS, help="default: cpu cuda tpu (stablehlo-text: cpu)")
-    add("--num-classes", type=int, metavar="N", help="0 for embeddings (default: the weights' own)")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="to compute in")
-    precision = "of float32 products on GPU and TPU; highest for timm's digits (default: the backend's fast one)"
-    add("--precision", choices=["default", "high", "highest"], default="default", help=precision)
-
-
 def demo(parser: Parser) -> None:
     parser.description = (
         "A page on this machine alone: drop a picture, and see its classes and where the model looked. Nothing is sent "
@@ -268,21 +236,21 @@ def model_options(parser: Parser, *, onnx: bool = False) -> None:
     what = f"{MODEL}{', or FILE.onnx' if onnx else ''} (default: %(default)s)"
     parser.add_argument("--model", default="eca_nfnet_l0", metavar="NAME", help=what)
     parser.checks.append(lambda args: require_model(args.model, onnx=onnx))
-    _weights(parser)
+    weights_options(parser)
     size = parser.add_mutually_exclusive_group()
-    _img_size(size)
+    img_size_option(size)
     size.add_argument("--test-size", action="store_true", help="the size and crop that the weights are tested with")
     upright = "turn photos as their EXIF orientation says, which timm does not"
     parser.add_argument("--exif", action="store_true", help=upright)
 
 
-def _weights(parser: Parser) -> None:
+def weights_options(parser: Parser) -> None:
     parser.add_argument("--weights", type=weights, default="pretrained", metavar="FILE", help=WEIGHTS)
     parser.add_weights_key()
     parser.checks.append(lambda args: require_weights(args.weights))
 
 
-def _img_size(group: Any) -> None:
+def img_size_option(group: Any) -> None:
     sides = "side, or height and width, also as HxW"
     group.add_argument("--img-size", type=pixels, nargs="+", metavar="PIXELS", help=sides)
 
@@ -295,25 +263,6 @@ def _place(text: str) -> Place:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _require_export(args: argparse.Namespace) -> None:
-    """Settle the format of an export, and refuse what it does not have."""
-    if args.page is not None and (args.output is not None or args.format not in (None, "onnx")):
-        raise ValueError("--page writes DIR/model.onnx; leave out --output and --format.")
-    if args.runtime is not None and args.page is None:
-        raise ValueError("--runtime is of a page: give --page DIR too.")
-    args.format = "onnx" if args.page is not None else format_of(args.output, args.format)
-    require_export(args.output, args.format)
-    if args.int8 != (args.calibrate is not None):
-        raise ValueError("--int8 and --calibrate IMAGES go together: images say how large activations become.")
-    if args.int8 and (args.format != "onnx" or args.page is not None):
-        raise ValueError("--int8 is for an ONNX file alone: -o FILE.onnx.")
-    for pattern in args.calibrate or ():
-        find(pattern)
-    for option, (name, usual) in NOT_ONNX.items() if args.format == "onnx" else ():
-        if getattr(args, name) != usual:
-            raise ValueError(f"{option} is not for ONNX files; leave it out, or write a .zip.")
-
-
 def _require_question(args: argparse.Namespace) -> None:
     if args.image is None and args.threshold is None:
         raise ValueError("similar to what? Give an IMAGE, or --threshold 0.95 for pairs of images that are alike.")
@@ -321,6 +270,13 @@ def _require_question(args: argparse.Namespace) -> None:
         raise ValueError(f"--threshold={args.threshold}; a cosine is from -1 to 1.")
     if args.topk < 1:
         raise ValueError(f"--topk={args.topk}; expected at least 1.")
+
+
+def _require_time(args: argparse.Namespace) -> None:
+    if min(args.batch_size) < 1:
+        raise ValueError(f"--batch-size={min(args.batch_size)}; expected at least 1.")
+    if not 0 < args.seconds <= 3600:
+        raise ValueError(f"--seconds={args.seconds:g}; expected more than 0, at most 3600.")
 
 
 def _require_results(folder: Path | None) -> None:

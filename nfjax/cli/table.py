@@ -8,7 +8,7 @@ from port.commands import Command
 
 
 def _ours(help: str, run: str, options: str, extra: str = "") -> Command:
-    return Command(help, f"nfjax.cli.{run}", f"nfjax.cli.options:{options}", extra=extra)
+    return Command(help, f"nfjax.cli.{run}", f"nfjax.cli.{options}", extra=extra)
 
 
 def _training(help: str, run: str, completes: str, extra: str = "train") -> Command:
@@ -16,16 +16,19 @@ def _training(help: str, run: str, completes: str, extra: str = "train") -> Comm
 
 
 COMMANDS = {
-    "list": _ours("the models, with their sizes, costs and published accuracies", "models:listed", "models"),
-    "info": _ours("everything that is known about a model", "models:info", "info"),
-    "classify": _ours("the most probable classes of images", "classify:run", "classify", "cli"),
-    "embed": _ours("pooled features of images, in a file or, of very many, a folder", "embed:run", "embed", "cli"),
-    "features": _ours("draw feature maps, or attention maps, of an image", "features:run", "features", "cli"),
-    "explain": _ours("draw where a model looked in images", "explain:run", "explain", "cli"),
-    "demo": _ours("a page on this machine that classifies a dropped picture", "demo:run", "demo", "demo"),
-    "similar": _ours("images that are near to another one, or to each other", "similar:run", "similar", "cli"),
-    "export": _ours("a model as one file that jax runs without flax", "export:run", "export", "export"),
-    "push": _ours("publish a model on the Hugging Face hub", "push:run", "push"),
+    "list": _ours("the models, with their sizes, costs and published accuracies", "models:listed", "options:models"),
+    "info": _ours("everything that is known about a model", "models:info", "options:info"),
+    "bench": _ours("how fast a model is on this device", "bench:run", "options:bench"),
+    "classify": _ours("the most probable classes of images", "classify:run", "options:classify", "cli"),
+    "embed": _ours(
+        "pooled features of images, in a file or, of very many, a folder", "embed:run", "options:embed", "cli"
+    ),
+    "features": _ours("draw feature maps, or attention maps, of an image", "features:run", "options:features", "cli"),
+    "explain": _ours("draw where a model looked in images", "explain:run", "options:explain", "cli"),
+    "demo": _ours("a page on this machine that classifies a dropped picture", "demo:run", "options:demo", "demo"),
+    "similar": _ours("images that are near to another one, or to each other", "similar:run", "options:similar", "cli"),
+    "export": _ours("a model as one file that jax runs without flax", "export:run", "export_options:export", "export"),
+    "push": _ours("publish a model on the Hugging Face hub", "push:run", "options:push"),
     "train": _training("train a model, or go on with a run", "main:main", "cli.completion:options"),
     "evaluate": _training("accuracy of models on images", "evaluate:main", "evaluation.options:options"),
     "probe": _training("fit a classifier on a model's features", "probe:main", "probing.options:options"),
@@ -42,7 +45,7 @@ COMMANDS = {
     "convert": WEIGHTS["convert"],
     "which": WEIGHTS["which"],
     "verify": WEIGHTS["verify"],
-    "doctor": _ours("whether this machine has what nfjax needs", "doctor:run", "doctor"),
+    "doctor": _ours("whether this machine has what nfjax needs", "doctor:run", "options:doctor"),
     "completion": Command(
         "what the shell needs to complete commands",
         "nfjax.cli.completion:run",

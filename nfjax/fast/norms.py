@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from nfjax.fast.barriers import kept
@@ -49,8 +50,8 @@ def _moments(kernel: Kernel, eps: float) -> tuple[Channels, Channels]:
     """Of each output channel: the mean, and `1 / sqrt(var + eps)`."""
     fan_in = math.prod(kernel.shape[:-1])
     mean = sum_rows_of(lambda rows: rows, kernel) / fan_in
-    var = sum_rows_of(lambda rows: jnp.square(rows - mean), kernel) / fan_in
-    return mean, jax.lax.rsqrt(var + eps)
+    var = sum_rows_of(lambda rows: lax.square(lax.sub(rows, jnp.broadcast_to(mean, rows.shape))), kernel) / fan_in
+    return mean, lax.rsqrt(var + eps)
 
 
 @operation
@@ -79,4 +80,4 @@ def _row_moments(
 ) -> tuple[Float[Array, "*axes 1"], Float[Array, "*axes 1"]]:
     """Over the last axis, which stays: the mean, and `1 / sqrt(var + eps)`."""
     mean = x.mean(-1, keepdims=True)
-    return mean, jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + eps)
+    return mean, lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + eps)

@@ -38,7 +38,7 @@ class Ours:
         self.images = ROWS * len(batches)
         model = nfjax.load(config.model.name, weights=start, dtype=config.model.dtype, **options)
         images, labels = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
-        epoch = data.Arrays(images, labels, tuple(map(str, range(model.num_classes))))
+        epoch = data.ArraySource(images, labels, tuple(map(str, range(model.num_classes))))
         dataset = data.load_dataset(config.data, model.data_config, images=(epoch, epoch))
         self.experiment = build(config, model=model, dataset=dataset, devices=jax.devices()[:1])
         self.step = make_train_step(self.experiment)

@@ -39,7 +39,7 @@ def taught(config, name):
 
     rng, classes = np.random.default_rng(3), tuple("abcdefgh")
     images = rng.integers(0, 256, (64, 32, 32, 3), np.uint8)
-    source = data.Arrays(images, rng.choice([-1, 0, 1], (64, len(classes))), classes)
+    source = data.ArraySource(images, rng.choice([-1, 0, 1], (64, len(classes))), classes)
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, multi_label=True),

@@ -25,8 +25,8 @@ def noise(monkeypatch):
     """A data set with the classes of ImageNet; and no time for random weights, of which nothing is asked here."""
     monkeypatch.setattr(Normal, "__call__", lambda _, rng, shape: np.zeros(shape, np.float32))
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
-    source = data.Arrays(images, np.arange(16), tuple(map(str, range(1000))))
-    several = data.Arrays(images, np.eye(16, 1000), source.class_names)
+    source = data.ArraySource(images, np.arange(16), tuple(map(str, range(1000))))
+    several = data.ArraySource(images, np.eye(16, 1000), source.class_names)
 
     def noise(config, _):
         return dict.fromkeys(("train", "test"), several if config.multi_label else source)

@@ -29,7 +29,7 @@ def taught(tmp_path, monkeypatch):
     """A config with all of it on, and a folder with the teacher."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (24, 16, 16, 3), np.uint8)
-    source = data.Arrays(images, rng.choice([-1, 0, 1], (24, 3)), CLASSES)
+    source = data.ArraySource(images, rng.choice([-1, 0, 1], (24, 3)), CLASSES)
     monkeypatch.setitem(data.SOURCES, "noise", lambda *_: {"train": source, "test": source})
     teacher = nfjax.load("test_vit3", weights=None, num_classes=3, img_size=16)
     teacher.data_config = dataclasses.replace(teacher.data_config, label_names=CLASSES[::-1])
@@ -100,11 +100,11 @@ def test_answers_are_kept(taught, tmp_path):
     assert not [path for path in experiment.base if path.startswith("teacher/")]
     said = []
     batch = {"image": experiment.dataset.train.source._images[4:6], "label": np.zeros((2, 3), np.int8), "index": [4, 5]}
-    found = experiment.sender(tmp_path, said.append)(batch)["teacher"]
+    found = experiment.for_devices(batch, experiment.answers(tmp_path, said.append))["teacher"]
     assert "asking the teacher about 24 images, once" in said[0]
     teacher = experiment.teacher
     expected = teacher(teacher.params, experiment.transform.normalize(jnp.asarray(batch["image"])))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    again = experiment.sender(tmp_path, said.append)(batch)["teacher"]
+    again = experiment.answers(tmp_path, said.append)[batch["index"]]
     assert len(said) == 1
     assert np.array_equal(found, again)

@@ -7,25 +7,26 @@ from port.lazy import lazy
 if TYPE_CHECKING:
     from train.data.broken import REPORT
     from train.data.dataset import SOURCES, Dataset, find_sources, for_config, load_dataset
-    from train.data.pipeline import Split, own_rows, test_batches, train_batches
+    from train.data.pipeline import DEVICE_KEYS, Split, own_rows, test_batches, train_batches
     from train.data.prefetch import Batch, Batches
-    from train.data.sources.base import Arrays, Example, Source
+    from train.data.sources.base import ArraySource, Example, Source
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "train.data.broken": ("REPORT",),
             "train.data.dataset": ("SOURCES", "Dataset", "find_sources", "for_config", "load_dataset"),
-            "train.data.pipeline": ("Split", "own_rows", "test_batches", "train_batches"),
+            "train.data.pipeline": ("DEVICE_KEYS", "Split", "own_rows", "test_batches", "train_batches"),
             "train.data.prefetch": ("Batch", "Batches"),
-            "train.data.sources.base": ("Arrays", "Example", "Source"),
+            "train.data.sources.base": ("ArraySource", "Example", "Source"),
         },
     )
 
 __all__ = [
+    "DEVICE_KEYS",
     "REPORT",
     "SOURCES",
-    "Arrays",
+    "ArraySource",
     "Batch",
     "Batches",
     "Dataset",

@@ -75,11 +75,10 @@ def load_dataset(
     Raises:
         ValueError, FileNotFoundError: says what is wrong with `data`, and what to give instead.
     """
-    train, test, notes = (*images, ()) if images else _find(data)
+    train, test, notes, own = (*images, (), {}) if images else _find(data)
     if data.max_per_class is not None:
         train = at_most(train, data.max_per_class)
     chances(train, data)  # what is wrong with them is told here, and not by a thread
-    own = {} if images else _OWN.get(data.name, {})
     config = _data_config(data, own, model or DataConfig(), train)
     channels, *size = config.input_size
     augmentation = create_train_transform(config, **dataclasses.asdict(augment or Augment(no_aug=True)))
@@ -99,9 +98,9 @@ def find_sources(data: Data) -> tuple[Source, Source]:
     return _find(data)[:2]
 
 
-def _find(data: Data) -> tuple[Source, Source, tuple[str, ...]]:
-    """The images to train on, those to test on, and notes about the others."""
-    splits, notes = _splits(data)
+def _find(data: Data) -> tuple[Source, Source, tuple[str, ...], Mapping[str, Any]]:
+    """The images to train on, those to test on, notes about the others, and the data set's own preprocessing."""
+    splits = _splits(data)
     sizes = {name: len(source) for name, source in splits.items()}
     train, used = select(splits, data.train_split), {name for name, _ in slices.parse(data.train_split, sizes)}
     found = [name for name in slices.for_testing(splits) if name not in used]
@@ -117,7 +116,8 @@ def _find(data: Data) -> tuple[Source, Source, tuple[str, ...]]:
     for source in (train, test):
         source.require()
     unused = [f"{name} ({counted(size, 'image')})" for name, size in sizes.items() if name not in used]
-    return train, test, notes + ((f"splits that are not used: {', '.join(unused)}",) if unused else ())
+    notes = splits.notes + ((f"splits that are not used: {', '.join(unused)}",) if unused else ())
+    return train, test, notes, splits.own
 
 
 def evaluation_source(data: Data) -> tuple[Source, str]:
@@ -125,7 +125,7 @@ def evaluation_source(data: Data) -> tuple[Source, str]:
 
     They are those of `data.val_split`; without it, of the first there is for testing, or of the only split.
     """
-    splits, _ = _splits(data)
+    splits = _splits(data)
     usual = slices.for_testing(splits)
     found = [data.val_split] if data.val_split else usual or list(splits)
     if len(found) > 1 and not usual:
@@ -135,24 +135,24 @@ def evaluation_source(data: Data) -> tuple[Source, str]:
     return source, found[0]
 
 
-def _splits(data: Data) -> tuple[Mapping[str, Source], tuple[str, ...]]:
-    """All images that a config names, by split, and notes about them."""
+def _splits(data: Data) -> Splits:
+    """All images that a config names, by split."""
     kind, _, name = data.name.partition("/")
     nameless = kind in NAMED and not name and data.root is None
     if kind not in SOURCES or (name and kind not in NAMED) or nameless:
         known = "digits, folder, manifest, tfds/NAME, hfds/ORG/NAME or wds/PATTERN"
         raise ValueError(f"data.name={data.name!r} is not known; expected {known}.")
-    splits = SOURCES[kind](data, name)
+    found = SOURCES[kind](data, name)
+    splits = found if isinstance(found, Splits) else Splits(found)
     if single := [split for split, source in splits.items() if source.several != data.multi_label]:
-        found, wanted = ("one label", "true") if data.multi_label else ("several labels", "false")
+        labels, wanted = ("one label", "true") if data.multi_label else ("several labels", "false")
         raise ValueError(
-            f"data.multi_label={wanted}, and the images of {data.name} ({brief(single)}) have {found} each."
+            f"data.multi_label={wanted}, and the images of {data.name} ({brief(single)}) have {labels} each."
         )
-    notes = splits.notes if isinstance(splits, Splits) else ()
-    if data.class_map is not None:
-        names = _class_map(data.class_map)
-        splits = {split: Relabelled(source, names) for split, source in splits.items()}
-    return splits, notes
+    if data.class_map is None:
+        return splits
+    names = _class_map(data.class_map)
+    return Splits({split: Relabelled(source, names) for split, source in splits.items()}, splits.notes, splits.own)
 
 
 def _root(data: Data) -> Path:
@@ -196,9 +196,6 @@ SOURCES: dict[str, Opener] = {
     "hfds": lambda data, name: open_hfds(name, _optional_root(data), data.input_key, data.target_key, data.multi_label),
     "wds": lambda data, name: open_shards(name, _optional_root(data), data.input_key, data.target_key),
 }
-
-# What a data set knows better than the model.
-_OWN: dict[str, dict[str, Any]] = {"digits": {"in_chans": 1, "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}}
 
 
 def _class_map(file: str) -> list[str]:

@@ -25,6 +25,7 @@ from train.data.sources.base import Source, brief
 
 Element = dict[str, Any]  # a row of a batch
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+DEVICE_KEYS = ("image", "label")  # of a training batch; the rest stays on the host
 NEIGHBOURS = 100  # broken images in a row that are put up with
 
 

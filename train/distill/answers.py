@@ -1,6 +1,6 @@
 """What a teacher says of each training image, asked once and kept in WORKDIR/teacher, a row of an array an image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,6 @@ from train.device.normalize import Normalize
 from train.distill.teacher import Teacher
 from train.machine.mesh import batch_sharding, put_batch, replicated
 from train.machine.processes import from_first_process
-
-DEVICE_KEYS = ("image", "label")  # of a batch; the rest stays on the host
-Batch = Mapping[str, np.ndarray]
 
 
 def require_unchanged(config: Config) -> None:
@@ -39,24 +36,22 @@ def require_unchanged(config: Config) -> None:
         )
 
 
-def sender(
+def kept_answers(
     config: Config,
     dataset: Dataset,
     mesh: jax.sharding.Mesh,
     normalize: Normalize,
-    teacher: Teacher | None,
+    teacher: Teacher,
     workdir: Path,
     say: Callable[[str], Any],
-) -> Callable[[Batch], dict[str, np.ndarray]]:
-    """What of a training batch goes to the devices: images, labels, and what the teacher said of them if it is kept.
+) -> np.ndarray:
+    """What the teacher says of each training image, `(images, teacher.width)`, of `answer_dtype`.
 
     All processes call this; answers that are not there yet are asked for now, of all images.
 
     Raises:
         nfjax.images.ImageError: images cannot be read.
     """
-    if teacher is None or not config.distill.cache:
-        return lambda batch: {key: batch[key] for key in DEVICE_KEYS}
     source, split = dataset.train.source, dataset.train
     name = digest([teacher.identity, source.fingerprint(), repr(split.transform), repr(normalize)])
     file = workdir / "teacher" / f"{name}.npy"
@@ -71,7 +66,7 @@ def sender(
                 np.save(stream, said)
     if said.shape != (len(split), teacher.width):
         raise ValueError(f"{file} has the shape {said.shape}, expected {(len(split), teacher.width)}; remove it.")
-    return lambda batch: {key: batch[key] for key in DEVICE_KEYS} | {"teacher": np.asarray(said[batch["index"]])}
+    return said
 
 
 def _asked(

@@ -199,7 +199,7 @@ def _ours(
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         model = nfjax.load(config.model.name, weights=start, dtype="float64", **options)
         images, labels = (np.concatenate([batch[key] for batch in batches[:per_epoch]]) for key in ("image", "label"))
-        epoch = data.Arrays(images, labels, tuple(map(str, range(model.num_classes))))
+        epoch = data.ArraySource(images, labels, tuple(map(str, range(model.num_classes))))
         dataset = data.load_dataset(config.data, model.data_config, images=(epoch, epoch))
         taught = None
         if teacher is not None:

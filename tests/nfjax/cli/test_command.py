@@ -13,7 +13,7 @@ import pytest
 import nfjax
 from nfjax.__main__ import main
 from nfjax.augment.options import Interpolation
-from nfjax.cli import options
+from nfjax.cli import export_options
 from nfjax.cli.table import COMMANDS
 from nfjax.exporting import KNOWN_PLATFORMS
 from nfjax.images import INTERPOLATIONS
@@ -286,7 +286,7 @@ def test_convert_goes_both_ways(tmp_path, capsys):
 
 
 def test_options_repeat_what_modules_offer_that_take_long_to_import():
-    assert options.PLATFORMS == KNOWN_PLATFORMS
+    assert export_options.PLATFORMS == KNOWN_PLATFORMS
     assert set(get_args(Interpolation)) == {*INTERPOLATIONS, "random"}
     assert list(door.RECIPES) == list(RECIPES)
 

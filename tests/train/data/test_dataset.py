@@ -10,7 +10,7 @@ import nfjax
 from nfjax.models.data_config import DataConfig
 from tests.helpers.photos import make_folder
 from train.config import Augment, Data
-from train.data import Arrays, load_dataset
+from train.data import ArraySource, load_dataset
 from train.data.dataset import Shifted
 from train.data.decode import decode
 
@@ -91,7 +91,7 @@ def test_the_digits_know_what_they_are(tmp_path):
 
 def test_images_that_are_given_are_not_the_digits():
     """Whatever `data.name` says: what the digits know is not true of them."""
-    photos = Arrays(np.zeros((2, 40, 40, 3), np.uint8), np.array([0, 1]), ("cat", "coffee"))
+    photos = ArraySource(np.zeros((2, 40, 40, 3), np.uint8), np.array([0, 1]), ("cat", "coffee"))
     dataset = load_dataset(Data(), L0, images=(photos, photos))
     assert dataset.train.shape == (224, 224, 3)
     assert (dataset.data_config.mean, dataset.data_config.std) == (L0.mean, L0.std)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.photos import make_folder
 from train.config import Data
-from train.data import Arrays, load_dataset, train_batches
+from train.data import ArraySource, load_dataset, train_batches
 from train.data.sampling import Weighted, at_most, chances
 from train.data.sources.base import Weighed
 from train.data.sources.chance import stratify
@@ -19,7 +19,7 @@ SIZES = (4, 16, 180)  # of the classes
 @pytest.fixture(scope="module")
 def source():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(SIZES)), SIZES))
-    return Arrays(np.zeros((len(labels), 2, 2, 3), np.uint8), labels, ("a", "b", "c"))
+    return ArraySource(np.zeros((len(labels), 2, 2, 3), np.uint8), labels, ("a", "b", "c"))
 
 
 def drawn(source, passes=6, seed=0, **options):

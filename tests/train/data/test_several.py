@@ -10,7 +10,7 @@ from PIL import Image
 
 from train import data as pipeline
 from train.config import Data
-from train.data import Arrays, find_sources, load_dataset
+from train.data import ArraySource, find_sources, load_dataset
 from train.data.dataset import _splits
 from train.data.sources import several
 
@@ -115,7 +115,7 @@ def test_where_the_table_is(tmp_path, kind):
     assert train.several
     assert test.several
     assert len(train) == (4 if kind in ("splits", "inner") else 3)
-    notes = _splits(data)[1]
+    notes = _splits(data).notes
     assert notes[0].startswith("1 of ")
     assert notes[0].endswith(" images of train have no label: all classes are absent")
     dataset = load_dataset(data)
@@ -134,7 +134,7 @@ def test_a_class_map_orders_them(tmp_path):
     write(tmp_path / "a", ROWS)
     (tmp_path / "names").write_text("owl\nant\ncat\ndog\n")
     data = Data(name="folder", root=str(tmp_path / "a"), multi_label=True, class_map=str(tmp_path / "names"))
-    source = _splits(data)[0]["train"]
+    source = _splits(data)["train"]
     assert source.class_names == ("owl", "ant", "cat", "dog")
     assert source.labels().tolist() == [[1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
     assert source[0]["label"].tolist() == [1, 0, 1, 0]
@@ -167,13 +167,13 @@ def test_data_sets_of_hugging_face(tmp_path, kind):
         features = image | {"labels": datasets.Sequence(datasets.ClassLabel(names=list(NAMES)))}
     found = datasets.Dataset.from_dict({"image": images, **columns}, datasets.Features(features))
     datasets.DatasetDict({"train": found}).save_to_disk(str(tmp_path / "set"))
-    source = _splits(Data(name="hfds", root=str(tmp_path / "set"), multi_label=True))[0]["train"]
+    source = _splits(Data(name="hfds", root=str(tmp_path / "set"), multi_label=True))["train"]
     assert source.class_names == (("0", "1", "2") if kind == "rows" else NAMES)
     assert source.labels().tolist() == EXPECTED
     assert source[0]["label"].tolist() == EXPECTED[0]
 
 
 def test_arrays():
-    source = Arrays(np.zeros((4, 8, 8, 3), np.uint8), np.array(EXPECTED), NAMES)
+    source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.array(EXPECTED), NAMES)
     assert source.several
     assert source[0]["label"].tolist() == [1, 0, 1]

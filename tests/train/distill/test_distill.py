@@ -65,7 +65,7 @@ def test_images_are_seen_as_timm_normalises_them(x64):
 
 def pictures(classes=("ant", "bee", "cat"), count=8, labels=None):
     images = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
-    source = data.Arrays(images, np.arange(count) % len(classes) if labels is None else labels, classes)
+    source = data.ArraySource(images, np.arange(count) % len(classes) if labels is None else labels, classes)
     return c.Data(batch_size=count, image_size=16, multi_label=source.several), (source, source)
 
 

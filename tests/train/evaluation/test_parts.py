@@ -20,7 +20,7 @@ from nfjax.support.meter import Meter
 from nfjax.weights.saving import hub_config
 from train.checkpoints.manager import Checkpoints
 from train.config import Checkpoint, Config, Data
-from train.data import Arrays, classes
+from train.data import ArraySource, classes
 from train.evaluate import main
 from train.evaluation import models, real, report
 from train.evaluation.options import parse
@@ -220,7 +220,7 @@ def test_pictures_of_few_and_of_many_classes(count, tmp_path):
     labels = rng.integers(0, count, 200).astype(np.int32)
     found = np.stack([rng.permutation(count)[:3] for _ in labels]).astype(np.int32)
     predictions = Predictions(labels, np.ones(200, np.float32), found, np.full((200, 3), 0.3, np.float32))
-    source = Arrays(rng.integers(0, 255, (200, 8, 8, 3), np.uint8), labels, tuple(map(str, range(count))))
+    source = ArraySource(rng.integers(0, 255, (200, 8, 8, 3), np.uint8), labels, tuple(map(str, range(count))))
     report.write(tmp_path, predictions, [f"$class_{i}, or so" for i in range(count)], source)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["classes.csv", "confusion.png", "mistakes.png"]
     pairs = report.confusions(predictions)

@@ -17,7 +17,7 @@ from train.report.summary import _bytes, _flops, costs, overview
 
 MODEL = nfjax.load("test_nfnet", weights=None, num_classes=10, in_chans=1)
 COUNT = sum(array.size for array in nfjax.params.split(MODEL)[1].values())
-IMAGES = data.Arrays(np.zeros((320, 64, 48, 1), np.uint8), np.zeros(320), tuple("0123456789"))
+IMAGES = data.ArraySource(np.zeros((320, 64, 48, 1), np.uint8), np.zeros(320), tuple("0123456789"))
 
 
 def config(accumulate=1, freeze=(), **mesh):

@@ -68,11 +68,17 @@ class Source(abc.ABC):
 
 
 class Splits(dict[str, Source]):
-    """The splits of a data set by name, and what a user should know that is not in them."""
+    """The splits of a data set by name, what a user should know that is not in them, and what it knows of its images.
 
-    def __init__(self, splits: Mapping[str, Source], notes: Sequence[str] = ()):
+    Args:
+        splits: by name.
+        notes: one line each, without a full stop.
+        own: fields of a data config that the data set knows better than the model, as `mean` and `std`.
+    """
+
+    def __init__(self, splits: Mapping[str, Source], notes: Sequence[str] = (), own: Mapping[str, Any] | None = None):
         super().__init__(splits)
-        self.notes = tuple(notes)  # one line each, without a full stop
+        self.notes, self.own = tuple(notes), dict(own or {})
 
 
 class Selection(Source):
@@ -126,7 +132,7 @@ class Selection(Source):
         return digest(part for source, rows in self._parts for part in (source.fingerprint(), rows))
 
 
-class Arrays(Source):
+class ArraySource(Source):
     """Images in memory: uint8 `(images, height, width, channels)`, of 1 or 3 channels; labels as `Source.labels`."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]):

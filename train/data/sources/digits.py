@@ -12,8 +12,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from train.data.sources.base import Source
+from train.data.sources.base import Splits
 from train.data.sources.tfds import data_dir, open_tfds
+
+OWN = {"in_chans": 1, "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -46,13 +48,13 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             yield index, {"image": file, "label": int(label)}
 
 
-def digits(root: Path | None = None) -> dict[str, Source]:
+def digits(root: Path | None = None) -> Splits:
     """The splits "train" and "test", prepared as array_record when they are first asked for."""
     root = data_dir() if root is None else root
     place = Path("digits") / str(Digits.VERSION)
     if not (root / place / "features.json").exists():
         _prepare(root, place)
-    return open_tfds(str(place), root, None, None)
+    return Splits(open_tfds(str(place), root, None, None), own=OWN)
 
 
 def _prepare(root: Path, place: Path) -> None:
