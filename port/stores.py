@@ -31,6 +31,8 @@ FINAL = (
     NotADirectoryError,
     NotImplementedError,
 )
+# Without botocore's own retries, which would be within those of s3fs and these: minutes until a failure is told.
+OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}
 HOPELESS = re.compile("credential|forbidden|accessdenied|invalidaccesskey|signaturedoesnotmatch|nosuchbucket", re.I)
 T = TypeVar("T")
 
@@ -176,7 +178,7 @@ def _file_system(scheme: str) -> Any:
 
     package, extra = SCHEMES[scheme]
     try:
-        return fsspec.filesystem(scheme, use_listings_cache=False)  # others write there, too
+        return fsspec.filesystem(scheme, use_listings_cache=False, **OPTIONS.get(scheme, {}))  # others write there, too
     except ImportError as error:
         told = f"{scheme}:// addresses need {package}, which is not installed: pip install 'nfjax[{extra}]'."
         raise ImportError(told) from error

@@ -1,9 +1,11 @@
 """Text for people: numbers with their units, and what other people wrote: their files, and names on a terminal."""
 
 import codecs
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 # Longest first: the mark of UTF-16 is the beginning of that of UTF-32.
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF8: "utf-8-sig"}
@@ -84,12 +86,32 @@ def read_text(path: Path) -> str:
         ValueError: it is neither; which encoding it is instead cannot be told from the bytes.
     """
     data = path.read_bytes()
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        return data.decode(encoding)
+        return data.decode(_encoding(data))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file in UTF-8 (from Latin-1: "
             f"iconv -f latin1 -t utf-8 {path.name})."
         ) from None
+
+
+@contextlib.contextmanager
+def opened_text(path: Path, newline: str) -> Iterator[TextIO]:
+    """`read_text`, a line at a time.
+
+    Args:
+        newline: of `open`, where lines end; they keep their ends.
+    """
+    with path.open("rb") as file:
+        encoding = _encoding(file.read(4))
+    try:
+        with path.open(encoding=encoding, newline=newline) as text:
+            yield text
+    except UnicodeDecodeError:
+        read_text(path)  # raises what says where it is
+        raise
+
+
+def _encoding(data: bytes) -> str:
+    return next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")

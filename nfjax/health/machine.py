@@ -1,5 +1,6 @@
 """Processors, memory and folders."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from port.text import file_size
 
 GB = 10**9
 LITTLE_MEMORY, LITTLE_SPACE, NO_SPACE = 4 * GB, 20 * GB, GB
+FULL = (errno.ENOSPC, errno.EDQUOT)
 SKEW = 2.0  # seconds between two clocks
 SHARED = ("nfs", "lustre", "gpfs", "ceph", "beegfs", "cifs", "smb", "glusterfs", "9p", "afs", "fuse", "wekafs", "panfs")
 CGROUP = Path("/sys/fs/cgroup")
@@ -60,6 +62,10 @@ def folder(path: Path | str, environment: Mapping[str, str]) -> Iterator[Check]:
     if isinstance(path, str):
         yield from _stored(path)
         return
+    if path.exists() and not path.is_dir():
+        todo = "Choose another folder, or move that away."
+        yield Check("work folder", "problem", f"{path} is there, and is no folder", todo)
+        return
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
     probe = path / f".doctor-{secrets.token_hex(4)}"
     try:
@@ -72,6 +78,8 @@ def folder(path: Path | str, environment: Mapping[str, str]) -> Iterator[Check]:
         after, seen = time.time(), probe.stat().st_mtime
     except OSError as error:
         todo = "Choose another folder, or have its permissions changed."
+        if error.errno in FULL:
+            todo = "Remove what is not needed there, or choose another folder."
         yield Check("work folder", "problem", f"{path} cannot be written: {error.strerror or error}", todo)
         return
     finally:
@@ -108,7 +116,8 @@ def _stored(address: str) -> Iterator[Check]:
         store.remove(probe)
     except (OSError, ImportError) as error:
         todo = "Credentials and endpoints come from the environment, as s3fs and gcsfs take them."
-        yield Check("work folder", "problem", f"{address} cannot be written: {error}", todo)
+        todo = "" if isinstance(error, ImportError) else todo
+        yield Check("work folder", "problem", f"{address} cannot be written: {str(error).rstrip('.')}", todo)
         return
     yield Check("work folder", "ok", f"{address} can be written")
     skew = max(before - 1 - seen, seen - after, 0.0)  # stores tell whole seconds

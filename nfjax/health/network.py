@@ -1,6 +1,7 @@
 """The other processes, and the hub."""
 
 import os
+import re
 import socket
 import urllib.error
 import urllib.request
@@ -31,9 +32,14 @@ def cluster(environment: Mapping[str, str]) -> Iterator[Check]:
 def coordinator(address: str | None, environment: Mapping[str, str]) -> Iterator[Check]:
     """Whether the machine where the processes meet can be reached."""
     address = address or environment.get("JAX_COORDINATOR_ADDRESS")
-    host, _, port = (address or first_node(environment) or "").partition(":")
+    if address and not re.fullmatch(r".+:\d+", address):
+        told = one_line(f"found {address}, expected HOST:PORT, for example node1:12345")
+        yield Check("coordinator", "problem", told, "Name the port too, the same on every machine.")
+        return
+    host, port = address.rsplit(":", 1) if address else (first_node(environment), "")
     if not host:
         return
+    host = host.strip("[]")  # of an address of IPv6
     todo = "Does the name resolve on every machine, and does the firewall let its port through?"
     try:
         place = socket.getaddrinfo(host, int(port or 1), type=socket.SOCK_STREAM)[0]

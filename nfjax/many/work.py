@@ -26,7 +26,7 @@ from nfjax.transforms import EvalTransform
 from port.text import encodable
 
 AGAIN = 0.5  # seconds until a process that has nothing to do looks again
-LOOK = 5.0  # seconds until all parts are counted again, for the progress
+LOOK = 5.0  # seconds until all parts are counted again, or more where counting takes long
 # Errors of the machine, not of an image: the process ends, and the image is not reported as unreadable.
 OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC)
 
@@ -62,23 +62,22 @@ def work(job: Job, folder: Folder) -> int:
     Every batch has the same shape and, whoever computes it, the same images in the same rows, so that a part has the
     same bytes. At most two batches of images are in memory, and the outputs of one part.
     """
-    finished = folder.finished()
-    if len(finished) == job.parts:
+    progress = _Progress(job, folder)
+    if len(progress.finished) == job.parts:
         folder.clear()
         return 0
-    progress = _Progress(job, folder, finished)
     written = 0
     with folder.present(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool, progress.meter:
         computer = _Computer(job, pool)
         first = random.SystemRandom().randrange(job.parts)  # so that processes are not in each other's way
-        while left := [part for part in range(job.parts) if part not in finished]:
+        while left := [part for part in range(job.parts) if part not in progress.finished]:
             before = written
             for part in sorted(left, key=lambda part: (part < first, part)):
-                if folder.claim(part):
+                if part not in progress.finished and folder.claim(part):
                     written += computer.part(part, folder, progress.advance)
                     progress.finish(part)
-            finished |= folder.finished()
-            if written == before and len(finished) < job.parts:
+            progress.look()
+            if written == before and len(progress.finished) < job.parts:
                 progress.advance(0)
                 time.sleep(AGAIN)
     folder.clear()
@@ -86,28 +85,39 @@ def work(job: Job, folder: Folder) -> int:
 
 
 class _Progress:
-    """How far all processes are together."""
+    """How far all processes are together.
 
-    def __init__(self, job: Job, folder: Folder, finished: set[int]):
-        self._job, self._folder, self._finished = job, folder, set(finished)
-        self._own, self._looked = 0, time.monotonic()
-        self._shown = job.images(self._finished)
+    Attributes:
+        finished: the parts that are known to be there.
+    """
+
+    def __init__(self, job: Job, folder: Folder):
+        self._job, self._folder, self._own = job, folder, 0
+        self.finished: set[int] = set()
+        self.look()
+        self._shown = job.images(self.finished)
         self.meter = Meter("images of all processes", len(job.inputs), self._shown, model=job.model.name)
+
+    def look(self) -> None:
+        """Count all parts."""
+        began = time.monotonic()
+        self.finished |= self._folder.finished()
+        now = time.monotonic()
+        self._next = now + max(LOOK, 20 * (now - began))  # a store gives names by the thousand
 
     def advance(self, count: int) -> None:
         """So many images more, of a part that is not finished."""
         self._own += count
-        if time.monotonic() - self._looked >= LOOK:
-            self._finished |= self._folder.finished()
-            self._looked = time.monotonic()
-        known = min(self._job.images(self._finished) + self._own, len(self._job.inputs))
+        if time.monotonic() >= self._next:
+            self.look()
+        known = min(self._job.images(self.finished) + self._own, len(self._job.inputs))
         if known > self._shown:
             self.meter.advance(known - self._shown)
             self._shown = known
 
     def finish(self, part: int) -> None:
         """The images of `advance` are in a part that is finished."""
-        self._finished.add(part)
+        self.finished.add(part)
         self._own = 0
 
 

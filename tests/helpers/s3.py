@@ -76,9 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if mode == "slow":
             time.sleep(0.5)
-        if mode in ("denied", "full") and self.command != "GET":
-            code, page = (403, DENIED) if mode == "denied" else (507, FULL)
-            status, headers, answer = code, {}, page
+        if mode == "denied" and self.command != "GET":
+            status, headers, answer = 403, {}, DENIED
+        elif mode == "full" and self.command in ("PUT", "POST"):
+            status, headers, answer = 507, {}, FULL
         else:
             status, headers, answer = line.request(self.command, self.path, body, dict(self.headers))
         self.send_response_only(status)

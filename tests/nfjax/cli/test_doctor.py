@@ -1,5 +1,7 @@
 """`nfjax doctor`: a line for each thing, whatever is broken."""
 
+import errno
+import functools
 import json
 import os
 import subprocess
@@ -81,14 +83,29 @@ def test_clusters():
     assert check.status == "problem"
     (check,) = network.coordinator("localhost:1", {})
     assert (check.status, "nobody listens at 1" in check.found) == ("ok", True)
+    (check,) = network.coordinator("[::1]:1", {})
+    assert "::1 is not known" not in check.found
+    (check,) = network.coordinator("node1", {})
+    assert (check.status, check.found) == ("problem", "found node1, expected HOST:PORT, for example node1:12345")
     (check,) = network.coordinator("there.is.no.such.host.invalid:1", {})
     assert check.status == "problem"
 
 
+def fail(number, *_):
+    raise OSError(number, os.strerror(number))
+
+
 def test_folders(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
+    (check,) = machine.folder(tmp_path / "file", {})
+    assert check.found == f"{tmp_path}/file is there, and is no folder"
     (check,) = machine.folder(tmp_path / "file" / "x", {})
     assert (check.name, check.status) == ("work folder", "problem")
+    for number, said in ((errno.ENOSPC, "Remove what is not needed"), (errno.EACCES, "permissions")):
+        with monkeypatch.context() as patch:
+            patch.setattr(machine.os, "fsync", functools.partial(fail, number))
+            (check,) = machine.folder(tmp_path, {})
+        assert (check.status, said in check.todo) == ("problem", True)
     monkeypatch.setattr(machine, "NO_SPACE", 10**18)
     monkeypatch.setattr(machine.time, "time", lambda: 0.0)
     checks = {check.name: check.status for check in machine.folder(tmp_path, {"SLURM_NTASKS": "2"})}

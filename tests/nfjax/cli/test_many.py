@@ -162,6 +162,7 @@ def test_killed_again_and_again(place, undisturbed, tmp_path):
         if processes[index].poll() is None:
             processes[index].send_signal(signal.SIGKILL)
             kills += 1
+            print(f"kill {kills} after {time.monotonic() - began:.0f} s", flush=True)
         processes[index].wait()
         processes[index] = start()
         if len(list(output.glob("part-*.parquet"))) == 5:  # begin anew, lest there is nothing left to disturb

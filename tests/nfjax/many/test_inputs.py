@@ -1,7 +1,9 @@
 """Sources of very many images: any range of them is the same as that of the list of all."""
 
 import io
+import json
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,10 @@ def test_every_range_of_every_kind(tmp_path):
     ("name", "content", "said"),
     [
         ("x.csv", b"a,b\n1,2\n", "x.csv has no column path or file_name or filename or image; it has a, b. Name it"),
+        ("x.csv", b"", "x.csv is empty; expected a table"),
+        ("x.csv", b"a,path\n1,2\n3,\n", "x.csv: path is empty in 1 rows: 2"),
+        ("x.csv", b"path\na.png\n\xfc.png\n", r"x.csv, line 3: byte 0xfc is not UTF-8"),
+        ("x.jsonl", b'{"a": 1}\n{"path": "a.png"}\n', "x.jsonl: path is empty in 1 rows: 1"),
         ("x.tar", b"no tar file", "cannot be read as a tar file without compression"),
         ("x.parquet", b"no parquet file", "x.parquet: "),
         ("absent.tar", None, "there is no file"),
@@ -87,3 +93,38 @@ def test_a_column_of_no_images(tmp_path):
         open_file(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"it has no column photo, but image. Name it: --column"):
         open_file(tmp_path / "x.parquet", "photo")
+
+
+def test_paths_as_categories(tmp_path):
+    names = pytest.importorskip("pyarrow").array(["a.png", "b.png"]).dictionary_encode()
+    parquet(tmp_path / "x.parquet", {"path": names})
+    found = [item.name for item in open_file(tmp_path / "x.parquet").items(0, 2)]
+    assert found == [f"{tmp_path}/a.png", f"{tmp_path}/b.png"]
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    parquet(tmp_path / "x.parquet", {"path": ["a.png", None, "b.png"]})
+    with pytest.raises(ValueError, match=r"^\S+/x.parquet: path is empty in 1 rows: 2.$"):
+        open_file(tmp_path / "x.parquet")
+
+
+def test_a_table_takes_the_memory_of_its_paths(tmp_path):
+    """Not that of objects for each, nor that of the other columns."""
+    rows = [(f"images/{i:09}.jpg", "caption " * 5) for i in range(3000)]
+    (tmp_path / "x.csv").write_text("path,text\n" + "".join(f"{path},{text}\n" for path, text in rows))
+    lines = (json.dumps({"path": path, "text": text}) + "\n" for path, text in rows)
+    (tmp_path / "x.jsonl").write_text("".join(lines))
+    for name in ("x.csv", "x.jsonl"):
+        tracemalloc.start()
+        source = open_file(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(source) == len(rows)
+        assert peak < 2.5 * sum(len(str(tmp_path)) + len(path) + 9 for path, _ in rows) + 300_000
+
+
+def test_paths_are_written_as_pathlib_writes_them(tmp_path):
+    paths = ["a.png", "./a.png", "b//a.png", "b/./a.png", "../a.png", "b/", ".", "/c//a.png", "/c.png", ".hidden/a.png"]
+    (tmp_path / "x.csv").write_text("\n".join(["path", *paths]))
+    found = [item.name for item in open_file(tmp_path / "x.csv").items(0, len(paths))]
+    assert found == [str(tmp_path / path) for path in paths]

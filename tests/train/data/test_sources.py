@@ -634,4 +634,5 @@ def test_strings():
     strings = Strings(texts)
     assert list(strings) == texts
     assert list(pickle.loads(pickle.dumps(strings))) == texts
+    assert strings.joined(b"\0") == "\0".join(texts).encode("utf-8", "surrogateescape")
     assert labels_of(["b", "a", "b"])[0].tolist() == [1, 0, 1]

@@ -4,6 +4,7 @@ import abc
 import hashlib
 import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -272,21 +273,28 @@ def labels_of_column(values: Iterable[Any], where: Callable[[int], str]) -> tupl
     Raises:
         ValueError: names the first row whose value is no class, and what it is.
     """
-    found = [_class_of(value, row, where) for row, value in enumerate(values)]
+    places: dict[tuple[type, Any], int] = {}  # of what differs: 1, 1.0 and True are equal, and three classes
+    which = array("q")
+    for row, value in enumerate(values):
+        value = _class_of(value, row, where) if isinstance(value, list | dict | np.ndarray) else value
+        which.append(places.setdefault((type(value), value), len(places)))
+
+    def first(place: int) -> str:
+        return where(which.index(place))
+
+    found = [_class_of(value, place, first) for place, (_, value) in enumerate(places)]
     numbers = [float(str(value)) if re.fullmatch(r"[+-]?\d+(\.\d+)?", str(value)) else None for value in found]
     named = any(number is None for number in numbers)
-    for row, number in enumerate(numbers):
+    for place, number in enumerate(numbers):
         if number is None or (number >= 0 and (named or (number < MOST_CLASSES and number.is_integer()))):
             continue
         expected = "the name of a class" if named else f"a name, or a whole number from 0 to {MOST_CLASSES - 1}"
         # A class more for each number up to the largest: an identifier would be a model of a billion outputs.
         remedy = " Numbers that only tell classes apart are names: write them with a letter before, as in c300000000."
         remedy = remedy if number >= MOST_CLASSES else ""
-        raise ValueError(f"{where(row)}: found the label {found[row]!s:.40}, expected {expected}.{remedy}")
-    if named:
-        return labels_of(map(str, found))
-    labels = np.array(numbers, np.int32)
-    return labels, tuple(map(str, range(labels.max() + 1)))
+        raise ValueError(f"{first(place)}: found the label {found[place]!s:.40}, expected {expected}.{remedy}")
+    labels, names = labels_of(map(str, found)) if named else (np.array(numbers, np.int32), ())
+    return labels[which], names or tuple(map(str, range(labels.max() + 1)))
 
 
 def _class_of(value: Any, row: int, where: Callable[[int], str]) -> str | int:
@@ -328,10 +336,12 @@ def brief(names: Sequence[str], count: int = 5) -> str:
     return shown + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
-def digest(parts: Iterable[str | bytes | np.ndarray]) -> str:
+def digest(parts: Iterable[str | bytes | bytearray | np.ndarray]) -> str:
     """A short hash of text and arrays."""
     found = hashlib.sha256()
     for part in parts:
-        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else bytes(part)
-        found.update(len(data).to_bytes(8) + data)
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        data = bytes(data) if isinstance(data, np.ndarray) else data
+        found.update(len(data).to_bytes(8))
+        found.update(data)
     return found.hexdigest()[:16]

@@ -34,9 +34,9 @@ class Files(Source):
         sizes: np.ndarray | None = None,
     ):
         self.root, self.class_names, self.several = root, class_names, labels.ndim == 2
-        self._paths, self._labels = Strings(paths), labels
+        self._paths, self._labels = paths if isinstance(paths, Strings) else Strings(paths), labels
         sizes = np.zeros(0, np.int64) if sizes is None else sizes
-        self._fingerprint = digest([*class_names, "\0".join(paths), labels, sizes])
+        self._fingerprint = digest([*class_names, self._paths.joined(b"\0"), labels, sizes])
 
     def __len__(self) -> int:
         return len(self._labels)

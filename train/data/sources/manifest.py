@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nfjax.support.tables import PATH_COLUMNS, Table, column, read_table
+from nfjax.support.tables import PATH_COLUMNS, Strings, Table, column, read_table
 from port.paths import no_file, no_folder
 from port.text import counted, cut, one_line
 from train.data.sources import several
@@ -48,7 +48,9 @@ def open_manifest(
     """
     if not file.is_file():
         raise FileNotFoundError(f"data.root: {no_file(file)}")
-    return _splits(read_table(file, "data.root="), file, input_key, target_key, weight_key, multi_label)
+    single = (*_named(input_key, PATH_COLUMNS), *_named(target_key, LABEL_COLUMNS), *_named(weight_key, ()), "split")
+    table = read_table(file, "data.root=", only=None if multi_label else single)
+    return _splits(table, file, input_key, target_key, weight_key, multi_label)
 
 
 def open_folder_of_tables(root: Path, input_key: str | None = None, target_key: str | None = None) -> Splits:
@@ -68,19 +70,19 @@ def _splits(
 ) -> Splits:
     images = bytes_in(file, input_key) if file.is_file() else None
     place, values = ("image", []) if images else column(table, file, "data.input_key", input_key, PATH_COLUMNS)
-    paths = [str(value) for value in values]
+    paths = values if isinstance(values, Strings) else Strings(map(str, values))
     if multi_label:
         labels, known = several.of_table(table, file, target_key, (input_key or place, "split", weight_key or ""))
     else:
         name, values = column(table, file, "data.target_key", target_key, LABEL_COLUMNS)
         labels, known = labels_of_column(values, lambda row: f"{file}, row {row + 1} of {name}")
-    if paths and not (first := file.parent / paths[0]).is_file():
+    if len(paths) and not (first := file.parent / paths[0]).is_file():
         what = one_line(f"{file}: the first image, {first}, is")
         if first.exists():
             raise OSError(f"{what} no regular file; expected image files.")
         hint = "; write / for \\" if "\\" in paths[0] and os.sep == "/" else ""
         raise FileNotFoundError(f"{what} not there; paths are relative to the table{hint}.")
-    splits = column(table, file, "split", "split", ())[1] if "split" in table else ["train"] * len(values)
+    splits = column(table, file, "split", "split", ())[1] if "split" in table else ()
     strange = [row for row, split in enumerate(splits, start=1) if not _is_name(split)]
     if strange:
         value = cut(one_line(repr(splits[strange[0] - 1])), 60)
@@ -90,19 +92,26 @@ def _splits(
         )
     weights = _weights(table, file, weight_key)
     found, blob = Splits({}), unpacked(file, images) if images else None
-    for name in dict.fromkeys(splits):
-        rows = [row for row, split in enumerate(splits) if split == name]
+    names: dict[str, int] = {}
+    which = np.array([names.setdefault(str(split), len(names)) for split in splits or ("train",)])
+    rows_of = {name: np.flatnonzero(np.broadcast_to(which, len(labels)) == place) for name, place in names.items()}
+    for name, rows in rows_of.items():
         own: Source
         if blob is None:
-            own = Files(file.parent, [paths[row] for row in rows], labels[rows], known)
+            here = paths if len(rows) == len(paths) else Strings(paths[row] for row in rows)
+            own = Files(file.parent, here, labels[rows], known)
         else:
             keys = [f"{file.name}#{row}" for row in rows]
             own = Packed([blob[0]], np.zeros(len(rows)), blob[1][rows], keys, labels[rows], known)
-        found[str(name)] = own if weights is None else Weighed(own, weights[rows])
+        found[name] = own if weights is None else Weighed(own, weights[rows])
     if multi_label:
-        of = {str(name): labels[[row for row, split in enumerate(splits) if split == name]] for name in found}
-        found.notes = tuple(several.notes(of))
+        found.notes = tuple(several.notes({name: labels[rows] for name, rows in rows_of.items()}))
     return found
+
+
+def _named(name: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns that may be meant."""
+    return usual if name is None else (name,)
 
 
 def _weights(table: Table, file: Path, name: str | None) -> np.ndarray | None:

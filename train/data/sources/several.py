@@ -143,7 +143,7 @@ def table_of_folder(root: Path) -> tuple[Table, Path]:
             f"{root}: data.multi_label needs a table of the images and their labels, labels.csv for example; found "
             f"{found}. Name it: data.name=manifest and data.root=FILE."
         )
-    joined: Table = {}
+    joined: dict[str, list[Any]] = {}
     for split, (file, before) in parts.items():
         table, rows = read_table(file, "data.root="), len(next(iter(joined.values()), []))
         path, paths = column(table, file, "data.input_key", None, PATH_COLUMNS)
@@ -154,7 +154,7 @@ def table_of_folder(root: Path) -> tuple[Table, Path]:
             )
         for name, values in table.items():
             joined.setdefault(name, [None] * rows).extend(values)
-    return joined, root / "its tables"
+    return dict(joined), root / "its tables"
 
 
 def _lists(values: Sequence[Any], where: Where) -> list[list[Any]]:
