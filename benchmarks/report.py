@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "results"
+NAMES = ("ours compiled", "ours folded", "ours", "timm eager", "torch.compile")  # which have a colour in all charts
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "timm")
 
 
@@ -29,8 +30,7 @@ def write(
     """`<what>-<date>.json` and `.png` in `folder`; each row has `title` and `ratios` {name: [one per round]} of what
     was measured."""
     path = save(what, header, rows, folder)
-    title = f"{what}, {machine()}, {_today()}: {measured} relative to timm's best"
-    _chart(title, rows, path.with_suffix(".png"))
+    _chart(f"{what}, {machine()}, {_today()}", rows, path.with_suffix(".png"), measured)
     return path
 
 
@@ -53,13 +53,14 @@ def _today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
+def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path, measured: str) -> None:
     """Bars of the median ratio of each row, with the middle half of its rounds; the line at 1 is timm's best."""
     import numpy as np
 
-    from nfjax.support.pictures import make_figure, save_figure
+    from nfjax.support.pictures import make_figure, open_frame, save_figure
 
     names = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
+    color_of = {name: f"C{place}" for place, name in enumerate(dict.fromkeys((*NAMES, *names)))}
     figure = make_figure(9, 1.2 + 0.28 * len(names) * len(rows))
     axes = figure.subplots()
     for offset, name in enumerate(names):
@@ -67,13 +68,16 @@ def _chart(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
         places = [i + (offset + 0.5) / (len(names) + 1) for i, _ in shown]
         low, middle, high = np.array([np.percentile(values, (25, 50, 75)) for _, values in shown]).T
         errors = [(middle - low).tolist(), (high - middle).tolist()]  # of an array matplotlib takes a row for a number
-        axes.barh(places, middle, 0.9 / (len(names) + 1), xerr=errors, label=name, error_kw={"lw": 0.8})
+        style = {"color": color_of[name], "label": name, "error_kw": {"lw": 0.8}}
+        axes.barh(places, middle, 0.9 / (len(names) + 1), xerr=errors, **style)
         for place, value, end in zip(places, middle, high, strict=True):
             axes.text(end + 0.01, place, f"{value:.2f}", va="center", fontsize=8)
     axes.axvline(1.0, color="black", lw=0.8)
     axes.set_yticks([i + len(names) / 2 / (len(names) + 1) for i in range(len(rows))], [row["title"] for row in rows])
     axes.invert_yaxis()
     axes.set_title(title, fontsize=9)
+    axes.set_xlabel(f"{measured} / timm's best; bars: the median, lines: the middle half of the rounds", fontsize=9)
+    open_frame(axes)
     axes.margins(x=0.08)  # for the numbers
-    figure.legend(fontsize=8, loc="outside right upper")
-    save_figure(figure, path, dpi=120)
+    figure.legend(fontsize=8, frameon=False, loc="outside right upper")
+    save_figure(figure, path)

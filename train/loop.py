@@ -91,7 +91,7 @@ def _run(
         claim(workdir, dataclasses.asdict(config))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(experiment.state_shapes.kept))
         require_space(workdir, size * (config.checkpoint.keep_last + config.checkpoint.keep_best + 1))
-        record_environment(workdir)
+        record_environment(workdir, experiment.steps_per_epoch)
         base = kept_base(workdir, experiment.base, experiment.model)
         experiment = dataclasses.replace(experiment, base=base)
         screen = Screen(workdir, lambda: interrupt.stop(signal.SIGPIPE), mirror.told if mirror else str)

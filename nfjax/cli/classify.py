@@ -17,7 +17,7 @@ from nfjax.cli.output import Row, print_tables, rows_to, table_of, write_parquet
 from nfjax.labels import Classifier
 from nfjax.models.known import is_onnx
 from nfjax.support.early import Place
-from nfjax.support.pictures import make_figure, require_picture, save_figure
+from nfjax.support.pictures import make_figure, open_frame, require_picture, save_figure, shortened
 from port.atomic import replaced, require_writable
 from port.paths import user_path
 from port.text import counted, cut, one_line
@@ -25,6 +25,7 @@ from port.text import counted, cut, one_line
 COLUMNS = ("file", "rank", "index", "name", "probability")
 ENDINGS = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".tsv": "table", ".txt": "table"}  # to --format
 MAX_PLOTTED = 24
+FEW = 5  # bars for which there is room at least
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
                 write(row)
     if form == "parquet" and args.output is not None:
         write_parquet({key: [row[key] for row in kept] for key in COLUMNS}, args.output)
-    elif form == "table":
+    elif form == "table" and kept:
         _table(kept)
     if args.output is not None:
         print(f"{args.output}{again}: {counted(len(files) - len(images.failed), 'image')}", file=sys.stderr)
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         their = "its" if len(found) == 1 else "their"
         first = f", the first {MAX_PLOTTED} of {len(files)}" if len(files) > MAX_PLOTTED else ""
         told = f"{args.plot}{replaced(args.plot)}: {counted(len(found), 'image')} with {their} classes{first}"
-        _plot(found, images.small, args.plot)
+        _plot(found, images.small, f"the most probable classes, by {args.model}", args.plot)
         print(told, file=sys.stderr)
     return images.report()
 
@@ -92,6 +93,8 @@ def _in_parts(args: argparse.Namespace) -> int:
 
 
 def _topk(args: argparse.Namespace, model: Classifier) -> int:
+    if not model.num_classes:
+        raise ValueError(f"{args.model} has no classifier, and so no classes; choose a model with one.")
     topk: int = min(5, model.num_classes) if args.topk is None else args.topk
     if not 1 <= topk <= model.num_classes:
         raise ValueError(f"--topk={topk}; {args.model} has {model.num_classes} classes.")
@@ -134,27 +137,33 @@ def _table(rows: list[Row]) -> None:
     print_tables(table)
 
 
-def _plot(found: Mapping[Place, list[tuple[str, float, int]]], images: Mapping[Place, Any], path: Path) -> None:
+def _plot(
+    found: Mapping[Place, list[tuple[str, float, int]]], images: Mapping[Place, Any], title: str, path: Path
+) -> None:
     """The images in a grid, and beside each a bar for each of its classes."""
     columns = 1 if len(found) <= 4 else 2 if len(found) <= 12 else 3
     lines = math.ceil(len(found) / columns)
-    figure = make_figure(9 * columns, 2.6 * lines)
+    figure = make_figure(7 * columns, 2.2 * lines + 0.4)
     cells = figure.subplots(lines, 2 * columns, squeeze=False).reshape(-1, 2)
     for axes in cells[len(found) :].flat:
         axes.axis("off")
     for (file, best), (left, right) in zip(found.items(), cells, strict=False):
         names, probabilities, _ = zip(*best, strict=True)
         left.imshow(images[file])
-        left.set_title(_plain(Path(file).name), fontsize=9)
+        left.set_title(shortened(str(file), 40), fontsize=9, parse_math=False)
         left.axis("off")
         ranks = range(len(best))  # and not the names, of which two classes may have the same
         bars = right.barh(ranks, probabilities, color="tab:blue")
         right.set_yticks(ranks, [_plain(cut(name, 40)) for name in names])
         right.bar_label(bars, fmt="{:.1%}", padding=3, fontsize=8)
-        right.invert_yaxis()
+        right.set_ylim(max(len(best), FEW) - 0.5, -0.5)  # the first above; a single bar is no thicker than one of five
         right.set_xlim(0, 1.15)
+        right.set_xticks([])  # the numbers are at the bars
         right.tick_params(labelsize=8)
-    save_figure(figure, path, dpi=120)
+        open_frame(right)
+        right.spines["bottom"].set_visible(False)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    save_figure(figure, path)
 
 
 def _plain(text: str) -> str:

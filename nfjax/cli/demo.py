@@ -1,6 +1,7 @@
 """`nfjax demo`: a page on this machine that classifies a dropped picture, and shows where the model looked."""
 
 import argparse
+import html
 import os
 import socket
 import time
@@ -38,21 +39,23 @@ def run(args: argparse.Namespace) -> int:
         time.sleep(3600)
 
 
-def answer(name: str, path: str | None) -> tuple[dict[str, float], np.ndarray | None, str]:
+def answer(name: str | None, path: str | None) -> tuple[dict[str, float], np.ndarray | None, str]:
     """What the page shows for a picture: probabilities by class, where the model looked, and a sentence.
 
     Args:
-        name: of a model, or a folder.
+        name: of a model, or a folder; None or nothing but spaces if none is chosen.
         path: of the picture; None if there is none yet.
 
     Returns:
         The most probable classes, with nothing but the sentence where something is wrong; a uint8 picture
         `(height, width, 3)` of what the model saw, with what it looked at in red.
     """
+    if not (name or "").strip():
+        return {}, None, "Choose a model."
     if path is None:
         return {}, None, "Drop a picture."
     try:
-        model = classifier(name.strip())
+        model = classifier(str(name).strip())
         best = nfjax.classify(path, model, topk=TOP)
         seen = _looked(model, Path(path))
     except (ValueError, OSError) as error:
@@ -60,6 +63,12 @@ def answer(name: str, path: str | None) -> tuple[dict[str, float], np.ndarray | 
     names = [label for label, _, _ in best]
     shown = {label if names.count(label) == 1 else f"{label} ({index})": share for label, share, index in best}
     return shown, seen, f"{Path(path).name}, by {model.name}"
+
+
+def _escaped(name: str | None, path: str | None) -> tuple[dict[str, float], np.ndarray | None, str]:
+    """`answer` with its sentence as HTML: in Markdown a_b_c would be slanted, and $x$ a formula."""
+    classes, seen, said = answer(name, path)
+    return classes, seen, html.escape(said)
 
 
 def _looked(model: ImageModel, path: Path) -> np.ndarray:
@@ -79,13 +88,13 @@ def _page(gradio: Any, models: list[str]) -> Any:
                 name = gradio.Dropdown(models, value=models[0], label="model or folder", allow_custom_value=True)
                 picture = gradio.File(label="picture", type="filepath", elem_id="picture")
             with gradio.Column():
-                said = gradio.Markdown("Drop a picture.", elem_id="said")
+                said = gradio.HTML("Drop a picture.", elem_id="said")
                 classes = gradio.Label(label="classes", num_top_classes=TOP, elem_id="classes")
                 seen = gradio.Image(
                     label="where the model looked", interactive=False, buttons=["download"], elem_id="seen"
                 )
         for given in (name, picture):
-            given.change(answer, [name, picture], [classes, seen, said], api_visibility="private")
+            given.change(_escaped, [name, picture], [classes, seen, said], api_visibility="private")
     return page
 
 

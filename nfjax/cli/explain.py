@@ -10,7 +10,7 @@ import nfjax
 from nfjax.cli.common import find_images, load_model, read_place, report
 from nfjax.support.early import STDIN, Place
 from nfjax.support.meter import Meter
-from nfjax.support.pictures import make_figure, save_figure
+from nfjax.support.pictures import make_figure, save_figure, shortened
 from nfjax.tasks.explaining import METHODS, look, methods_of
 from port.messages import require
 from port.text import counted, cut, one_line
@@ -44,18 +44,19 @@ def run(args: argparse.Namespace) -> int:
                 meter.advance(1)
             outputs, maps = look(model, x, methods, target)
             seen = np.clip(x[0] * np.asarray(transform.std) + np.asarray(transform.mean), 0, 1)
-            _draw(seen, maps, methods, _title(model, outputs, target), args.output / _name(file, taken))
+            title = f"{shortened(str(file), 40)} by {model.name}{_found(model, outputs, target)}"
+            _draw(seen, maps, methods, title, args.output / _name(file, taken))
     print(f"{args.output}: {counted(len(taken), 'picture')} of {model.name}", file=sys.stderr)
     return report(failed, len(files))
 
 
-def _title(model: nfjax.ImageModel, outputs: np.ndarray, target: int | None) -> str:
+def _found(model: nfjax.ImageModel, outputs: np.ndarray, target: int | None) -> str:
     """The class that is explained and its probability; nothing of a model without classes."""
     if not model.num_classes:
         return ""
     ((*best,),) = nfjax.top_k(outputs, model.num_classes if target is not None else 1, model)
     name, probability, _ = next(row for row in best if target in (None, row[2]))
-    return f"{cut(one_line(name), 60)}  {probability:.1%}"
+    return f": {cut(one_line(name), 60)} {probability:.1%}"
 
 
 def _name(file: Place, taken: set[str]) -> str:
@@ -83,7 +84,9 @@ def _draw(image: np.ndarray, maps: list[np.ndarray], methods: list[str], title: 
         heat = cell.imshow(found[0], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
         cell.set_title(METHODS[method].title, fontsize=9)
     bar = figure.colorbar(heat, ax=cells[-1], fraction=0.046, ticks=[0, 0.5, 1])
+    if bar.solids is not None:
+        bar.solids.set_alpha(1)
     bar.ax.tick_params(labelsize=7)
     bar.set_label("share of the largest value", fontsize=7)
-    figure.suptitle(title, fontsize=11, parse_math=False)
-    save_figure(figure, path, dpi=110)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    save_figure(figure, path)

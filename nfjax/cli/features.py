@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
             grids = [feature_grids(np.asarray(m[0], np.float32), args.channels) for m in run(jnp.asarray(x)[None])]
     names = [taps[i].module for i in sorted(set(take_indices(len(taps), indices)))]
     again = replaced(output)
-    _draw(x * np.asarray(transform.std) + np.asarray(transform.mean), names, grids, args.channels, output)
+    seen = x * np.asarray(transform.std) + np.asarray(transform.mean)
+    what = "the attention of each head" if args.attention else "the channels that vary most"
+    told = f"{model.name}: the mean, then {what}; dark is the least of a map, bright the most"
+    _draw(seen, names, grids, args.channels, output, told)
     print(f"{output}{again}: {', '.join(names)} of {model.name}")
     return 0
 
@@ -61,9 +64,11 @@ def attention_grids(weights: np.ndarray, model: VisionTransformer) -> list[np.nd
     return [heads.mean(0), *heads]
 
 
-def _draw(image: np.ndarray, names: list[str], grids: list[list[np.ndarray]], columns: int, path: Path) -> None:
+def _draw(
+    image: np.ndarray, names: list[str], grids: list[list[np.ndarray]], columns: int, path: Path, told: str
+) -> None:
     width = 2 + min(columns, max(len(line) for line in grids) - 1)
-    figure = make_figure(1.6 * width, 1.7 * len(names))
+    figure = make_figure(1.6 * width, 1.7 * len(names) + 0.4)
     axes = figure.subplots(len(names), width, squeeze=False)
     for name, line, cells in zip(names, grids, axes, strict=True):
         cells[0].imshow(np.clip(image, 0, 1))
@@ -72,5 +77,7 @@ def _draw(image: np.ndarray, names: list[str], grids: list[list[np.ndarray]], co
             cell.imshow(grid, cmap="viridis")
         for cell in cells:
             cell.set(xticks=[], yticks=[])
+    axes[0, 0].set_title("input", fontsize=8)
     axes[0, 1].set_title("mean", fontsize=8)
-    save_figure(figure, path, dpi=120)
+    figure.suptitle(told, fontsize=10, parse_math=False, wrap=True)
+    save_figure(figure, path)

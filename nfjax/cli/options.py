@@ -199,6 +199,12 @@ def demo(parser: Parser) -> None:
     parser.add_argument("models", nargs="*", default=["eca_nfnet_l0"], metavar="NAME", help=more)
     parser.checks.append(lambda args: list(map(require_model, args.models)))
     parser.add_argument("--port", type=int, default=7860, help="of the page's address (default: %(default)s)")
+    parser.checks.append(lambda args: _require_port(args.port))
+
+
+def _require_port(port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port={port}; expected a number from 1 to 65535.")
 
 
 def _parts(parser: Parser) -> None:

@@ -59,7 +59,8 @@ def _nearest(args: argparse.Namespace, places: Sequence[Path | Named], found: Em
         cells = [_cell(image, "the image", args)]
         cells += [_cell(place, f"{cosine:.4f}", args) for cosine, place in best]
         rows = [cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)]
-        _draw(args.output, rows, f"the nearest of {counted(len(found.rows) - 1, 'image')}, by {args.model}: cosine")
+        told = f"the nearest of {counted(len(found.rows) - 1, 'image')}, by the cosine of {args.model}"
+        _draw(args.output, rows, told)
 
 
 def _alike(args: argparse.Namespace, places: Sequence[Path | Named], found: Embedded, directions: np.ndarray) -> None:
@@ -75,7 +76,8 @@ def _alike(args: argparse.Namespace, places: Sequence[Path | Named], found: Embe
         cells = [[_cell(places[found.rows[i]], f"{cosine:.4f}", args) for i in both] for cosine, *both in pairs[:PAIRS]]
         rows = [[*cells[i], *(cells[i + 1] if i + 1 < len(cells) else [])] for i in range(0, len(cells), 2)]
         first = f", the first {PAIRS}" if len(pairs) > PAIRS else ""
-        _draw(args.output, rows, f"{counted(len(pairs), 'pair')} of similarity {args.threshold:g} or more{first}")
+        told = f"{counted(len(pairs), 'pair')} whose cosine by {args.model} is {args.threshold:g} or more{first}"
+        _draw(args.output, rows, told, line_after=2)
 
 
 def _pairs(directions: np.ndarray, threshold: float) -> Iterator[tuple[float, int, int]]:
@@ -85,9 +87,9 @@ def _pairs(directions: np.ndarray, threshold: float) -> Iterator[tuple[float, in
             yield float(cosines[i, j]), start + i, start + j
 
 
-def _draw(path: Path, rows: list[list[Cell]], title: str) -> None:
+def _draw(path: Path, rows: list[list[Cell]], title: str, line_after: int = 0) -> None:
     again = replaced(path)
-    draw_sheet(path, rows, title=title, lines=2)
+    draw_sheet(path, rows, title=title, lines=2, line_after=line_after)
     print(f"{path}{again}: {counted(sum(map(len, rows)), 'picture')}", file=sys.stderr)
 
 

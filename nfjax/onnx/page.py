@@ -43,7 +43,10 @@ def write_page(
     Raises:
         ValueError: the model has no classes, or is none for RGB images; and what `export_onnx` raises.
         FileNotFoundError: the runtime is not there, and there is no npm to fetch it.
+        NotADirectoryError: `folder` is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; expected a folder for the page.")
     if not model.num_classes or model.out_indices is not None:
         raise ValueError(f"{model.name} has no classifier, and so no classes for a page to show.")
     transform = create_transform(model, img_size=img_size)

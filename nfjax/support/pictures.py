@@ -1,5 +1,6 @@
 """Pictures: matplotlib without a window system."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -9,19 +10,26 @@ from port.messages import require
 from port.text import one_line
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp", ".tif", ".tiff")
+DPI = 120  # of every picture
 TILE = 224  # pixels of the longer side of a picture of a sheet
 COLORS = {None: "black", True: "tab:green", False: "tab:red"}
 
 
 def make_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
     """An empty figure, in inches; not pyplot's, which keeps figures and looks for a window system."""
-    figure: Figure = require("matplotlib.figure", "pictures").Figure(figsize=(width, height), dpi=100, layout=layout)
+    figure: Figure = require("matplotlib.figure", "pictures").Figure(figsize=(width, height), dpi=DPI, layout=layout)
     require("matplotlib.backends.backend_agg", "pictures").FigureCanvasAgg(figure)
     return figure
+
+
+def open_frame(axes: "Axes") -> None:
+    """No lines above and to the right of a plot, where there are no numbers."""
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def require_picture(path: Path) -> Path:
@@ -36,11 +44,12 @@ def require_picture(path: Path) -> Path:
     return require_writable(path, ENDINGS)
 
 
-def save_figure(figure: "Figure", path: Path, dpi: float | None = None) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure, atomically, in the format of the path's suffix."""
     path = require_picture(path)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi="figure" if dpi is None else dpi)
+    with replacing(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # of a file's name: an empty box says it too
+        figure.savefig(partial, dpi="figure")
 
 
 class Cell(NamedTuple):
@@ -58,14 +67,15 @@ class Cell(NamedTuple):
 
 
 def draw_sheet(
-    path: Path, rows: Sequence[Sequence[Cell]], *, title: str = "", lines: int = 3, mark_first: bool = False
+    path: Path, rows: Sequence[Sequence[Cell]], *, title: str = "", lines: int = 3, line_after: int = 0
 ) -> None:
     """Write pictures in rows, each with its title.
 
     Args:
         lines: of the longest title.
-        mark_first: a line sets the first picture of each row apart: the others belong to it.
+        line_after: so many pictures at the beginning of each row a line sets apart from the others.
     """
+    Line2D = require("matplotlib.lines", "pictures").Line2D
     columns = max(map(len, rows))
     top, above = (0.45 if title else 0.05), 0.16 * lines + 0.1
     height = top + (1.9 + above) * len(rows)
@@ -76,6 +86,7 @@ def draw_sheet(
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
+        axes.set_anchor("N")  # titles of a row in one line
     for row, cells in zip(grid, rows, strict=True):
         for axes, cell in zip(row, cells, strict=False):
             image = cell.image
@@ -85,11 +96,13 @@ def draw_sheet(
             axes.imshow(image)
             color = COLORS[cell.good]
             axes.set_title(cell.title, fontsize=7.5, color=color, parse_math=False, linespacing=1.15)
-        if mark_first and len(cells) > 1:
-            row[0].plot([1.03, 1.03], [0, 1], transform=row[0].transAxes, color="tab:grey", lw=1.5, clip_on=False)
+        if 0 < line_after < len(cells):
+            place = row[line_after].get_position(original=True)  # not of its picture, which may be narrow
+            left, top, bottom = place.x0 - 0.005, place.y1, place.y0
+            figure.add_artist(Line2D([left, left], [bottom, top], color="tab:grey", lw=1.5))
     if title:
         figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top", parse_math=False)
-    save_figure(figure, path, dpi=120)
+    save_figure(figure, path)
 
 
 def shortened(name: str, most: int = 30) -> str:

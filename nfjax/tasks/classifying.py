@@ -68,7 +68,7 @@ def classifier(model: ImageModel | Name) -> ImageModel:
     if not isinstance(model, ImageModel):
         model = _named(str(model), _stamps(model))
     if not model.num_classes or model.out_indices is not None:
-        raise ValueError(f"{model.name} has no classifier, and so no classes; load it without num_classes=0.")
+        raise ValueError(f"{model.name} has no classifier, and so no classes; choose a model with one.")
     return model
 
 

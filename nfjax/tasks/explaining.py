@@ -108,17 +108,27 @@ def grad_cam(model: ImageModel, features: Any, classes: Any) -> Any:
     return jax.nn.relu((weights * features).sum(-1))
 
 
-def rollout(attention: Sequence[Any]) -> Any:
-    """What each token has of each through all blocks: `(images, tokens, tokens)`, whose rows sum to 1.
+def rollout(attention: Sequence[Any], rows: Any) -> Any:
+    """What tokens, or means of tokens, have of each token through all blocks: `(images, rows, tokens)`, of sum 1.
+
+    From the last block to the first, so that the factors are as few rows as are asked for.
 
     Args:
         attention: the maps of all blocks in their order, `(images, heads, tokens, tokens)`.
+        rows: the part of each token in what is asked for, `(rows, tokens)`, of sum 1.
     """
     dtype = jnp.promote_types(attention[0].dtype, jnp.float32)
-    through = jnp.eye(attention[0].shape[-1], dtype=dtype)
-    for weights in attention:
-        through = (weights.astype(dtype).mean(1) @ through + through) / 2
-    return through
+    seen = jnp.broadcast_to(jnp.asarray(rows, dtype), (len(attention[0]), *rows.shape))
+    for weights in reversed(attention):
+        seen = (seen @ weights.astype(dtype).mean(1) + seen) / 2
+    return seen
+
+
+def _rolled_out(model: Any, x: Any, maps: Sequence[Any]) -> Any:
+    """`rollout` for the class token, if the model pools it, or else the average patch: `(images, rows, columns)`."""
+    places, prefix = jnp.arange(maps[0].shape[-1]), model.num_prefix_tokens
+    pooled = places < 1 if model.global_pool == "token" else places >= prefix
+    return rollout(maps, (pooled / pooled.sum())[None])[:, 0, prefix:].reshape(-1, *_grid(model, x))
 
 
 def patches_seen(weights: Any, model: VisionTransformer, grid: tuple[int, int]) -> Any:
@@ -158,9 +168,7 @@ def _grid(model: Any, x: Any) -> tuple[int, int]:
 
 METHODS: Mapping[str, Method] = {
     "gradcam": Method("Grad-CAM", True, lambda model, x, seen, maps: grad_cam(model, *seen)),
-    "rollout": Method(
-        "attention rollout", False, lambda model, x, seen, maps: patches_seen(rollout(maps), model, _grid(model, x))
-    ),
+    "rollout": Method("attention rollout", False, lambda model, x, seen, maps: _rolled_out(model, x, maps)),
     "attention": Method(
         "attention of the last block",
         False,

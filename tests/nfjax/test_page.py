@@ -61,6 +61,9 @@ def test_mistakes(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no ort\.wasm\.bundle\.min\.mjs and "):
         page.write_page(model, tmp_path / "site", runtime=tmp_path)
     assert not (tmp_path / "site").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is a file; expected a folder for the page"):
+        page.write_page(model, tmp_path / "file")
 
 
 @pytest.fixture(scope="module")

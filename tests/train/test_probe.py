@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import nfjax
 from nfjax.__main__ import main
@@ -108,3 +109,15 @@ def test_mistakes(arguments, said, tmp_path, capsys):
         status = stopped.code
     assert status == 2
     assert said in capsys.readouterr().err
+
+
+def test_one_class_is_told_before_anything_is_embedded(tmp_path, capsys):
+    for number in range(5):
+        path = tmp_path / "photos" / "cat" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    command = ["probe", "--data", str(tmp_path / "photos"), "--model", "test_vit2", "--weights", "none"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 2
+    found = capsys.readouterr()
+    assert found.err == "error: the training images are of 1 class; a classifier needs two.\n"
+    assert found.out == ""

@@ -22,9 +22,10 @@ from train.data.sources.base import Source, brief, label_at
 
 CLASSES = 40  # with more, only the smallest and the largest are listed
 BLOCK = 256  # images that are looked at together
-MARGIN, TITLE = 4, 14  # of a contact sheet, in pixels
-COLUMN = 64  # at least, in pixels: as wide as the heading of one
-LETTER = 6.5  # pixels of a heading's letters, on average; wide ones have some more
+MARGIN = 4  # of a contact sheet, in pixels
+LETTERS, ABOVE = 10, 4  # pixels of the headings' letters, for larger images more, and above them
+COLUMN = 6.4  # letters at least: as wide as the heading of one
+LETTER = 0.65  # of their height is their width, on average; wide ones have some more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +130,13 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
     Classes take turns; `columns` are random versions of an image.
     """
     split, height, width = dataset.train, *dataset.train.shape[:2]
-    step = max(width, COLUMN) + MARGIN
+    letters = max(LETTERS, width // 13)  # else nobody could read them where the sheet is shown smaller
+    above, step = letters + ABOVE, max(width, int(COLUMN * letters)) + MARGIN
     tested = dataclasses.replace(dataset.test, source=split.source)
-    sheet = Image.new("RGB", ((columns + 2) * step, TITLE + rows * (height + TITLE + MARGIN)), "white")
+    sheet = Image.new("RGB", ((columns + 2) * step, above + rows * (height + above + MARGIN)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(("whole", "as tested", "as training changes it")):
-        draw.text((column * step + 2, 0), title, "gray")
+        draw.text((column * step + 2, 0), title, "gray", font_size=letters)
     for row, index in enumerate(_varied(split.source, rows, seed)):
         example = split.source[index]
         whole = Image.fromarray(decode(example["image"], example["key"], split.mode))
@@ -142,12 +144,12 @@ def contact_sheet(dataset: Dataset, *, rows: int = 8, columns: int = 8, seed: in
         reads = [tested.read(index, np.random.default_rng(0))]
         reads += [split.read(index, np.random.default_rng((seed, index, column))) for column in range(columns)]
         tiles = [whole, *(Image.fromarray(read["image"].squeeze()) for read in reads)]
-        top = TITLE + row * (height + TITLE + MARGIN)
+        top = above + row * (height + above + MARGIN)
         heading = one_line(f"{_named(split.source, example['label'])}   {example['key']}")
-        draw.text((2, top), cut(heading, int(sheet.width / LETTER)), "black")
+        draw.text((2, top), cut(heading, int(sheet.width / (LETTER * letters))), "black", font_size=letters)
         for column, tile in enumerate(tiles):
             tile.thumbnail((width, height))
-            sheet.paste(tile, (column * step, top + TITLE))
+            sheet.paste(tile, (column * step, top + above))
     return sheet
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nfjax.support.pictures import Cell, draw_sheet, make_figure, save_figure
-from port.text import one_line, printable
+from nfjax.support.pictures import Cell, draw_sheet, make_figure, open_frame, save_figure
+from port.text import counted, one_line, printable
 from train.data import Source
 from train.data.decode import decode
 from train.evaluation.predictions import TOP, Predictions
@@ -81,10 +81,15 @@ def _confusion(path: Path, predictions: Predictions, names: Sequence[str]) -> No
     axes.set_yticks(range(len(classes)), ticks, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    letters = 9 if len(classes) <= 12 else 7
     for row, column in np.argwhere(counts):
         color = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=7)
-    axes.set_title(f"{int(predictions.hits(1).sum())} of {len(predictions)} right; colour: share of the class")
+        axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=letters)
+    right = int(predictions.hits(1).sum())
+    axes.set_title(
+        f"{right} of {len(predictions)} right ({right / len(predictions):.1%}); colour: share of the true class",
+        fontsize=10,
+    )
     save_figure(figure, path)
 
 
@@ -100,7 +105,11 @@ def _pairs(path: Path, predictions: Predictions, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(ticks)), ticks, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set_title(f"The most frequent of {len(found)} kinds of mistakes: true → predicted, images")
+    axes.set_xlabel("images")
+    open_frame(axes)
+    axes.set_title(
+        f"the most frequent of {len(found)} kinds of mistakes: true → predicted, so many of the class", fontsize=10
+    )
     save_figure(figure, path)
 
 
@@ -121,7 +130,9 @@ def _mistakes(path: Path, predictions: Predictions, names: Sequence[str], source
             one_line(example["key"])[-34:],
         ]
         cells.append(Cell(Image.fromarray(decode(example["image"], example["key"])), "\n".join(lines)))
-    draw_sheet(path, [cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)])
+    some = f"{len(cells)} of " if len(cells) < len(wrong) else ""
+    title = f"{some}{counted(len(wrong), 'mistake')}, first those that the model was surest of"
+    draw_sheet(path, [cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)], title=title)
 
 
 def short(name: str) -> str:

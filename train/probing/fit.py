@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nfjax.tasks.embeddings import lengths_one
+from port.text import counted
 
 NEIGHBOURS = (1, 3, 5, 10, 20)
 TEMPERATURE = 0.07  # of the votes of neighbours: exp(cosine / TEMPERATURE)
@@ -67,6 +68,18 @@ class Linear:
         return vectors @ self.kernel + self.bias
 
 
+def require_classes(labels: np.ndarray) -> np.ndarray:
+    """The classes that there are training images of.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    there: np.ndarray = np.unique(labels)
+    if len(there) < 2:
+        raise ValueError(f"the training images are of {counted(len(there), 'class')}; a classifier needs two.")
+    return there
+
+
 def fit_linear(train: Images, classes: int, strength: float) -> Linear:
     """Multinomial logistic regression on features of mean 0 and deviation 1, which the result has in its kernel.
 
@@ -76,9 +89,7 @@ def fit_linear(train: Images, classes: int, strength: float) -> Linear:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    there = np.unique(train.labels)
-    if len(there) < 2:
-        raise ValueError(f"the training images are of {len(there)} class; a classifier needs two.")
+    there = require_classes(train.labels)
     vectors = train.vectors.astype(np.float64)
     mean, deviation = vectors.mean(axis=0), vectors.std(axis=0)
     deviation = np.where(deviation > 1e-6 * max(deviation.max(), 1e-30), deviation, np.inf)  # constant ones say nothing

@@ -29,7 +29,7 @@ from train.data.sources.base import Selection
 from train.data.sources.chance import held_out
 from train.evaluation.predictions import TOP, Predictions
 from train.evaluation.report import confusions, short, write
-from train.probing.fit import Images, Linear, Neighbours, choose, log_probabilities
+from train.probing.fit import Images, Linear, Neighbours, choose, log_probabilities, require_classes
 
 HELD_OUT = 0.2  # of the training images of each class, to choose on
 MATRIX = 12  # more classes do not fit on a terminal: the most frequent confusions are printed instead
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace, data: Data) -> int:
     """Probe the model of a command line, what `train.probing.options.parse` gives; 1 if an image failed, else 0."""
     require_batch_size(args.batch_size)
     sources = find_sources(data)
+    if (labels := sources[0].labels()) is not None:
+        require_classes(labels)  # before what takes long
     names = [one_line(name) for name in sources[0].class_names]
     args.out.mkdir(parents=True, exist_ok=True)
     model, transform = load_model(args, num_classes=0)
@@ -177,8 +179,8 @@ def _draw_neighbours(
             theirs = int(train.labels[row])
             cells.append(Cell(_image(train.source, row), f"{short(names[theirs])}\n{cosine:.3f}", theirs == label))
         rows.append(cells)
-    title = "test images, and the training images nearest to each: their class, and the cosine"
-    draw_sheet(path, rows, title=title, lines=2, mark_first=True)
+    title = "test images, and right of the line the training images nearest to each: their class, and the cosine"
+    draw_sheet(path, rows, title=title, lines=2, line_after=1)
 
 
 def _image(source: Source, index: int) -> Image.Image:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfjax.support.pictures import make_figure, require_picture, save_figure
+from nfjax.support.pictures import make_figure, open_frame, require_picture, save_figure
+from port.text import counted
 from train.report.metrics import FILE, read_metrics
+from train.report.workdir import steps_per_epoch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +48,7 @@ Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 def plot(workdir: Path) -> Path:
     """Draw the metrics.jsonl of a run into its curves.png, whatever of it there is so far."""
-    return draw({"": load_curves(workdir)}, workdir / FILE_NAME, title=workdir.absolute().name)
+    return _draw_runs([workdir], workdir / FILE_NAME)
 
 
 def load_curves(workdir: Path) -> Curves:
@@ -60,8 +62,12 @@ def load_curves(workdir: Path) -> Curves:
     return {key: (steps, values) for key, (steps, values) in columns.items() if np.isfinite(values).any()}
 
 
-def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
-    """Draw runs, by the names that the legend shows, over each other; the ending of `path` is the format."""
+def draw(runs: Mapping[str, Curves], path: Path, *, title: str, per_epoch: int | None = None) -> Path:
+    """Draw runs, by the names that the legend shows, over each other; the ending of `path` is the format.
+
+    Args:
+        per_epoch: steps of an epoch, the same of all runs; None if that is not known.
+    """
     panels = [panel for panel in PANELS if any(curves.keys() & panel.curves.keys() for curves in runs.values())]
     columns = min(2, len(panels)) or 1
     rows = -(-len(panels) // columns) or 1
@@ -75,10 +81,10 @@ def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
     for index, panel in enumerate(panels):
         axis = figure.add_subplot(rows, columns, index + 1, sharex=first)
         first = first or axis
-        _draw_panel(axis, panel, runs)
+        _draw_panel(axis, panel, runs, per_epoch)
         axis.tick_params(labelbottom=index + columns >= len(panels))
         if index + columns >= len(panels):
-            axis.set_xlabel("step")
+            axis.set_xlabel("step" if per_epoch is None else f"step (an epoch is {counted(per_epoch, 'step')})")
     if len(runs) > 1:
         styles = {name: {"color": f"C{i}", "marker": MARKS[i % len(MARKS)]} for i, name in enumerate(runs)}
         _legend(figure, styles, loc="lower center", ncols=min(len(runs), 4))
@@ -86,7 +92,7 @@ def draw(runs: Mapping[str, Curves], path: Path, *, title: str) -> Path:
     return path
 
 
-def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves]) -> None:
+def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves], per_epoch: int | None = None) -> None:
     positive, alone = True, len(runs) == 1
     styles: dict[str, dict[str, Any]] = {}
     for run, curves in enumerate(runs.values()):
@@ -106,6 +112,7 @@ def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves]) -> None:
                 marker = {"marker": MARKS[run % len(MARKS)], "markersize": 5, "markevery": (first, every)}
             elif np.isfinite(values).sum() == 1 or (len(steps) <= 60 and key.startswith("test_")):
                 marker["marker"] = "o"
+                styles[label] |= marker
             if panel.noisy and not key.startswith("test_"):
                 axis.plot(*thin(steps, values), **style, linewidth=0.8, alpha=0.35)
                 values = running_mean(values)
@@ -116,11 +123,14 @@ def _draw_panel(axis: "Axes", panel: Panel, runs: Mapping[str, Curves]) -> None:
         steps, values = only["test_top1"]
         best = int(np.nanargmax(values))
         title += f": best test top-1 {values[best] * panel.scale:.2f} at step {steps[best]:.0f}"
+        title += "" if per_epoch is None else f", epoch {round(steps[best] / per_epoch, 2):g}"
     axis.set_title(title, fontsize=11, y=1.0)  # where it would be; to be told saves the search
     axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    open_frame(axis)
     if panel.log and positive:
         _log_scale(axis)
+    else:
+        axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 6), useMathText=True)  # short enough for the margin
     if len(panel.curves) > 1:
         _legend(axis, styles, loc="best", fontsize=9)
 
@@ -176,6 +186,11 @@ def draw_runs(runs: Sequence[Path], path: Path | None) -> Path:
     for run in runs:
         if not (run / FILE).exists():
             raise ValueError(f"{run} is not the work folder of a run: it has no {FILE}.")
-    path = require_picture(path or (runs[0] if len(runs) == 1 else Path()) / FILE_NAME)
+    return _draw_runs(runs, require_picture(path or (runs[0] if len(runs) == 1 else Path()) / FILE_NAME))
+
+
+def _draw_runs(runs: Sequence[Path], path: Path) -> Path:
     title = runs[0].absolute().name if len(runs) == 1 else f"{len(runs)} runs"
-    return draw({str(run): load_curves(run) for run in runs}, path, title=title)
+    per_epoch = set(map(steps_per_epoch, runs))
+    common = per_epoch.pop() if len(per_epoch) == 1 else None
+    return draw({str(run): load_curves(run) for run in runs}, path, title=title, per_epoch=common)

@@ -146,9 +146,18 @@ def require_space(workdir: Path, needed: int) -> None:
     by_first_process(check)
 
 
-def record_environment(workdir: Path) -> None:
+def record_environment(workdir: Path, steps_per_epoch: int) -> None:
     """Append to environment.json what this start of the run is made with: versions, devices, command, time."""
-    by_first_process(lambda: _write(workdir / ENVIRONMENT, [*_starts(workdir), environment()]))
+    start = environment() | {"steps_per_epoch": steps_per_epoch}
+    by_first_process(lambda: _write(workdir / ENVIRONMENT, [*_starts(workdir), start]))
+
+
+def steps_per_epoch(workdir: Path) -> int | None:
+    """Of a run's last start; None where that is not known."""
+    with contextlib.suppress(OSError, ValueError):
+        found = [start.get("steps_per_epoch") for start in _starts(workdir)[-1:]]
+        return next((steps for steps in found if isinstance(steps, int) and steps > 0), None)
+    return None
 
 
 def other_devices(workdir: Path) -> str:

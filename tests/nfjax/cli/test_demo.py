@@ -40,6 +40,8 @@ def test_the_answer_is_that_of_classify(folder):
 def test_what_is_wrong_is_a_sentence(folder):
     for model, path, expected in (
         (str(folder / "model"), None, "Drop a picture."),
+        (None, str(folder / "photo.png"), "Choose a model."),
+        (" ", str(folder / "photo.png"), "Choose a model."),
         (str(folder / "model"), str(folder / "broken.png"), r".*broken\.png .*is not an image.*"),
         ("test_nfmet", str(folder / "photo.png"), r"unknown model 'test_nfmet'; did you mean test_nfnet.*"),
     ):
@@ -51,6 +53,8 @@ def test_what_is_wrong_is_a_sentence(folder):
 def test_a_model_that_there_is_not(capsys):
     assert main(["demo", "test_nfmet"]) == 2
     assert "did you mean test_nfnet" in capsys.readouterr().err
+    assert main(["demo", "test_nfnet", "--port", "99999"]) == 2
+    assert capsys.readouterr().err == "error: --port=99999; expected a number from 1 to 65535.\n"
 
 
 @pytest.mark.slow

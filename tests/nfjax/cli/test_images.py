@@ -342,9 +342,9 @@ def test_classes_of_the_same_name_have_bars_of_their_own(tmp_path, monkeypatch):
     photo = tmp_path / "a.png"
     Image.new("RGB", (40, 40)).save(photo)
     drawn = []
-    monkeypatch.setattr(command, "save_figure", lambda figure, path, dpi: drawn.append(figure))
+    monkeypatch.setattr(command, "save_figure", lambda figure, path: drawn.append(figure))
     best = {photo: [("crane", 0.6, 134), ("crane", 0.3, 517)]}
-    command._plot(best, {photo: Image.open(photo)}, tmp_path / "x.png")
+    command._plot(best, {photo: Image.open(photo)}, "by test_vit2", tmp_path / "x.png")
     bars = drawn[0].axes[1].patches
     assert [round(float(bar.get_width()), 3) for bar in bars] == [0.6, 0.3]
     assert len({bar.get_y() for bar in bars}) == 2

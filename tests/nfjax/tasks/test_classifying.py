@@ -1,5 +1,6 @@
 """`nfjax.classify`, and images as people give them: files, addresses, arrays, standard input."""
 
+import argparse
 import io
 import sys
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from PIL import Image
 
 import nfjax
 from nfjax.__main__ import main
+from nfjax.cli.classify import _topk
 from nfjax.images import ImageError
 from nfjax.tasks import classifying, given
 from tests.helpers import web
@@ -121,8 +123,11 @@ def test_a_mistake_is_one_sentence(image, error, said, model, server, monkeypatc
 
 
 def test_models_without_classes_are_refused(photo):
+    headless = nfjax.load("test_nfnet", weights=None, num_classes=0)
     with pytest.raises(ValueError, match="has no classifier"):
-        nfjax.classify(photo.path, nfjax.load("test_nfnet", weights=None, num_classes=0))
+        nfjax.classify(photo.path, headless)
+    with pytest.raises(ValueError, match="mine has no classifier"):
+        _topk(argparse.Namespace(model="mine", topk=None), headless)
     with pytest.raises(ValueError, match="model=3; expected a model"):
         nfjax.classify(photo.path, 3)
     with pytest.raises(ValueError, match="topk=0"):

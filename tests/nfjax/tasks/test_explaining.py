@@ -35,7 +35,7 @@ def test_rollout_equals_its_formula(vit):
         for layer in maps:
             a = 0.5 * layer[image].mean(0) + 0.5 * np.eye(tokens)
             expected = (a / a.sum(1, keepdims=True)) @ expected
-        found = np.asarray(rollout([jnp.asarray(m) for m in maps]))[image]
+        found = np.asarray(rollout([jnp.asarray(m) for m in maps], jnp.eye(tokens)))[image]
         np.testing.assert_allclose(found, expected, atol=1e-6)
         np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
         prefix = vit.num_prefix_tokens  # the class token, and registers

@@ -8,6 +8,7 @@ from PIL import Image
 
 from train.curves import main
 from train.report.curves import PANELS, POINTS, _draw_panel, draw, load_curves, plot, running_mean, thin
+from train.report.workdir import record_environment
 
 
 def write(folder, lines):
@@ -36,7 +37,7 @@ def ink(path):
 def test_a_run_is_drawn(tmp_path):
     path = plot(write(tmp_path, measured(40)))
     assert path == tmp_path / "curves.png"
-    assert pixels(path).shape == (980, 1280, 3)  # five panels in three rows
+    assert pixels(path).shape == (1176, 1536, 3)  # five panels in three rows
     assert 0.02 < ink(path) < 0.3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.png", "metrics.jsonl"]
 
@@ -87,6 +88,24 @@ def test_curves_are_those_of_the_file(tmp_path):
     np.testing.assert_allclose(top5.get_ydata(), 99)
     assert accuracy.get_title() == "Accuracy (%): best test top-1 87.50 at step 40"
     assert [text.get_text() for text in accuracy.get_legend().get_texts()] == list(PANELS[1].curves.values())
+
+
+def test_steps_are_told_in_epochs(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("train.report.curves.save_figure", lambda figure, path: drawn.append(figure))
+    a, b = (write(tmp_path / name, measured(40)) for name in "ab")
+    for folder in (a, b):
+        record_environment(folder, 16)
+        plot(folder)
+    record_environment(b, 20)
+    main([str(a), str(b), f"--output={tmp_path / 'both.png'}"])
+    (a / "environment.json").write_text("[")
+    plot(a)
+    told = [(figure.axes[-1].get_xlabel(), figure.axes[1].get_title()) for figure in drawn]
+    best = "Accuracy (%): best test top-1 87.50 at step 40"
+    assert told[0] == told[1] == ("step (an epoch is 16 steps)", f"{best}, epoch 2.5")
+    assert told[2] == ("step", "Accuracy (%)")
+    assert told[3] == ("step", best)
 
 
 def test_logarithms_only_of_what_has_them(tmp_path):

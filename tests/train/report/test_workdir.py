@@ -197,10 +197,10 @@ def test_space(tmp_path, monkeypatch):
 
 
 def test_each_start_is_recorded(tmp_path, monkeypatch):
-    record_environment(tmp_path)
+    record_environment(tmp_path, 25)
     monkeypatch.setattr(sys, "argv", ["train/main.py", "--config=a b.py"])
     monkeypatch.setenv("XLA_FLAGS_OF_MINE", "x")
-    record_environment(tmp_path)
+    record_environment(tmp_path, 25)
     starts = json.loads((tmp_path / "environment.json").read_text())
     assert len(starts) == 2
     assert starts[1]["command"].endswith("train/main.py '--config=a b.py'")
@@ -209,13 +209,13 @@ def test_each_start_is_recorded(tmp_path, monkeypatch):
     assert starts[1]["devices"] == {"cpu": 2}
     (tmp_path / "environment.json").write_text("[")
     with pytest.raises(ValueError, match=r"environment\.json is damaged"):
-        record_environment(tmp_path)
+        record_environment(tmp_path, 25)
 
 
 def test_devices_of_another_kind(tmp_path):
     assert other_devices(tmp_path) == ""
-    record_environment(tmp_path)
-    record_environment(tmp_path)
+    record_environment(tmp_path, 25)
+    record_environment(tmp_path, 25)
     assert other_devices(tmp_path) == ""
     path = tmp_path / "environment.json"
     before, now = json.loads(path.read_text())
