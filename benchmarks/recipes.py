@@ -245,4 +245,4 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.suptitle(f"The cards' recipes, reduced, batch {BATCH}: nfjax and timm", fontsize=13)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    save_figure(figure, path, dpi=110)
+    save_figure(figure, path)
