@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 def cluster():
     cache = os.environ.get("NFJAX_TEST_CACHE", "")
     variables = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | ({"NFJAX_CACHE": cache} if cache else {})
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 << 20, runtime_env={"env_vars": variables})
+    # Four actors hold a CPU each; what reads needs one too, or all wait without end.
+    ray.init(num_cpus=6, include_dashboard=False, object_store_memory=200 << 20, runtime_env={"env_vars": variables})
     yield
     ray.shutdown()
 
