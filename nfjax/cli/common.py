@@ -63,6 +63,9 @@ def find_images(patterns: Sequence[str]) -> list[Place]:
     return list(dict.fromkeys(each_image(patterns)))
 
 
+PACKED = (".parquet", ".tar")  # files with many images in them, which `nfjax.many` reads
+
+
 def each_image(patterns: Sequence[str]) -> Iterator[Place]:
     """`find_images` one by one: those that two patterns stand for come twice."""
     passed: Counter[str] = Counter()
@@ -74,6 +77,8 @@ def each_image(patterns: Sequence[str]) -> Iterator[Place]:
                 yield file
         if is_empty:
             there = f" It has {passed_over(passed)}." if passed else ""
+            if packed := [ending for ending in PACKED if passed[ending]]:
+                there += f" For the images in those give '{pattern}/**/*{packed[0]}', and a folder as --output."
             raise FileNotFoundError(f"{pattern} is a folder without images ({', '.join(image_suffixes())}).{there}")
     if passed:
         print(one_line(f"passed over in folders: {passed_over(passed)}"), file=sys.stderr)
