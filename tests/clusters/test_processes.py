@@ -78,9 +78,9 @@ def test_the_same_bits(start, tmp_path):
     first = start(whole, 4)
     until(lambda: have_ended(first))
     assert [process.returncode for process in first] == [0, 0], (tmp_path / "whole.txt").read_text()
-    chance, took = random.Random(0), []
+    chance, took, soon = random.Random(0), [], ("--heartbeat-timeout=10", "--init-timeout=60")
     for kill in range(KILLS):
-        both, reached = start(often, 4, "--heartbeat-timeout=10"), newest(often)
+        both, reached = start(often, 4, *soon), newest(often)
         if kill % 4 != 3:  # else it is killed while it begins
             until(lambda both=both, reached=reached: newest(often) > reached or have_ended(both))
         time.sleep(chance.uniform(0, 1))
@@ -90,7 +90,7 @@ def test_the_same_bits(start, tmp_path):
         print(
             f"kill {kill + 1}: checkpoints {sorted(steps(often))}, the other ended after {took[-1]:.1f} s", flush=True
         )
-    last = start(often, 4, "--heartbeat-timeout=10")
+    last = start(often, 4, *soon)
     until(lambda: have_ended(last))
     assert [process.returncode for process in last] == [0, 0], (tmp_path / "often.txt").read_text()
     assert (often / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
