@@ -34,6 +34,7 @@ def config(root: Path, model: str, **changes) -> Config:
 
 
 @pytest.mark.slow  # two minutes of a processor, and as long again for the six students
+@pytest.mark.usefixtures("optimised")
 def test_pairs_are_told_apart_and_a_student_learns_from_that(tmp_path):
     root = make_pairs(tmp_path / "pairs", train=2000, val=200)
     teacher = run(config(root, "test_vit2"), tmp_path / "teacher")
@@ -47,15 +48,19 @@ def test_pairs_are_told_apart_and_a_student_learns_from_that(tmp_path):
 
 
 def kinds(teacher: Path) -> dict[str, Distill]:
-    return {"alone": Distill(), "taught": Distill(str(teacher), "bce", weight=8.0)}
+    return {"alone": Distill(), "taught": Distill(str(teacher), "bce", weight=1.0, task_weight=0.0)}
 
 
 def students(folder: Path, root: Path, distill: Distill) -> list[float]:
-    """Mean average precision of test_nfnet after 100 steps on a tenth of the images, for each seed."""
+    """Mean average precision of test_nfnet after 112 steps on a tenth of the images, for each seed.
+
+    A piece of an image may lack what its labels say: there a teacher knows more than they do (2106.05237).
+    """
     scores = []
     for seed in SEEDS:
         asked = config(root, "test_nfnet", epochs=16, seed=seed, distill=distill)
         asked.data.train_split, asked.data.val_split = "train[:200]", "val"
+        asked.augment.scale = (0.25, 1.0)
         work = folder / f"student-{seed}-{distill.teacher is not None}"
         scores.append(run(asked, work).scores["map"])
     return scores
