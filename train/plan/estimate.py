@@ -29,7 +29,8 @@ BACKWARD = 2  # gradients of inputs and of weights: as many products as before, 
 SIZES = {"imagenet2012": (1_281_167, 1000), "imagenet-1k": (1_281_167, 1000)}  # images to train on, classes
 ACTIVATIONS = "activations, gradients"
 ENOUGH = 0.95  # of the memory, to call a batch the largest
-SHORT = re.compile(r"Used ([\d.]+)([KMGT])i?B? of")  # what XLA says of a TPU's memory that is too small
+# What XLA says of a TPU's memory that is too small: for all of it, or for temporary arrays alone.
+SHORT = re.compile(r"(?:Used |\()([\d.]+)([KMGT])i?B?\)? (?:of|exceeds)")
 LIBRARIES = re.compile(r"cudnn|ptxas", re.IGNORECASE)  # which jax and XLA look for as they trace and compile
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -75,7 +76,7 @@ class Estimate:
     """What a step of a config needs of each device.
 
     Attributes:
-        memory: bytes by what they are for; "all of it" alone where XLA says no more.
+        memory: bytes by what they are for; "at least" alone where XLA says no more.
         moved: bytes that its kernels read and write.
         flops: operations of its products.
         sent: bytes that the device sends to others.
@@ -128,7 +129,7 @@ def estimate(config: Config, dataset: Dataset, devices: Devices) -> Estimate:
                 raise devices.lack(error) from None
             if (short := SHORT.search(str(error))) is None:
                 raise
-            memory = {"all of it": float(short[1]) * UNITS[short[2]]}
+            memory = {"at least": float(short[1]) * UNITS[short[2]]}
             return Estimate(config, devices, memory, 0, 0, 0, time.perf_counter() - start)
     return Estimate(
         config,

@@ -123,6 +123,25 @@ def test_what_does_not_fit(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "Ran out of memory in memory space hbm. Used 18.20G of 15.75G hbm. Exceeded by 2.45G.",
+        "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO temporaries (18.20G) "
+        "exceeds available HBM (15.75G). HLO module: jit_train_step.",
+    ],
+)
+def test_what_the_compiler_of_a_tpu_refuses(said, monkeypatch):
+    def too_large(experiment):
+        raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}")
+
+    monkeypatch.setattr("train.plan.estimate.compile_train_step", too_large)
+    monkeypatch.setattr(devices, "_tpus", lambda asked: jax.devices("cpu")[: asked.count])
+    found = estimate(config("--config.data.batch_size=8"), dataset_of(config(), 50, 10), Devices("v5e", 1))
+    assert found.memory == {"at least": pytest.approx(18.2 * 2**30)}
+    assert not found.fits
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--config=digits", "--on", "v5e"], r"cannot compile for 1 x v5e: .* It needs the packages of jax\[tpu\]"),
