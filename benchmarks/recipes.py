@@ -221,7 +221,7 @@ def said(row: dict[str, Any]) -> str:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A panel for each recipe: running means of the losses of every run, ours and timm's."""
-    from nfjax.support.pictures import make_figure, save_figure
+    from nfjax.support.pictures import make_figure, open_frame, save_figure
 
     columns = min(2, len(rows))
     figure = make_figure(6.2 * columns, 3.6 * math.ceil(len(rows) / columns) + 0.7)
@@ -239,7 +239,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("step")
         axis.set_ylabel(f"training loss (nats), mean of {SMOOTH} steps")
         axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        open_frame(axis)
     for axis in axes[len(rows) :]:
         axis.set_axis_off()
     figure.suptitle(f"The cards' recipes, reduced, batch {BATCH}: nfjax and timm", fontsize=13)

@@ -22,6 +22,7 @@ from port.stores import Store
 from port.text import counted, one_line
 
 SMALL = 448  # pixels of the longer side of a picture that is drawn
+PACKED = (".parquet", ".tar")  # files with many images in them, which `nfjax.many` reads
 
 
 def load_model(args: argparse.Namespace, **options: Any) -> tuple[nfjax.ImageModel, Any]:
@@ -63,9 +64,6 @@ def find_images(patterns: Sequence[str]) -> list[Place]:
     return list(dict.fromkeys(each_image(patterns)))
 
 
-PACKED = (".parquet", ".tar")  # files with many images in them, which `nfjax.many` reads
-
-
 def each_image(patterns: Sequence[str]) -> Iterator[Place]:
     """`find_images` one by one: those that two patterns stand for come twice."""
     passed: Counter[str] = Counter()
@@ -78,7 +76,8 @@ def each_image(patterns: Sequence[str]) -> Iterator[Place]:
         if is_empty:
             there = f" It has {passed_over(passed)}." if passed else ""
             if packed := [ending for ending in PACKED if passed[ending]]:
-                there += f" For the images in those give '{pattern}/**/*{packed[0]}', and a folder as --output."
+                inside = f"{pattern.rstrip('/')}/**/*{packed[0]}"
+                there += f" For the images in those give '{inside}', and a folder as --output."
             raise FileNotFoundError(f"{pattern} is a folder without images ({', '.join(image_suffixes())}).{there}")
     if passed:
         print(one_line(f"passed over in folders: {passed_over(passed)}"), file=sys.stderr)

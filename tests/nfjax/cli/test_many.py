@@ -169,3 +169,12 @@ def test_killed_again_and_again(place, undisturbed, tmp_path):
             (output / f"part-0000{chance.randrange(5)}.parquet").unlink()
     assert [process.wait() for process in processes] == [1, 1]
     assert content(output) == undisturbed
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".tar"])
+def test_a_folder_of_files_with_images_in_them(place, ending, tmp_path, capsys):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / f"0{ending}").touch()
+    given = ["embed", f"{tmp_path}/shards/", "--model", str(place / "model"), "-o", str(tmp_path / "out")]
+    assert main(given) == 2
+    assert f"give '{tmp_path}/shards/**/*{ending}', and a folder as --output." in capsys.readouterr().err
